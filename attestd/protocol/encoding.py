@@ -1,0 +1,177 @@
+"""Bytes and JSON as the protocol writes them: base64url without padding (RFC 7515, section 2), strict JSON objects.
+
+Everything here reads untrusted bytes: every function either returns a value of the stated shape or raises a
+`MalformedInput`; none costs more than a constant factor of its input's size.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+from attestd.errors import InputTooLarge, MalformedInput
+
+_ALPHABET = re.compile(r"[A-Za-z0-9_-]*", re.ASCII)
+MAX_DEPTH = 16  # nesting of JSON containers in any message
+
+
+class MalformedJson(MalformedInput):
+    """This is not the JSON object that the protocol describes"""
+
+
+class MalformedBase64(MalformedInput):
+    """This is not base64url without padding"""
+
+    remedy = "Encode binary values with base64url and leave out the '=' padding (RFC 7515, section 2)."
+
+
+class UnsupportedVersion(MalformedInput):
+    """The message is of a protocol version that this service does not speak"""
+
+    remedy = "Update the older side; a service speaks its own version and the one before."
+
+
+def b64encode(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def b64decode(text: str, *, name: str = "value") -> bytes:
+    """The only octets this text can stand for; a second spelling of the same octets is refused."""
+    if not _ALPHABET.fullmatch(text):
+        raise MalformedBase64(f"{name} holds a character outside base64url.", seen=repr(text[:40]))
+    try:
+        data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except (binascii.Error, ValueError):
+        raise MalformedBase64(f"{name} has an impossible length.", seen=f"{len(text)} characters") from None
+    if b64encode(data) != text:
+        raise MalformedBase64(f"{name} has stray bits at its end.", expected="the canonical spelling")
+    return data
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise MalformedJson("A member name appears twice in one object.")
+    return found
+
+
+def _no_constant(text: str) -> Any:
+    raise MalformedJson("JSON has no such number.", seen=text)
+
+
+def read_object(data: bytes, *, limit: int, name: str = "message") -> dict[str, Any]:
+    """One JSON object of at most `limit` octets, without duplicate names, NaN or deep nesting.
+
+    The depth is bounded before the parser runs, by counting brackets: the parser's own recursion is then bounded too.
+    """
+    if len(data) > limit:
+        raise InputTooLarge(f"The {name} is too large.", seen=f"{len(data)} octets", expected=f"at most {limit}")
+    _bound_depth(data, name)
+    try:
+        found = json.loads(data.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except (UnicodeDecodeError, ValueError, RecursionError):
+        raise MalformedJson(f"The {name} is not JSON.", expected="one JSON object in UTF-8") from None
+    if not isinstance(found, dict):
+        raise MalformedJson(f"The {name} is not an object.", seen=type(found).__name__, expected="one JSON object")
+    return cast("dict[str, Any]", found)
+
+
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
+
+
+def _bound_depth(data: bytes, name: str) -> None:
+    depth = 0
+    for token in _TOKENS.finditer(data):
+        if token[0] in (b"[", b"{"):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise MalformedJson(f"The {name} is nested too deeply.", expected=f"at most {MAX_DEPTH} levels")
+        elif token[0] in (b"]", b"}"):
+            depth -= 1
+
+
+def write_object(members: Mapping[str, Any]) -> bytes:
+    """Compact JSON with sorted names: the same members give the same octets."""
+    return json.dumps(members, separators=(",", ":"), sort_keys=True, ensure_ascii=False).encode()
+
+
+class Members:
+    """Reads one object's members by name and type; `done()` refuses members that nobody asked for."""
+
+    def __init__(self, members: Mapping[str, Any], where: str) -> None:
+        self._members = members
+        self._where = where
+        self._asked: set[str] = set()
+
+    def _take(self, name: str, kind: type[Any] | tuple[type[Any], ...], said: str) -> Any:
+        self._asked.add(name)
+        if name not in self._members:
+            raise MalformedJson(f"{self._where}.{name} is missing.", expected=said)
+        value = self._members[name]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise MalformedJson(f"{self._where}.{name} has the wrong type.", seen=type(value).__name__, expected=said)
+        return value
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._members
+
+    def text(self, name: str, *, limit: int = 1024) -> str:
+        value = cast("str", self._take(name, str, "a string"))
+        if len(value) > limit:
+            raise InputTooLarge(
+                f"{self._where}.{name} is too long.", seen=len(value), expected=f"at most {limit} characters"
+            )
+        return value
+
+    def integer(self, name: str) -> int:
+        return cast("int", self._take(name, int, "a whole number"))
+
+    def octets(self, name: str, *, limit: int, least: int = 0) -> bytes:
+        """A base64url member of `least` to `limit` octets."""
+        text = self.text(name, limit=limit * 4 // 3 + 4)
+        data = b64decode(text, name=f"{self._where}.{name}")
+        if not least <= len(data) <= limit:
+            raise MalformedJson(
+                f"{self._where}.{name} has the wrong size.", seen=len(data), expected=f"{least} to {limit} octets"
+            )
+        return data
+
+    def many_octets(self, name: str, *, limit: int, most: int) -> tuple[bytes, ...]:
+        """An array of at most `most` base64url strings of at most `limit` octets each."""
+        values = cast("list[Any]", self._take(name, list, "an array"))
+        if len(values) > most:
+            raise InputTooLarge(
+                f"{self._where}.{name} has too many entries.", seen=len(values), expected=f"at most {most}"
+            )
+        return tuple(Members({"0": value}, f"{self._where}.{name}").octets("0", limit=limit) for value in values)
+
+    def texts(self, name: str, *, most: int, limit: int = 1024) -> tuple[str, ...]:
+        values = cast("list[Any]", self._take(name, list, "an array"))
+        if len(values) > most:
+            raise InputTooLarge(
+                f"{self._where}.{name} has too many entries.", seen=len(values), expected=f"at most {most}"
+            )
+        return tuple(Members({"0": value}, f"{self._where}.{name}").text("0", limit=limit) for value in values)
+
+    def object(self, name: str) -> Members:
+        return Members(cast("dict[str, Any]", self._take(name, dict, "an object")), f"{self._where}.{name}")
+
+    def items(self) -> Iterable[tuple[str, Any]]:
+        """All members, for objects whose names are data; counts as having asked for them."""
+        self._asked.update(self._members)
+        return self._members.items()
+
+    def version(self) -> None:
+        """`"v": 1`, the only version there is."""
+        if (seen := self.integer("v")) != 1:
+            raise UnsupportedVersion("This protocol version is unknown here.", seen=seen, expected="1")
+
+    def done(self) -> None:
+        if unknown := sorted(set(self._members) - self._asked):
+            raise MalformedJson(
+                f"{self._where} has members that the protocol does not know.", seen=", ".join(unknown[:5])[:200]
+            )

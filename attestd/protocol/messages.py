@@ -1,0 +1,402 @@
+"""The messages, one frozen type each: `parse` reads untrusted octets within bounds, `to_members` writes them.
+
+Sizes: the largest TPM structures a message can hold, with room for RSA-4096 and P-521 (TPM 2.0 Library, Part 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from attestd.protocol.encoding import MalformedJson, Members, b64decode, b64encode, read_object, write_object
+
+MAX_BEGIN = 64 * 1024
+MAX_COMPLETE = 12 * 1024 * 1024
+MAX_BODY = 8 * 1024 * 1024
+MAX_SMALL = 16 * 1024
+MAX_PUBLIC = 1024
+MAX_ATTEST = 2048
+MAX_SIGNATURE = 1100
+MAX_CERTIFICATE = 8 * 1024
+MAX_CERTIFICATES = 8
+MAX_SEALED = 4096
+MAX_LOG = 4 * 1024 * 1024
+
+# Bank name -> PCR index -> digest.
+PcrValues = Mapping[str, Mapping[int, bytes]]
+# Bank name -> PCR indices.
+PcrSelection = Mapping[str, tuple[int, ...]]
+
+BANKS = {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}  # digest sizes in octets
+
+
+@dataclass(frozen=True, slots=True)
+class BeginRequest:
+    """`POST /v1/enrollments`: who the TPM says it is. `ek_public` and `ak_public` are TPMT_PUBLIC areas."""
+
+    ek_public: bytes
+    ak_public: bytes
+    ek_certificates: tuple[bytes, ...] = ()
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        message = Members(read_object(data, limit=MAX_BEGIN), "message")
+        message.version()
+        ek, ak = message.object("ek"), message.object("ak")
+        message.done()
+        parsed = cls(
+            ek_public=ek.octets("public", limit=MAX_PUBLIC, least=1),
+            ek_certificates=ek.many_octets("certificates", limit=MAX_CERTIFICATE, most=MAX_CERTIFICATES),
+            ak_public=ak.octets("public", limit=MAX_PUBLIC, least=1),
+        )
+        ek.done()
+        ak.done()
+        return parsed
+
+    def to_bytes(self) -> bytes:
+        return write_object(
+            {
+                "v": 1,
+                "ek": {
+                    "public": b64encode(self.ek_public),
+                    "certificates": [b64encode(c) for c in self.ek_certificates],
+                },
+                "ak": {"public": b64encode(self.ak_public)},
+            }
+        )
+
+
+def parse_selection(members: Members) -> dict[str, tuple[int, ...]]:
+    selection: dict[str, tuple[int, ...]] = {}
+    for bank, indices in members.items():
+        if bank not in BANKS:
+            raise MalformedJson("This is not a PCR bank.", seen=repr(bank[:20]), expected=", ".join(BANKS))
+        if not isinstance(indices, list) or not all(type(i) is int and 0 <= i < 24 for i in indices):
+            raise MalformedJson("A PCR selection is a list of indices.", expected="whole numbers from 0 to 23")
+        selection[bank] = tuple(sorted(set(indices)))
+    return selection
+
+
+@dataclass(frozen=True, slots=True)
+class BeginAnswer:
+    """What the device must answer: activate, certify, quote. `credential_blob` is a TPM2B_ID_OBJECT, `secret` a
+    TPM2B_ENCRYPTED_SECRET, both with their size fields."""
+
+    id: bytes
+    challenge: bytes
+    credential_blob: bytes
+    secret: bytes
+    nonce: bytes
+    pcrs: PcrSelection
+    wants: tuple[str, ...]
+    expires_in: int  # seconds
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        message = Members(read_object(data, limit=MAX_SMALL), "answer")
+        message.version()
+        parsed = cls(
+            id=message.octets("id", limit=16, least=16),
+            challenge=message.octets("challenge", limit=MAX_SEALED, least=1),
+            credential_blob=message.octets("credential_blob", limit=MAX_PUBLIC, least=1),
+            secret=message.octets("secret", limit=MAX_PUBLIC, least=1),
+            nonce=message.octets("nonce", limit=32, least=32),
+            pcrs=parse_selection(message.object("pcrs")),
+            wants=message.texts("wants", most=8),
+            expires_in=message.integer("expires_in"),
+        )
+        message.done()
+        return parsed
+
+    def to_bytes(self) -> bytes:
+        return write_object(
+            {
+                "v": 1,
+                "id": b64encode(self.id),
+                "challenge": b64encode(self.challenge),
+                "credential_blob": b64encode(self.credential_blob),
+                "secret": b64encode(self.secret),
+                "nonce": b64encode(self.nonce),
+                "pcrs": {bank: list(indices) for bank, indices in self.pcrs.items()},
+                "wants": list(self.wants),
+                "expires_in": self.expires_in,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CertifiedKey:
+    """A credential key with its certification: TPMT_PUBLIC, TPMS_ATTEST, TPMT_SIGNATURE. Nothing is proven yet."""
+
+    public: bytes
+    attest: bytes
+    signature: bytes
+
+    @classmethod
+    def read(cls, members: Members) -> Self:
+        parsed = cls(
+            public=members.octets("public", limit=MAX_PUBLIC, least=1),
+            attest=members.octets("attest", limit=MAX_ATTEST, least=1),
+            signature=members.octets("signature", limit=MAX_SIGNATURE, least=1),
+        )
+        members.done()
+        return parsed
+
+    def to_members(self) -> dict[str, Any]:
+        return {
+            "public": b64encode(self.public),
+            "attest": b64encode(self.attest),
+            "signature": b64encode(self.signature),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class QuoteEvidence:
+    """A quote, the PCR values that it is said to cover, and the logs. Nothing is proven yet."""
+
+    attest: bytes
+    signature: bytes
+    pcrs: PcrValues
+    eventlog: bytes | None = None
+    ima: bytes | None = None
+
+    @classmethod
+    def read(cls, members: Members) -> Self:
+        """Takes `quote`, `pcrs`, `eventlog?` and `ima?` out of `members`; the caller calls `done()`."""
+        quote = members.object("quote")
+        parsed = cls(
+            attest=quote.octets("attest", limit=MAX_ATTEST, least=1),
+            signature=quote.octets("signature", limit=MAX_SIGNATURE, least=1),
+            pcrs=_read_pcrs(members.object("pcrs")),
+            eventlog=members.octets("eventlog", limit=MAX_LOG) if "eventlog" in members else None,
+            ima=members.octets("ima", limit=MAX_LOG) if "ima" in members else None,
+        )
+        quote.done()
+        return parsed
+
+    def to_members(self) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "quote": {"attest": b64encode(self.attest), "signature": b64encode(self.signature)},
+            "pcrs": {
+                bank: {str(i): b64encode(value) for i, value in values.items()} for bank, values in self.pcrs.items()
+            },
+        }
+        if self.eventlog is not None:
+            found["eventlog"] = b64encode(self.eventlog)
+        if self.ima is not None:
+            found["ima"] = b64encode(self.ima)
+        return found
+
+
+def _read_pcrs(members: Members) -> dict[str, dict[int, bytes]]:
+    banks: dict[str, dict[int, bytes]] = {}
+    for bank, values in members.items():
+        if bank not in BANKS:
+            raise MalformedJson("This is not a PCR bank.", seen=repr(bank[:20]), expected=", ".join(BANKS))
+        if not isinstance(values, dict) or len(values) > 24:
+            raise MalformedJson("A bank maps PCR indices to digests.", expected="at most 24 entries")
+        banks[bank] = {}
+        for index, text in values.items():
+            if not (index.isascii() and index.isdigit() and str(int(index[:3])) == index and int(index) < 24):
+                raise MalformedJson("This is not a PCR index.", seen=repr(index[:20]), expected="0 to 23")
+            if not isinstance(text, str) or len(text) > 100:
+                raise MalformedJson("A PCR value is a base64url string.", seen=type(text).__name__)
+            digest = b64decode(text, name=f"pcrs.{bank}.{index}")
+            if len(digest) != BANKS[bank]:
+                raise MalformedJson(
+                    "A PCR value has the wrong size.", seen=len(digest), expected=f"{BANKS[bank]} octets"
+                )
+            banks[bank][int(index)] = digest
+    return banks
+
+
+@dataclass(frozen=True, slots=True)
+class EnrollmentEvidence:
+    """The completion's body: everything the device proves, in exact octets."""
+
+    key: CertifiedKey
+    quote: QuoteEvidence
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        members = Members(read_object(body, limit=MAX_BODY, name="body"), "body")
+        parsed = cls(CertifiedKey.read(members.object("ck")), QuoteEvidence.read(members))
+        members.done()
+        return parsed
+
+    def to_bytes(self) -> bytes:
+        return write_object({"ck": self.key.to_members(), **self.quote.to_members()})
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteRequest:
+    """`POST /v1/enrollments/complete`. `body` is kept as octets: the proof and the retry's digest are over these."""
+
+    challenge: bytes
+    body: bytes
+    proof: bytes
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        message = Members(read_object(data, limit=MAX_COMPLETE), "message")
+        message.version()
+        parsed = cls(
+            challenge=message.octets("challenge", limit=MAX_SEALED, least=1),
+            body=message.octets("body", limit=MAX_BODY, least=2),
+            proof=message.octets("proof", limit=32, least=32),
+        )
+        message.done()
+        return parsed
+
+    def to_bytes(self) -> bytes:
+        return write_object(
+            {
+                "v": 1,
+                "challenge": b64encode(self.challenge),
+                "body": b64encode(self.body),
+                "proof": b64encode(self.proof),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialAnswer:
+    """A certificate for the device (`200` of completion, attestation and renewal).
+
+    `chain` is PEM, the leaf first and without the root; times are seconds from now, for devices without a clock.
+    """
+
+    device_id: str
+    spiffe_id: str
+    chain: str
+    result: Mapping[str, Any]
+    renew_after: int
+    expires_in: int
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        message = Members(read_object(data, limit=MAX_BEGIN), "answer")
+        message.version()
+        parsed = cls(
+            device_id=message.text("device_id", limit=64),
+            spiffe_id=message.text("spiffe_id", limit=2048),
+            chain=message.text("chain", limit=MAX_BEGIN),
+            result=dict(message.object("result").items()),
+            renew_after=message.integer("renew_after"),
+            expires_in=message.integer("expires_in"),
+        )
+        message.done()
+        return parsed
+
+    def to_bytes(self) -> bytes:
+        return write_object(
+            {
+                "v": 1,
+                "device_id": self.device_id,
+                "spiffe_id": self.spiffe_id,
+                "chain": self.chain,
+                "result": self.result,
+                "renew_after": self.renew_after,
+                "expires_in": self.expires_in,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WaitAnswer:
+    """`202`: the device is known and gets nothing yet (pending), or only a result (quarantined)."""
+
+    state: str
+    retry_after: int  # seconds
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        message = Members(read_object(data, limit=MAX_BEGIN), "answer")
+        message.version()
+        parsed = cls(
+            state=message.text("state", limit=20),
+            retry_after=message.integer("retry_after"),
+            result=dict(message.object("result").items()),
+        )
+        message.done()
+        return parsed
+
+    def to_bytes(self) -> bytes:
+        return write_object({"v": 1, "state": self.state, "retry_after": self.retry_after, "result": self.result})
+
+
+@dataclass(frozen=True, slots=True)
+class AttestationRequest:
+    """`POST /v1/attestations`, the payload of a signed request: re-attests and renews in one round trip."""
+
+    quote: QuoteEvidence
+
+    @classmethod
+    def parse(cls, payload: bytes) -> Self:
+        members = Members(read_object(payload, limit=MAX_BODY, name="payload"), "payload")
+        members.version()
+        parsed = cls(QuoteEvidence.read(members))
+        members.done()
+        return parsed
+
+    def to_bytes(self) -> bytes:
+        return write_object({"v": 1, **self.quote.to_members()})
+
+
+@dataclass(frozen=True, slots=True)
+class RenewalRequest:
+    """`POST /v1/renewals`: a new certificate for the same key, or for a new one certified by the AK."""
+
+    key: CertifiedKey | None = None
+
+    @classmethod
+    def parse(cls, payload: bytes) -> Self:
+        members = Members(read_object(payload, limit=MAX_SMALL, name="payload"), "payload")
+        members.version()
+        parsed = cls(CertifiedKey.read(members.object("ck")) if "ck" in members else None)
+        members.done()
+        return parsed
+
+    def to_bytes(self) -> bytes:
+        return write_object({"v": 1} if self.key is None else {"v": 1, "ck": self.key.to_members()})
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """`POST /v1/tokens`. `binding` names what the token is bound to: "tls" (cnf.x5t#S256) or "dpop" (cnf.jkt)."""
+
+    audience: str
+    binding: str = "dpop"
+
+    @classmethod
+    def parse(cls, payload: bytes) -> Self:
+        members = Members(read_object(payload, limit=MAX_SMALL, name="payload"), "payload")
+        members.version()
+        binding = members.text("binding", limit=8) if "binding" in members else "dpop"
+        if binding not in ("tls", "dpop"):
+            raise MalformedJson("This binding is unknown.", seen=repr(binding), expected='"tls" or "dpop"')
+        parsed = cls(audience=members.text("audience", limit=255), binding=binding)
+        members.done()
+        return parsed
+
+    def to_bytes(self) -> bytes:
+        return write_object({"v": 1, "audience": self.audience, "binding": self.binding})
+
+
+@dataclass(frozen=True, slots=True)
+class TokenAnswer:
+    token: str
+    expires_in: int  # seconds
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        message = Members(read_object(data, limit=MAX_SMALL), "answer")
+        message.version()
+        parsed = cls(token=message.text("token", limit=MAX_SMALL), expires_in=message.integer("expires_in"))
+        message.done()
+        return parsed
+
+    def to_bytes(self) -> bytes:
+        return write_object({"v": 1, "token": self.token, "expires_in": self.expires_in})
