@@ -1,0 +1,54 @@
+# attestd: `make run` shows the main job, `make test` passes the tests. Both set up what they need.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_WORKERS ?= auto
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test check lint types layers lock clean
+
+help:            ## Show what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+
+run: $(VENV)/.ready          ## Set up, show the main job on a software TPM, stay up until Ctrl-C
+	@$(BIN)/attestd demo --stay
+
+demo: $(VENV)/.ready         ## The same story; ends, and fails unless every step came out as it should
+	@$(BIN)/attestd demo
+
+test: $(VENV)/.ready-tests check   ## Lint, types, layers and every test
+	@$(BIN)/pytest -n $(PYTEST_WORKERS)
+
+check: $(VENV)/.ready lint types layers
+
+lint: $(VENV)/.ready         ## ruff: lint and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(VENV)/.ready        ## mypy --strict
+	@$(BIN)/mypy
+
+layers: $(VENV)/.ready       ## import-linter: who may import whom
+	@$(BIN)/lint-imports --no-cache
+
+# Pins every dependency with its hashes, for every Python that the project supports (needs uv).
+lock:            ## Renew requirements/*.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header -q -o requirements/build.txt requirements/build.in
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header -q --all-extras -c requirements/build.txt -o requirements/lock.txt pyproject.toml
+
+clean:           ## Remove what was made here; the instance under .attestd stays
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/.ready: requirements/build.txt requirements/lock.txt pyproject.toml deploy/install-dependencies.sh
+	@deploy/install-dependencies.sh runtime
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the locked Python packages into $(VENV) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/build.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-build-isolation -r requirements/lock.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(VENV)/.ready-tests: $(VENV)/.ready
+	@deploy/install-dependencies.sh tests
+	@touch $@
