@@ -75,12 +75,16 @@ def read_object(data: bytes, *, limit: int, name: str = "message") -> dict[str, 
         found = json.loads(data.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except (UnicodeDecodeError, ValueError, RecursionError):
         raise MalformedJson(f"The {name} is not JSON.", expected="one JSON object in UTF-8") from None
+    if _SURROGATE.search(data):
+        _refuse_half_characters(found, name)
     if not isinstance(found, dict):
         raise MalformedJson(f"The {name} is not an object.", seen=type(found).__name__, expected="one JSON object")
     return cast("dict[str, Any]", found)
 
 
-_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
+# Possessive (`++`, `*+`): without it the matcher keeps a way back for every octet of a long string, 120 octets each.
+_TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[{]|[\]}]')
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def _bound_depth(data: bytes, name: str) -> None:
@@ -92,6 +96,14 @@ def _bound_depth(data: bytes, name: str) -> None:
                 raise MalformedJson(f"The {name} is nested too deeply.", expected=f"at most {MAX_DEPTH} levels")
         elif token[0] in (b"]", b"}"):
             depth -= 1
+
+
+def _refuse_half_characters(found: Any, name: str) -> None:
+    """An escaped surrogate without its other half is no text (RFC 8259, section 8.2): nothing could write it again."""
+    try:
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise MalformedJson(f"The {name} holds half a character.", expected="surrogates in pairs") from None
 
 
 def write_object(members: Mapping[str, Any]) -> bytes:
@@ -159,6 +171,15 @@ class Members:
 
     def object(self, name: str) -> Members:
         return Members(cast("dict[str, Any]", self._take(name, dict, "an object")), f"{self._where}.{name}")
+
+    def objects(self, name: str, *, most: int) -> tuple[Members, ...]:
+        """An array of at most `most` objects."""
+        values = cast("list[Any]", self._take(name, list, "an array"))
+        if len(values) > most:
+            raise InputTooLarge(
+                f"{self._where}.{name} has too many entries.", seen=len(values), expected=f"at most {most}"
+            )
+        return tuple(Members({"0": value}, f"{self._where}.{name}").object("0") for value in values)
 
     def items(self) -> Iterable[tuple[str, Any]]:
         """All members, for objects whose names are data; counts as having asked for them."""

@@ -1,0 +1,233 @@
+"""One certificate at a time: bytes -> parsed certificate, and what RFC 5280 asks of it in its place in a path.
+
+Nothing here is trusted yet; `x509` walks the path and `bundle` follows a delegation with these steps.
+RFC 5280, sections 4.1, 4.2 and 6.1; SPIFFE X509-SVID, sections 2 to 5.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
+
+from attestd.credentials.facts import FACTS_OID
+from attestd.errors import Unauthenticated
+from attestd.ids import MalformedName, Serial
+from attestd.protocol.encoding import b64encode
+
+MAX_CERTIFICATE = 8 * 1024  # octets of DER
+
+_CURVES = (ec.SECP256R1, ec.SECP384R1)
+_SIGNATURES = (
+    SignatureAlgorithmOID.ECDSA_WITH_SHA256,
+    SignatureAlgorithmOID.ECDSA_WITH_SHA384,
+    SignatureAlgorithmOID.ECDSA_WITH_SHA512,
+)
+# What is processed here, and may therefore be critical (RFC 5280, section 4.2).
+_PROCESSED = frozenset(
+    (
+        ExtensionOID.BASIC_CONSTRAINTS,
+        ExtensionOID.KEY_USAGE,
+        ExtensionOID.EXTENDED_KEY_USAGE,
+        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
+    )
+)
+
+
+class CertificateRefused(Unauthenticated):
+    """The certificate proves nothing here"""
+
+    remedy = "Present the certificate that this trust domain's service issued, with its chain."
+
+
+class CertificateMalformed(CertificateRefused):
+    """The certificate can't be read"""
+
+
+class CriticalExtensionUnknown(CertificateRefused):
+    """The certificate has a critical extension that is not processed here"""
+
+
+class AlgorithmRefused(CertificateRefused):
+    """The certificate's key or signature is of a kind that is not used here"""
+
+
+class CertificateExpired(CertificateRefused):
+    """The certificate has expired"""
+
+    remedy = "Attest again: it renews the certificate, also after it has expired."
+
+
+class CertificateNotYetValid(CertificateRefused):
+    """The certificate is not valid yet"""
+
+    remedy = "Check the clocks of this machine and of the service."
+
+
+class IssuerMismatch(CertificateRefused):
+    """The certificate was not issued by the certificate that follows it"""
+
+
+class CertificateForged(CertificateRefused):
+    """The certificate's signature is wrong"""
+
+
+class NotAnAuthority(CertificateRefused):
+    """The certificate's issuer may not issue certificates"""
+
+
+class PathTooLong(CertificateRefused):
+    """An issuer may not have this many issuers below it"""
+
+
+class PurposeWrong(CertificateRefused):
+    """The certificate is for another purpose"""
+
+
+class LeafIsAuthority(CertificateRefused):
+    """An authority's certificate identifies nobody"""
+
+
+class KeyUsageWrong(CertificateRefused):
+    """The certificate's key usage is not a leaf's"""
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedCertificate:
+    """A certificate's fields, well formed, with no critical extension left aside. Nothing is proven yet."""
+
+    der: bytes
+    certificate: x509.Certificate
+    serial: Serial
+    key: ec.EllipticCurvePublicKey
+    not_before: datetime
+    not_after: datetime
+    constraints: x509.BasicConstraints | None
+    usage: x509.KeyUsage | None
+    usage_is_critical: bool
+    purposes: frozenset[x509.ObjectIdentifier] | None
+    uris: tuple[str, ...]
+    key_id: bytes | None
+    issuer_key_id: bytes | None
+    facts: bytes | None  # the extension's value
+
+    @classmethod
+    def parse(cls, der: bytes) -> Self:
+        """Raises CertificateMalformed, AlgorithmRefused or CriticalExtensionUnknown."""
+        if len(der) > MAX_CERTIFICATE:
+            raise CertificateMalformed(
+                "The certificate is too large.", seen=f"{len(der)} octets", expected=f"at most {MAX_CERTIFICATE}"
+            )
+        try:
+            certificate = x509.load_der_x509_certificate(der)
+            key = certificate.public_key()
+            algorithm = certificate.signature_algorithm_oid
+            found = {extension.oid: extension for extension in certificate.extensions}
+            serial = Serial(certificate.serial_number)
+        except UnsupportedAlgorithm:
+            raise AlgorithmRefused from None
+        except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+            raise CertificateMalformed from None
+        except MalformedName as error:
+            raise CertificateMalformed("The serial number is out of range.", expected=error.expected) from None
+        if certificate.version is not x509.Version.v3:
+            raise CertificateMalformed("The certificate is not of version 3.", seen=certificate.version.name)
+        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, _CURVES):
+            raise AlgorithmRefused("The key is of another kind.", expected="P-256 or P-384")
+        if algorithm not in _SIGNATURES:
+            raise AlgorithmRefused(
+                "The signature is of another kind.", seen=algorithm.dotted_string, expected="ECDSA with SHA-2"
+            )
+        for oid, extension in found.items():
+            if extension.critical and oid not in _PROCESSED:
+                raise CriticalExtensionUnknown(seen=oid.dotted_string)
+        usage = found.get(ExtensionOID.KEY_USAGE)
+        facts = found.get(FACTS_OID)
+        return cls(
+            der=der,
+            certificate=certificate,
+            serial=serial,
+            key=key,
+            not_before=certificate.not_valid_before_utc,
+            not_after=certificate.not_valid_after_utc,
+            constraints=_value(found, ExtensionOID.BASIC_CONSTRAINTS),
+            usage=None if usage is None else usage.value,
+            usage_is_critical=usage is not None and usage.critical,
+            purposes=frozenset(purposes)
+            if (purposes := _value(found, ExtensionOID.EXTENDED_KEY_USAGE)) is not None
+            else None,
+            uris=tuple(names.get_values_for_type(x509.UniformResourceIdentifier))
+            if (names := _value(found, ExtensionOID.SUBJECT_ALTERNATIVE_NAME)) is not None
+            else (),
+            key_id=identifier.digest
+            if (identifier := _value(found, ExtensionOID.SUBJECT_KEY_IDENTIFIER)) is not None
+            else None,
+            issuer_key_id=issuer.key_identifier
+            if (issuer := _value(found, ExtensionOID.AUTHORITY_KEY_IDENTIFIER)) is not None
+            else None,
+            facts=None if facts is None else facts.value.value,
+        )
+
+    @property
+    def thumbprint(self) -> str:
+        """SHA-256 of the DER, base64url: x5t#S256 (RFC 8705, section 3.1)."""
+        return b64encode(hashlib.sha256(self.der).digest())
+
+    def names_issuer(self, issuer: ParsedCertificate) -> bool:
+        """Whether `issuer`'s key may be this certificate's, by the key identifiers alone: no more than a filter."""
+        return self.issuer_key_id is None or issuer.key_id is None or self.issuer_key_id == issuer.key_id
+
+    def check_issued_by(self, issuer: ParsedCertificate) -> None:
+        """RFC 5280, 6.1.3 (a)(1) and (a)(4): the signature and the name. Raises IssuerMismatch, CertificateForged."""
+        if not self.names_issuer(issuer):
+            raise IssuerMismatch("The certificate names another issuer's key.")
+        try:
+            self.certificate.verify_directly_issued_by(issuer.certificate)
+        except InvalidSignature:
+            raise CertificateForged from None
+        except (ValueError, TypeError):
+            raise IssuerMismatch from None
+
+    def check_dates(self, now: datetime) -> None:
+        """RFC 5280, 6.1.3 (a)(2). Raises CertificateNotYetValid, CertificateExpired."""
+        if now < self.not_before:
+            raise CertificateNotYetValid(seen=now, expected=f"from {self.not_before} on")
+        if now > self.not_after:
+            raise CertificateExpired(seen=now, expected=f"until {self.not_after}")
+
+    def check_authority(self, *, below: int) -> None:
+        """RFC 5280, 6.1.4 (k) to (n): may issue, with `below` issuers between it and the leaf.
+
+        Self-issued certificates count too, which is stricter than (l). Raises NotAnAuthority, PathTooLong.
+        """
+        if self.constraints is None or not self.constraints.ca:
+            raise NotAnAuthority("The issuer's certificate is not an authority's.", expected="basicConstraints: cA")
+        if self.usage is None or not self.usage.key_cert_sign:
+            raise NotAnAuthority("The issuer's key may not sign certificates.", expected="keyUsage: keyCertSign")
+        if (allowed := self.constraints.path_length) is not None and below > allowed:
+            raise PathTooLong(seen=below, expected=f"at most {allowed}")
+
+    def check_leaf(self, purpose: x509.ObjectIdentifier) -> None:
+        """SPIFFE X509-SVID, sections 4.1, 4.3, 4.4 and 5.2. An absent or empty extended key usage is refused."""
+        if self.constraints is not None and self.constraints.ca:
+            raise LeafIsAuthority(expected="basicConstraints without cA")
+        if self.usage is None or not self.usage_is_critical:
+            raise KeyUsageWrong("There is no critical key usage.")
+        if not self.usage.digital_signature:
+            raise KeyUsageWrong("The key may not sign.", expected="keyUsage: digitalSignature")
+        if self.usage.key_cert_sign or self.usage.crl_sign:
+            raise KeyUsageWrong("A leaf's key may sign neither certificates nor revocation lists.")
+        if self.purposes is None or purpose not in self.purposes:
+            raise PurposeWrong(expected=f"extendedKeyUsage: {purpose.dotted_string}")
+
+
+def _value(found: Mapping[x509.ObjectIdentifier, x509.Extension[Any]], oid: x509.ObjectIdentifier) -> Any:
+    extension = found.get(oid)
+    return None if extension is None else extension.value

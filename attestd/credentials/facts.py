@@ -1,0 +1,178 @@
+"""What the service has established about a device, as it travels in the device's credentials (docs/protocol.md, 4).
+
+The same JSON object stands in an X.509 certificate (a non-critical private extension whose value is a DER UTF8String)
+and in a JWT (the claim `attestd`): `{"v":1,"vec":{},"lbl":{},"boot":{},"idx":n,"att":t}`. `vec` is the AR4SI vector
+(draft-ietf-rats-ar4si, section 2.3: claim names and values from -128 to 127), `lbl` the operator's labels, `boot` the
+boot facts that policies read, `idx` the device's index in the status list, `att` the time of its last attestation.
+
+The octets are canonical: sorted names, no white space, one spelling. Reading refuses any other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Self
+
+from cryptography import x509
+
+from attestd.errors import InputTooLarge, MalformedInput
+from attestd.protocol.encoding import Members, read_object, write_object
+
+# 2.25.<UUID d3e6d8e8-579a-46ca-8eb5-2c0df0a1d846> (ITU-T X.667: an arc of one's own, without registration).
+FACTS_OID = x509.ObjectIdentifier("2.25.281665734796600056340260149582356404294")
+MAX_FACTS = 1024  # octets of JSON
+
+# draft-ietf-rats-ar4si, section 2.3.
+VECTOR_CLAIMS = (
+    "instance-identity",
+    "configuration",
+    "executables",
+    "file-system",
+    "hardware",
+    "runtime-opaque",
+    "storage-opaque",
+    "sourced-data",
+)
+MAX_INDEX = 1 << 26  # the longest status list a bundle may hold, in entries
+_MAX_TIME = 1 << 40
+_MAX_NUMBER = 1 << 53  # what every JSON reader keeps exactly (RFC 8259, section 6)
+
+# The names that labels and boot facts may have, and the text they may hold: printable, so safe in logs and pages.
+LABEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}", re.ASCII)
+MAX_LABEL = 256  # characters of a label's or boot fact's text
+
+
+class MalformedFacts(MalformedInput):
+    """These are not the facts that a credential carries"""
+
+    remedy = "Renew the credential at the service that issued it."
+
+
+class FactsTooLarge(InputTooLarge):
+    """The facts about this device do not fit into a credential"""
+
+    remedy = "Give the device fewer or shorter labels."
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Facts about one device; well formed by construction (MalformedFacts otherwise)."""
+
+    vector: Mapping[str, int]
+    labels: Mapping[str, str]
+    boot: Mapping[str, str | bool | int]
+    status_index: int
+    attested_at: int  # unix seconds
+
+    def __post_init__(self) -> None:
+        for claim, value in self.vector.items():
+            if claim not in VECTOR_CLAIMS:
+                raise MalformedFacts("This is not a claim of AR4SI.", seen=repr(claim[:40]), expected=VECTOR_CLAIMS)
+            if type(value) is not int or not -128 <= value <= 127:
+                raise MalformedFacts(f"vec.{claim} is not a trust claim's value.", expected="-128 to 127")
+        for name, text in self.labels.items():
+            _check_name("lbl", name)
+            _check_text("lbl", name, text)
+        for name, fact in self.boot.items():
+            _check_name("boot", name)
+            if type(fact) is int:
+                if abs(fact) > _MAX_NUMBER:
+                    raise MalformedFacts(f"boot.{name} is too large a number.", expected="at most 2^53")
+            elif type(fact) is not bool:
+                _check_text("boot", name, fact)
+        if type(self.status_index) is not int or not 0 <= self.status_index < MAX_INDEX:
+            raise MalformedFacts("idx is not a status index.", expected=f"0 to {MAX_INDEX - 1}")
+        if type(self.attested_at) is not int or not 0 < self.attested_at < _MAX_TIME:
+            raise MalformedFacts("att is not a time.", expected="unix seconds")
+        for field in ("vector", "labels", "boot"):  # frozen all the way down: identities are kept in memory for long
+            object.__setattr__(self, field, MappingProxyType(dict(getattr(self, field))))
+
+    def __hash__(self) -> int:
+        return hash((self.status_index, self.attested_at, tuple(sorted(self.vector.items()))))
+
+    def to_members(self) -> dict[str, Any]:
+        """The JSON object, as the JWT claim `attestd` holds it."""
+        return {
+            "v": 1,
+            "vec": dict(self.vector),
+            "lbl": dict(self.labels),
+            "boot": dict(self.boot),
+            "idx": self.status_index,
+            "att": self.attested_at,
+        }
+
+    def encode(self) -> bytes:
+        """The canonical JSON, at most 1024 octets; FactsTooLarge otherwise."""
+        data = write_object(self.to_members())
+        if len(data) > MAX_FACTS:
+            raise FactsTooLarge(seen=f"{len(data)} octets", expected=f"at most {MAX_FACTS}")
+        return data
+
+    @classmethod
+    def read(cls, members: Members) -> Self:
+        """From an object that came with something already parsed, such as a token's claims."""
+        members.version()
+        facts = cls(
+            vector=dict(members.object("vec").items()),
+            labels=dict(members.object("lbl").items()),
+            boot=dict(members.object("boot").items()),
+            status_index=members.integer("idx"),
+            attested_at=members.integer("att"),
+        )
+        members.done()
+        facts.encode()  # the same bound for every carrier
+        return facts
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """From the canonical JSON, and no other spelling of it. Raises MalformedInput or InputTooLarge."""
+        facts = cls.read(Members(read_object(data, limit=MAX_FACTS, name="facts"), "facts"))
+        if facts.encode() != data:
+            raise MalformedFacts("The facts are not in their canonical spelling.", expected="sorted, compact JSON")
+        return facts
+
+    def to_extension(self) -> x509.UnrecognizedExtension:
+        """The X.509 extension: a DER UTF8String; to be added as not critical."""
+        data = self.encode()
+        return x509.UnrecognizedExtension(FACTS_OID, _UTF8_STRING + _der_length(len(data)) + data)
+
+    @classmethod
+    def from_extension(cls, value: bytes) -> Self:
+        """From the extension's value (extnValue's octets). Raises MalformedInput or InputTooLarge."""
+        if len(value) > MAX_FACTS + 4:
+            raise FactsTooLarge(
+                "The facts extension is too large.", seen=f"{len(value)} octets", expected=f"at most {MAX_FACTS + 4}"
+            )
+        # The length is known from the outside, so the only header DER allows is compared rather than parsed.
+        for header in (2, 3, 4):
+            size = len(value) - header
+            if size >= 0 and value[:header] == _UTF8_STRING + _der_length(size):
+                return cls.decode(value[header:])
+        raise MalformedFacts("The facts extension is not a UTF8String.", expected="DER: tag 12, definite length")
+
+
+_UTF8_STRING = b"\x0c"
+
+
+def _der_length(size: int) -> bytes:
+    """DER's shortest form (X.690, 8.1.3 and 10.1), up to two octets of length."""
+    if size < 0x80:
+        return bytes((size,))
+    if size < 0x100:
+        return bytes((0x81, size))
+    return bytes((0x82, size >> 8, size & 0xFF))
+
+
+def _check_name(where: str, name: str) -> None:
+    if not LABEL_NAME.fullmatch(name):
+        raise MalformedFacts(f"{where} has a name that facts may not have.", seen=repr(name[:70]))
+
+
+def _check_text(where: str, name: str, text: object) -> None:
+    if not isinstance(text, str):
+        raise MalformedFacts(f"{where}.{name} has the wrong type.", seen=type(text).__name__)
+    if len(text) > MAX_LABEL or not text.isprintable():
+        raise MalformedFacts(f"{where}.{name} is not printable text.", expected=f"at most {MAX_LABEL} characters")

@@ -1,0 +1,397 @@
+"""Enrollment: two round trips (docs/protocol.md, section 1)."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NoReturn
+
+from attestd.appraisal.results import AttestationResult, appraise
+from attestd.ca.sealing import SealingKeys
+from attestd.config import Settings
+from attestd.errors import AttestdError, Conflict, EvidenceRefused, Forbidden, Limited, MalformedInput
+from attestd.ids import DeviceId, Serial
+from attestd.issuance.challenges import EnrollmentChallenge
+from attestd.issuance.grants import Grant, Granter
+from attestd.issuance.records import Placement, clock_members, record_granted, references_for, require_standing
+from attestd.issuance.trust import Trust
+from attestd.protocol.derivations import enrollment_certify_data, enrollment_quote_data, request_digest
+from attestd.protocol.messages import BeginAnswer, BeginRequest, CompleteRequest, EnrollmentEvidence, WaitAnswer
+from attestd.registry import admission, audit, devices, spends
+from attestd.registry.devices import Device
+from attestd.registry.engine import Connection, Registry
+from attestd.registry.spends import Spent
+from attestd.registry.states import Event, State
+from attestd.tpm.activation import VerifiedAk, make_credential, verify_activation, vet_ak
+from attestd.tpm.attest import VerifiedKey, VerifiedQuote, verify_certified_key, verify_quote
+from attestd.tpm.endorsement import VerifiedEndorsement
+from attestd.tpm.objects import parse_public
+
+
+class ChallengeSpent(Conflict):
+    """This challenge has been used"""
+
+    remedy = "Begin the enrollment again with fresh evidence."
+
+
+class EnrollmentRejected(Forbidden):
+    """An operator rejected this device"""
+
+    remedy = "Ask an operator of this service; only an operator can change that."
+
+
+class DeviceQuarantined(Forbidden):
+    """This device is quarantined"""
+
+    remedy = "Ask an operator to look at the device; enrolling again does not end a quarantine."
+
+
+class EndorsementKeyBlocked(Forbidden):
+    """This TPM was replaced by an operator's act"""
+
+    remedy = "Ask an operator of this service; a replaced TPM can't come back under its old name."
+
+
+class EvidenceContraindicated(EvidenceRefused):
+    """The evidence shows a state that must not be trusted"""
+
+    remedy = "Bring the device into a state that the reference values know, then begin again."
+
+
+class TooManyPending(Limited):
+    """Too many devices wait for approval"""
+
+    remedy = "Ask an operator to approve or reject the waiting devices; this one may then ask again."
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """Everything one completion proved, and the request it came in."""
+
+    challenge: EnrollmentChallenge
+    digest: bytes
+    proof: bytes
+    ak: VerifiedAk
+    key: VerifiedKey
+    quote: VerifiedQuote
+
+    @property
+    def endorsement(self) -> VerifiedEndorsement:
+        return self.challenge.endorsement
+
+
+@dataclass(frozen=True, slots=True)
+class Enrollment:
+    """The two verbs. One object serves any number of requests in any process."""
+
+    settings: Settings
+    registry: Registry
+    sealing: SealingKeys
+    granter: Granter
+    trust: Trust
+    entropy: Callable[[int], bytes]
+
+    # ---- Begin ------------------------------------------------------------------------------------------------
+
+    def begin(self, request: BeginRequest, *, now: datetime) -> BeginAnswer:
+        """Checks who made the TPM and what its attestation key is; writes nothing.
+
+        1. The EK is endorsed by a trusted maker, or the inventory knows it.
+        2. The AK has every attribute that makes its signatures mean something; its Name is computed here.
+        3. MakeCredential over a fresh secret for that Name: only this TPM, holding this key, can read it.
+        4. All of it is sealed and handed out; the service forgets.
+        """
+        endorsement = self.trust.endorse(request.ek_public, request.ek_certificates, now=now)  # 1
+        ak = vet_ak(request.ak_public)  # 2
+        lifetime = self.settings.enrollment.challenge_lifetime
+        challenge = EnrollmentChallenge(
+            id=self.entropy(16),
+            endorsement=endorsement,
+            ak=ak,
+            secret=self.entropy(32),
+            nonce=self.entropy(32),
+            pcrs=self.settings.attestation.pcrs,
+            expires_at=int((now + lifetime).timestamp()),
+        )
+        made = make_credential(endorsement, ak, secret=challenge.secret, entropy=self.entropy)  # 3
+        return BeginAnswer(
+            id=challenge.id,
+            challenge=challenge.seal(self.sealing, self.entropy),  # 4
+            credential_blob=made.credential_blob,
+            secret=made.encrypted_secret,
+            nonce=challenge.nonce,
+            pcrs=challenge.pcrs,
+            wants=(),
+            expires_in=int(lifetime.total_seconds()),
+        )
+
+    # ---- Complete ---------------------------------------------------------------------------------------------
+
+    def complete(self, request: CompleteRequest, *, now: datetime, request_id: str) -> bytes | WaitAnswer:
+        """Proves the device and issues, or records it for approval.
+
+        1. The challenge is one that this service sealed.
+        2. A spent one is looked up before its expiry is checked: the same request gets the same octets.
+        3. It has not expired.
+        4. The proof is right: the TPM activated the credential. A wrong proof spends nothing.
+        5. From here the challenge is spent, whatever the evidence says.
+        6. The registry's word on the device decides: issue, wait, or refuse.
+        """
+        challenge = EnrollmentChallenge.open(request.challenge, self.sealing)  # 1
+        digest = request_digest(request.body)
+        with self.registry.reading() as c:
+            spent = spends.find(c, challenge.id)
+        if spent is not None:  # 2
+            return self._answer_again(spent, digest, request.proof, now)
+        challenge.require_alive(now)  # 3
+        ak = verify_activation(
+            challenge.endorsement, challenge.ak, secret=challenge.secret, body=request.body, proof=request.proof
+        )  # 4
+        try:
+            proven = self._prove(challenge, ak, request, digest)
+            return self._decide(proven, now, request_id)  # 6
+        except (EvidenceRefused, MalformedInput, Forbidden) as refusal:
+            self._spend_refused(challenge, request, refusal, now=now, request_id=request_id)  # 5
+            raise
+
+    def _prove(self, challenge: EnrollmentChallenge, ak: VerifiedAk, request: CompleteRequest, digest: bytes) -> Proven:
+        """The key certified by the AK, then the quote by the AK, both bound to this challenge and to each other."""
+        evidence = EnrollmentEvidence.parse(request.body)
+        bound = {
+            "nonce": challenge.nonce,
+            "id": challenge.id,
+            "ek_hash": challenge.endorsement.ek_hash,
+            "ak_name": ak.name,
+            "ck_name": parse_public(evidence.key.public).name,
+        }
+        key = verify_certified_key(
+            ak,
+            public=evidence.key.public,
+            attest=evidence.key.attest,
+            signature=evidence.key.signature,
+            qualifying_data=enrollment_certify_data(**bound),
+        )
+        quote = verify_quote(
+            ak,
+            attest=evidence.quote.attest,
+            signature=evidence.quote.signature,
+            qualifying_data=enrollment_quote_data(**bound),
+            pcrs=evidence.quote.pcrs,
+            selection=challenge.pcrs,
+            allow_sha1="sha1" in challenge.pcrs,
+        )
+        return Proven(challenge, digest, request.proof, ak, key, quote)
+
+    def _decide(self, proven: Proven, now: datetime, request_id: str) -> bytes | WaitAnswer:
+        """Step 6. Re-enrolling never improves a state: quarantined and rejected are refused, retired waits again."""
+        with self.registry.reading() as c:
+            device = devices.by_ek_hash(c, proven.endorsement.ek_hash)
+            if device is None and devices.ek_is_blocked(c, proven.endorsement.ek_hash):
+                raise EndorsementKeyBlocked("An operator replaced this TPM by another.")
+        if device is None or device.state in (State.PENDING, State.RETIRED):
+            return self._wait(proven, now, request_id)
+        if device.state in (State.APPROVED, State.ACTIVE):
+            return self._issue(proven, device, now, request_id)
+        if device.state is State.QUARANTINED:
+            raise DeviceQuarantined("This device is quarantined.")
+        raise EnrollmentRejected("An operator rejected this device.")
+
+    def _issue(self, proven: Proven, device: Device, now: datetime, request_id: str) -> bytes:
+        """An approved device's first credentials, or an active one's new ones; a bad state quarantines the latter."""
+        place = Placement.of(device)
+        result = appraise(
+            proven.quote,
+            certified_hardware=proven.endorsement.kind == "certificate",
+            references=references_for(self.settings, place.tier),
+            attested_at=int(now.timestamp()),
+        )
+        if result.contraindicated:
+            self._quarantine(proven, device, result, now, request_id)
+        good_until = now + self.settings.attestation.validity
+        granted = self.granter.grant(
+            Grant(
+                device_id=device.id,
+                tier=place.tier,
+                site=place.site,
+                labels=device.labels,
+                status_index=place.status_index,
+                key=proven.key.key,
+                result=result,
+                good_until=good_until,
+            ),
+            now=now,
+        )
+        with self.registry.acting() as c:
+            self._spend(c, proven, now, answer=granted.answer, device=device, serial=granted.certificate.serial)
+            active = devices.activate(
+                c,
+                device.id,
+                expected_version=device.state_version,
+                ek_public=proven.endorsement.ek.area,
+                ak_public=proven.ak.public.area,
+                ck_public=proven.key.public.area,
+                ck_name=proven.key.name,
+                endorsement=proven.endorsement.kind,
+                manufacturer=proven.endorsement.manufacturer,
+                model=proven.endorsement.model,
+                firmware_version=proven.endorsement.firmware_version,
+                result=result.to_members(),
+                clock=clock_members(proven.quote),
+                good_until=int(good_until.timestamp()),
+                now=int(now.timestamp()),
+            )
+            record_granted(c, granted, active)
+            audit.append(
+                c,
+                at=int(now.timestamp()),
+                actor=f"device:{device.id}",
+                act="enroll",
+                subject=str(device.id),
+                request_id=request_id,
+                detail={"serial": str(granted.certificate.serial), "was": device.state.value, "result": result.status},
+            )
+        return granted.answer
+
+    def _quarantine(
+        self, proven: Proven, device: Device, result: AttestationResult, now: datetime, request_id: str
+    ) -> NoReturn:
+        """A contraindicated result: an active device is quarantined, an approved one stays without credentials."""
+        refusal = EvidenceContraindicated("The evidence shows a state that must not be trusted.", seen=result.reasons)
+        if device.state is State.ACTIVE:
+            with self.registry.acting() as c:
+                devices.change_state(
+                    c,
+                    device.id,
+                    Event.QUARANTINE,
+                    reason="; ".join(result.reasons),
+                    now=int(now.timestamp()),
+                    expected_version=device.state_version,
+                )
+                audit.append(
+                    c,
+                    at=int(now.timestamp()),
+                    actor="attestd",
+                    act="quarantine",
+                    subject=str(device.id),
+                    request_id=request_id,
+                    detail={"because": list(result.reasons)},
+                )
+        raise refusal
+
+    def _wait(self, proven: Proven, now: datetime, request_id: str) -> WaitAnswer:
+        """Records the evidence of a device that nobody approved yet. Such rows are capped and expire."""
+        settings = self.settings.enrollment
+        result = appraise(
+            proven.quote,
+            certified_hardware=proven.endorsement.kind == "certificate",
+            references=references_for(self.settings, None),
+            attested_at=int(now.timestamp()),
+        )
+        retry_after = int(settings.retry_after.total_seconds())
+        with self.registry.acting() as c:
+            admission.purge_pending(c, older_than=int((now - settings.pending_lifetime).timestamp()))
+            known = devices.by_ek_hash(c, proven.endorsement.ek_hash)
+            if (known is None or known.state is not State.PENDING) and (
+                admission.count_pending(c) >= settings.max_pending
+            ):
+                raise TooManyPending(
+                    "Too many devices wait for approval.", retry_after=10 * retry_after, seen=settings.max_pending
+                )
+            device = admission.record_pending(
+                c,
+                new_id=DeviceId.random(self.entropy(16)),
+                ek_public=proven.endorsement.ek.area,
+                endorsement=proven.endorsement.kind,
+                manufacturer=proven.endorsement.manufacturer,
+                model=proven.endorsement.model,
+                firmware_version=proven.endorsement.firmware_version,
+                result=result.to_members(),
+                clock=clock_members(proven.quote),
+                now=int(now.timestamp()),
+            )
+            self._spend(c, proven, now, answer=None, device=device, serial=None)
+            audit.append(
+                c,
+                at=int(now.timestamp()),
+                actor=f"device:{device.id}",
+                act="ask",
+                subject=str(device.id),
+                request_id=request_id,
+                detail={"manufacturer": device.manufacturer, "endorsement": device.endorsement},
+            )
+        return WaitAnswer(state="pending", retry_after=retry_after)
+
+    # ---- Spending and retrying --------------------------------------------------------------------------------
+
+    def _spend(
+        self,
+        c: Connection,
+        proven: Proven,
+        now: datetime,
+        *,
+        answer: bytes | None,
+        device: Device,
+        serial: Serial | None,
+    ) -> None:
+        spends.spend(
+            c,
+            proven.challenge.id,
+            purpose="challenge",
+            request_digest=proven.digest,
+            proof_digest=request_digest(proven.proof),
+            answer=answer,
+            device_id=device.id,
+            serial=serial,
+            now=int(now.timestamp()),
+            expires_at=self._remember_until(proven.challenge),
+        )
+
+    def _spend_refused(
+        self,
+        challenge: EnrollmentChallenge,
+        request: CompleteRequest,
+        refusal: AttestdError,
+        *,
+        now: datetime,
+        request_id: str,
+    ) -> None:
+        """A right proof with evidence that is refused: spent, and the trail says why. A race to spend it is lost."""
+        with suppress(spends.AlreadySpent), self.registry.acting() as c:
+            spends.spend(
+                c,
+                challenge.id,
+                purpose="challenge",
+                request_digest=request_digest(request.body),
+                proof_digest=request_digest(request.proof),
+                now=int(now.timestamp()),
+                expires_at=self._remember_until(challenge),
+            )
+            device = devices.by_ek_hash(c, challenge.endorsement.ek_hash)
+            audit.append(
+                c,
+                at=int(now.timestamp()),
+                actor="attestd",
+                act="refuse-enrollment",
+                subject="unknown" if device is None else str(device.id),
+                request_id=request_id,
+                detail={"why": refusal.slug(), "detail": refusal.detail},
+            )
+
+    def _remember_until(self, challenge: EnrollmentChallenge) -> int:
+        """A spent id outlives its challenge by a certificate's life, so that a late retry still gets its answer."""
+        longest = max(profile.lifetime for profile in self.granter.profiles.values() if profile.tier is not None)
+        return challenge.expires_at + int(longest.total_seconds())
+
+    def _answer_again(self, spent: Spent, digest: bytes, proof: bytes, now: datetime) -> bytes:
+        """The stored octets, for the very same request, while they are still worth something; else ChallengeSpent."""
+        same = hmac.compare_digest(spent.request_digest, digest) and (
+            spent.proof_digest is not None and hmac.compare_digest(spent.proof_digest, request_digest(proof))
+        )
+        if not same or spent.answer is None or spent.device_id is None or spent.serial is None:
+            raise ChallengeSpent("This challenge has been used.")
+        with self.registry.reading() as c:
+            require_standing(c, spent.device_id, spent.serial, now)
+        return spent.answer

@@ -1,0 +1,452 @@
+"""A known device's later requests: re-attesting, renewing, tokens (docs/protocol.md, sections 2 and 4).
+
+Every request is a JWS signed by the device's credential key. The steps are the same for all three:
+
+1. The device is known and has a credential key; the signature over the exact octets is that key's, for this URL.
+2. The nonce is one that this service sealed. A spent one is looked up before its expiry is checked.
+3. The verb's own checks.
+4. What is issued is signed first; then one transaction spends the nonce, requires the device as it was appraised,
+   records what was issued and appends the audit row.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from attestd.appraisal.results import AttestationResult, appraise
+from attestd.ca.hierarchy import Hierarchy
+from attestd.ca.sealing import SealingKeys
+from attestd.ca.tokens import mint_token
+from attestd.config import Settings
+from attestd.credentials.facts import Facts
+from attestd.credentials.jwk import jwk_thumbprint
+from attestd.credentials.requests import verify_request
+from attestd.errors import EvidenceRefused, Forbidden, MalformedInput, Unauthenticated
+from attestd.ids import DeviceId, MalformedName, Serial, SpiffeId
+from attestd.issuance.challenges import RequestNonce
+from attestd.issuance.enrollment import DeviceQuarantined
+from attestd.issuance.grants import Grant, Granted, Granter
+from attestd.issuance.records import Placement, clock_members, record_granted, references_for, require_standing
+from attestd.policy import PolicySet, may_receive_token
+from attestd.protocol.derivations import device_certify_data, device_quote_data, request_digest
+from attestd.protocol.encoding import b64encode
+from attestd.protocol.messages import (
+    AttestationRequest,
+    CertifiedKey,
+    RenewalRequest,
+    TokenAnswer,
+    TokenRequest,
+    WaitAnswer,
+)
+from attestd.protocol.signed import SignedEnvelope
+from attestd.registry import audit, devices, issued, spends
+from attestd.registry.devices import Device
+from attestd.registry.engine import Connection, Registry
+from attestd.registry.states import Event, State, UnknownDevice
+from attestd.tpm.activation import recall_ak
+from attestd.tpm.attest import VerifiedKey, VerifiedQuote, verify_certified_key, verify_quote
+from attestd.tpm.objects import parse_public
+
+
+class DeviceUnknown(Unauthenticated):
+    """No device of this name can sign requests here"""
+
+    remedy = "Enroll first; the enrollment's answer holds the device id."
+
+
+class NonceSpent(Unauthenticated):
+    """The request's nonce has been used"""
+
+    remedy = "Sign the request again with the nonce of this answer's Replay-Nonce header."
+
+
+class DeviceNotActive(Forbidden):
+    """The device's state allows no credentials"""
+
+    remedy = "Ask an operator; a retired device enrolls again and waits for approval."
+
+
+class AttestationOverdue(Forbidden):
+    """The device's last attestation no longer counts"""
+
+    remedy = "Attest again (POST /v1/attestations): that renews the certificate, too."
+
+
+class AudienceDenied(Forbidden):
+    """No policy permits a token for this audience"""
+
+    remedy = "Ask an operator to permit the audience for this tier in the policy."
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """A signed request after steps 1 and 2: `payload` is what this device signed."""
+
+    device: Device
+    payload: bytes
+    nonce: RequestNonce
+    sealed_nonce: bytes
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Lifecycle:
+    """The three verbs. One object serves any number of requests in any process."""
+
+    settings: Settings
+    registry: Registry
+    hierarchy: Hierarchy
+    sealing: SealingKeys
+    granter: Granter
+    policies: Callable[[], PolicySet]
+    entropy: Callable[[int], bytes]
+
+    def nonce(self, now: datetime) -> bytes:
+        """A fresh nonce for one signed request, sealed."""
+        fresh = RequestNonce.fresh(now, self.settings.enrollment.nonce_lifetime, self.entropy)
+        return fresh.seal(self.sealing, self.entropy)
+
+    # ---- The verbs --------------------------------------------------------------------------------------------
+
+    def attest(self, envelope: SignedEnvelope, *, url: str, now: datetime, request_id: str) -> bytes | WaitAnswer:
+        """Re-attests, and renews if the device is active. A quarantined device gets its result and nothing else."""
+        asked = self._require(envelope, url, now)
+        if isinstance(asked, bytes):
+            return asked
+        if asked.device.state not in (State.ACTIVE, State.QUARANTINED):
+            raise DeviceNotActive("This device is not active.", seen=asked.device.state.value)
+        try:
+            quote = self._verify_quote(asked)
+        except (EvidenceRefused, MalformedInput) as refusal:
+            self._spend_refused(asked, "refuse-attestation", refusal, now=now, request_id=request_id)
+            raise
+        place = Placement.of(asked.device)
+        result = appraise(
+            quote,
+            certified_hardware=asked.device.endorsement == "certificate",
+            references=references_for(self.settings, place.tier),
+            attested_at=int(now.timestamp()),
+        )
+        good_until = now + self.settings.attestation.validity
+        released = (
+            asked.device.state is State.QUARANTINED
+            and self.settings.attestation.release_after_good
+            and result.status == "affirming"
+        )
+        if result.contraindicated or (asked.device.state is State.QUARANTINED and not released):
+            return self._record_result(asked, quote, result, now=now, request_id=request_id)
+        granted = self.granter.grant(
+            _grant(asked.device, place, _registered_key(asked.device), result, good_until), now=now
+        )
+        with self.registry.acting() as c:
+            self._spend(c, asked, now, granted=granted)
+            device = _record_attestation(c, asked.device, quote, result, good_until=good_until, now=now)
+            if released:
+                device = devices.change_state(
+                    c,
+                    device.id,
+                    Event.RELEASE,
+                    reason="a good attestation, by policy",
+                    now=int(now.timestamp()),
+                    expected_version=device.state_version,
+                )
+            record_granted(c, granted, device)
+            _note(c, asked, "attest", now, request_id, serial=str(granted.certificate.serial), result=result.status)
+        return granted.answer
+
+    def renew(self, envelope: SignedEnvelope, *, url: str, now: datetime, request_id: str) -> bytes:
+        """A new certificate while the last attestation counts: for the same key, or a new one certified by the AK."""
+        asked = self._require(envelope, url, now)
+        if isinstance(asked, bytes):
+            return asked
+        result, good_until = self._require_good_standing(asked.device, now)
+        request = RenewalRequest.parse(asked.payload)
+        new_key: VerifiedKey | None = None
+        if request.key is not None:
+            try:
+                new_key = self._verify_new_key(asked, request.key)
+            except (EvidenceRefused, MalformedInput) as refusal:
+                self._spend_refused(asked, "refuse-rekey", refusal, now=now, request_id=request_id)
+                raise
+        key = _registered_key(asked.device) if new_key is None else new_key.key
+        granted = self.granter.grant(_grant(asked.device, Placement.of(asked.device), key, result, good_until), now=now)
+        with self.registry.acting() as c:
+            self._spend(c, asked, now, granted=granted)
+            device = asked.device
+            if new_key is not None:
+                device = devices.rekey(
+                    c,
+                    device.id,
+                    expected_version=device.state_version,
+                    ck_public=new_key.public.area,
+                    ck_name=new_key.name,
+                    now=int(now.timestamp()),
+                )
+            record_granted(c, granted, device)
+            act = "renew" if new_key is None else "rekey"
+            _note(c, asked, act, now, request_id, serial=str(granted.certificate.serial))
+        return granted.answer
+
+    def token(self, envelope: SignedEnvelope, *, url: str, now: datetime, request_id: str) -> bytes:
+        """A bound token for an audience that policy names. Lifetimes nest: token, certificate, attestation."""
+        asked = self._require(envelope, url, now)
+        if isinstance(asked, bytes):
+            return asked
+        result, good_until = self._require_good_standing(asked.device, now)
+        place = Placement.of(asked.device)
+        request = TokenRequest.parse(asked.payload)
+        facts = _facts(asked.device, place, result)
+        spiffe_id = SpiffeId.of_device(self.settings.trust_domain, place.tier, place.site, asked.device.id)
+        decision = may_receive_token(
+            self.policies(),
+            tier=place.tier,
+            site=place.site,
+            labels=asked.device.labels,
+            audience=request.audience,
+            device_id=asked.device.id,
+            facts=facts,
+            now=now,
+        )
+        if not decision.allowed:
+            raise AudienceDenied("No policy permits a token for this audience.", seen=repr(request.audience))
+        with self.registry.reading() as c:
+            newest = issued.page(c, device_id=asked.device.id, limit=1)
+        if not newest or newest[0].revoked_at is not None or newest[0].not_after <= now.timestamp():
+            raise AttestationOverdue("The device has no valid certificate to bind a token to.")
+        certificate = newest[0]
+        ends = min(
+            now + self.settings.credentials.token_lifetime,
+            datetime.fromtimestamp(certificate.not_after, UTC),
+            good_until,
+        )
+        key = _registered_key(asked.device)
+        token_id = b64encode(self.entropy(16))
+        token = mint_token(
+            self.hierarchy.token_key,
+            issuer=self.settings.server.url,
+            subject=spiffe_id,
+            audience=request.audience,
+            facts=facts,
+            certificate_serial=certificate.serial,
+            confirmation=(
+                {"x5t#S256": b64encode(certificate.thumbprint)}
+                if request.binding == "tls"
+                else {"jkt": jwk_thumbprint(key)}
+            ),
+            token_id=token_id,
+            now=now,
+            expires_at=ends,
+        )
+        answer = TokenAnswer(token, int((ends - now).total_seconds())).to_bytes()
+        with self.registry.acting() as c:
+            self._spend(c, asked, now, granted=None, answer=answer, serial=certificate.serial)
+            devices.require_unchanged(c, asked.device.id, expected_version=asked.device.state_version)
+            _note(c, asked, "token", now, request_id, jti=token_id, audience=request.audience)
+        return answer
+
+    # ---- The checks -------------------------------------------------------------------------------------------
+
+    def _require(self, envelope: SignedEnvelope, url: str, now: datetime) -> Requested | bytes:
+        """Steps 1 and 2. Octets: the stored answer to this very request, which was made before."""
+        device = self._device(envelope.unverified_kid)
+        payload = verify_request(envelope, key=_registered_key(device), url=url, method="POST")  # 1
+        nonce = RequestNonce.open(envelope.nonce, self.sealing)  # 2
+        digest = request_digest(envelope.signing_input)
+        with self.registry.reading() as c:
+            spent = spends.find(c, nonce.id)
+            if spent is not None:
+                same = hmac.compare_digest(spent.request_digest, digest)
+                if not same or spent.answer is None or spent.serial is None or spent.device_id != device.id:
+                    raise NonceSpent("This nonce has been used.")
+                require_standing(c, device.id, spent.serial, now)
+                return spent.answer
+        nonce.require_alive(now)
+        return Requested(device, payload, nonce, envelope.nonce, digest)
+
+    def _device(self, unverified_kid: str) -> Device:
+        try:
+            with self.registry.reading() as c:
+                device = devices.by_id(c, DeviceId(unverified_kid))
+        except (MalformedName, UnknownDevice):
+            raise DeviceUnknown("No device of this name is enrolled here.", seen=repr(unverified_kid[:64])) from None
+        if device.ck_public is None or device.ak_public is None:
+            raise DeviceUnknown("This device has not completed an enrollment.", seen=device.state.value)
+        return device
+
+    def _require_good_standing(self, device: Device, now: datetime) -> tuple[AttestationResult, datetime]:
+        """Active, with an attestation that still counts: what it found, and until when it does."""
+        if device.state is State.QUARANTINED:
+            raise DeviceQuarantined("This device is quarantined.")
+        if device.state is not State.ACTIVE:
+            raise DeviceNotActive("This device is not active.", seen=device.state.value)
+        if device.attestation_good_until is None or device.result is None:
+            raise AttestationOverdue("This device has not attested.")
+        good_until = datetime.fromtimestamp(device.attestation_good_until, UTC)
+        if good_until <= now:
+            raise AttestationOverdue(
+                "The last attestation no longer counts.", seen=f"until {good_until:%Y-%m-%dT%H:%M:%SZ}"
+            )
+        return _result(device.result), good_until
+
+    def _verify_quote(self, asked: Requested) -> VerifiedQuote:
+        request = AttestationRequest.parse(asked.payload)
+        ak = recall_ak(_required(asked.device.ak_public))
+        return verify_quote(
+            ak,
+            attest=request.quote.attest,
+            signature=request.quote.signature,
+            qualifying_data=device_quote_data(
+                nonce=asked.sealed_nonce,
+                device_id=asked.device.id,
+                ak_name=ak.name,
+                ck_name=_required(asked.device.ck_name),
+            ),
+            pcrs=request.quote.pcrs,
+            selection=self.settings.attestation.pcrs,
+            allow_sha1="sha1" in self.settings.attestation.pcrs,
+        )
+
+    def _verify_new_key(self, asked: Requested, key: CertifiedKey) -> VerifiedKey:
+        ak = recall_ak(_required(asked.device.ak_public))
+        return verify_certified_key(
+            ak,
+            public=key.public,
+            attest=key.attest,
+            signature=key.signature,
+            qualifying_data=device_certify_data(
+                nonce=asked.sealed_nonce,
+                device_id=asked.device.id,
+                ak_name=ak.name,
+                ck_name=parse_public(key.public).name,
+            ),
+        )
+
+    # ---- The transactions -------------------------------------------------------------------------------------
+
+    def _record_result(
+        self, asked: Requested, quote: VerifiedQuote, result: AttestationResult, *, now: datetime, request_id: str
+    ) -> WaitAnswer:
+        """A result without a credential. A contraindicated one quarantines an active device in the same transaction,
+        which suspends it in the status list."""
+        with self.registry.acting() as c:
+            self._spend(c, asked, now, granted=None)
+            device = _record_attestation(c, asked.device, quote, result, good_until=now, now=now)
+            if result.contraindicated and device.state is State.ACTIVE:
+                device = devices.change_state(
+                    c,
+                    device.id,
+                    Event.QUARANTINE,
+                    reason="; ".join(result.reasons),
+                    now=int(now.timestamp()),
+                    expected_version=device.state_version,
+                )
+                _note(c, asked, "quarantine", now, request_id, because=list(result.reasons))
+            else:
+                _note(c, asked, "attest", now, request_id, result=result.status)
+        retry_after = int((self.settings.attestation.validity / 4).total_seconds())
+        return WaitAnswer(state=device.state.value, retry_after=retry_after, result=result.to_members())
+
+    def _spend(
+        self,
+        c: Connection,
+        asked: Requested,
+        now: datetime,
+        *,
+        granted: Granted | None,
+        answer: bytes | None = None,
+        serial: Serial | None = None,
+    ) -> None:
+        """Uses the nonce up. The row outlives the nonce by a minute, so that clocks of instances may differ."""
+        try:
+            spends.spend(
+                c,
+                asked.nonce.id,
+                purpose="nonce",
+                request_digest=asked.digest,
+                answer=answer if granted is None else granted.answer,
+                device_id=asked.device.id,
+                serial=serial if granted is None else granted.certificate.serial,
+                now=int(now.timestamp()),
+                expires_at=asked.nonce.expires_at + int(timedelta(minutes=1).total_seconds()),
+            )
+        except spends.AlreadySpent:
+            raise NonceSpent("This nonce has been used.") from None
+
+    def _spend_refused(
+        self, asked: Requested, act: str, refusal: EvidenceRefused | MalformedInput, *, now: datetime, request_id: str
+    ) -> None:
+        with self.registry.acting() as c:
+            self._spend(c, asked, now, granted=None)
+            _note(c, asked, act, now, request_id, why=refusal.slug(), detail=refusal.detail)
+
+
+def _record_attestation(
+    c: Connection,
+    device: Device,
+    quote: VerifiedQuote,
+    result: AttestationResult,
+    *,
+    good_until: datetime,
+    now: datetime,
+) -> Device:
+    return devices.record_attestation(
+        c,
+        device.id,
+        expected_version=device.state_version,
+        result=result.to_members(),
+        clock=clock_members(quote),
+        good_until=int(good_until.timestamp()),
+        now=int(now.timestamp()),
+    )
+
+
+def _note(c: Connection, asked: Requested, act: str, now: datetime, request_id: str, **detail: Any) -> None:
+    audit.append(
+        c,
+        at=int(now.timestamp()),
+        actor=f"device:{asked.device.id}",
+        act=act,
+        subject=str(asked.device.id),
+        request_id=request_id,
+        detail=detail,
+    )
+
+
+def _required(value: bytes | None) -> bytes:
+    if value is None:
+        raise DeviceUnknown("This device has not completed an enrollment.")
+    return value
+
+
+def _registered_key(device: Device) -> ec.EllipticCurvePublicKey:
+    """The credential key by the registry's word."""
+    key = parse_public(_required(device.ck_public)).key
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise DeviceUnknown("This device's credential key is of another kind.", seen=type(key).__name__)
+    return key
+
+
+def _result(members: Mapping[str, Any]) -> AttestationResult:
+    return AttestationResult(dict(members["vector"]), tuple(members["reasons"]), int(members["attested_at"]))
+
+
+def _facts(device: Device, place: Placement, result: AttestationResult) -> Facts:
+    return Facts(
+        vector=result.vector,
+        labels=device.labels,
+        boot={},
+        status_index=place.status_index,
+        attested_at=result.attested_at,
+    )
+
+
+def _grant(
+    device: Device, place: Placement, key: ec.EllipticCurvePublicKey, result: AttestationResult, good_until: datetime
+) -> Grant:
+    return Grant(device.id, place.tier, place.site, device.labels, place.status_index, key, result, good_until)

@@ -1,0 +1,81 @@
+"""What enrollment and later requests have in common where they meet the registry and the settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+
+from attestd.appraisal.results import Reference
+from attestd.config import Settings
+from attestd.errors import AttestdError, Conflict
+from attestd.ids import DeviceId, Serial, Site, Tier
+from attestd.issuance.grants import Granted
+from attestd.registry import devices, issued
+from attestd.registry.devices import Device
+from attestd.registry.engine import Connection
+from attestd.registry.states import State
+from attestd.tpm.attest import VerifiedQuote
+
+
+class AnswerOutdated(Conflict):
+    """The answer to this request no longer stands"""
+
+    remedy = "Begin again; what this request was answered has been revoked or has expired."
+
+
+def references_for(settings: Settings, tier: Tier | None) -> tuple[Reference, ...]:
+    """The reference values that speak of devices of this tier."""
+    return tuple(
+        Reference(entry.name, entry.pcrs) for entry in settings.references if entry.tier is None or entry.tier is tier
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a device that may hold credentials stands: approval and the inventory give all three."""
+
+    tier: Tier
+    site: Site
+    status_index: int
+
+    @classmethod
+    def of(cls, device: Device) -> Self:
+        if device.tier is None or device.site is None or device.status_index is None:
+            raise AttestdError("The registry holds a device without a place.", seen=device.state.value)
+        return cls(device.tier, device.site, device.status_index)
+
+
+def clock_members(quote: VerifiedQuote) -> dict[str, Any]:
+    """The TPM's clock at the quote: a changed reset count means that the device has booted since."""
+    return {
+        "clock": quote.clock.clock,
+        "reset_count": quote.clock.reset_count,
+        "restart_count": quote.clock.restart_count,
+        "safe": quote.clock.safe,
+    }
+
+
+def record_granted(c: Connection, granted: Granted, device: Device) -> None:
+    """Stores the certificate if the device still is what it was granted to. Raises StateChanged."""
+    issued.record_for_device(
+        c,
+        device_id=device.id,
+        expected_version=device.state_version,
+        serial=granted.certificate.serial,
+        subject=str(granted.spiffe_id),
+        profile=granted.profile,
+        not_before=int(granted.certificate.not_before.timestamp()),
+        not_after=int(granted.certificate.not_after.timestamp()),
+        der=granted.certificate.der,
+        thumbprint=granted.certificate.thumbprint,
+    )
+
+
+def require_standing(c: Connection, device_id: DeviceId, serial: Serial, now: datetime) -> None:
+    """A stored answer may be repeated only while its device is active and its certificate valid: AnswerOutdated."""
+    if devices.by_id(c, device_id).state is not State.ACTIVE:
+        raise AnswerOutdated("The device is not active any more.")
+    certificate = issued.by_serial(c, serial)
+    if certificate.revoked_at is not None or certificate.not_after <= now.timestamp():
+        raise AnswerOutdated("The certificate of this answer is no longer valid.")

@@ -1,0 +1,73 @@
+"""Who may vouch for a TPM here: the makers' certificates that operators trust, and the inventory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from datetime import datetime
+
+from attestd.errors import EvidenceRefused
+from attestd.ids import EkHash
+from attestd.registry import devices, trust
+from attestd.registry.engine import Registry
+from attestd.tpm.endorsement import (
+    TrustAnchors,
+    UntrustedMaker,
+    VerifiedEndorsement,
+    endorse_by_inventory,
+    verify_endorsement,
+)
+
+
+class NoEndorsement(EvidenceRefused):
+    """Nothing vouches for this TPM"""
+
+    remedy = "Send the TPM's endorsement certificate, or have an operator import its EK hash with the inventory."
+
+
+class Trust:
+    """The trust store, parsed once and parsed again when an operator changes it."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._lock = threading.Lock()
+        self._version: int | None = None
+        self._anchors = TrustAnchors.load((), ())
+
+    def _current(self) -> TrustAnchors:
+        with self._registry.reading() as c:
+            version = trust.version(c)
+            if version != self._version:
+                makers = trust.every(c)
+                anchors = TrustAnchors.load(
+                    (maker.der for maker in makers if maker.is_root),
+                    (maker.der for maker in makers if not maker.is_root),
+                )
+                with self._lock:
+                    self._version, self._anchors = version, anchors
+            return self._anchors
+
+    def endorse(self, ek_public: bytes, certificates: Sequence[bytes], *, now: datetime) -> VerifiedEndorsement:
+        """A maker's certificate chain, or else the inventory's own word for this EK.
+
+        The inventory helps where there is no certificate, or none from a maker trusted here. A certificate that is
+        wrong in any other way is refused whatever the inventory says.
+        """
+        if certificates:
+            try:
+                return verify_endorsement(ek_public, certificates, anchors=self._current(), now=now)
+            except UntrustedMaker:
+                if (listed := self._listed(ek_public)) is not None:
+                    return listed
+                raise
+        if (listed := self._listed(ek_public)) is not None:
+            return listed
+        raise NoEndorsement("This TPM has no endorsement certificate, and the inventory does not list its EK.")
+
+    def _listed(self, ek_public: bytes) -> VerifiedEndorsement | None:
+        ek_hash = EkHash.of(ek_public)
+        with self._registry.reading() as c:
+            device = devices.by_ek_hash(c, ek_hash)
+        if device is None or device.source != "inventory":
+            return None
+        return endorse_by_inventory(ek_public, known=ek_hash)

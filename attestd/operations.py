@@ -1,0 +1,271 @@
+"""What operators do: each verb is one transaction that acts and leaves an audit row with the operator's name.
+
+Losing trust is immediate: quarantine, retire and replace change the state, its version and the status list in the
+transaction that is acknowledged (docs/protocol.md, section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import Any
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from attestd.ca.certificates import CertificateSpec, IssuedCertificate, issue, nested_validity
+from attestd.ca.hierarchy import Hierarchy
+from attestd.ca.profiles import Profile
+from attestd.config import Settings
+from attestd.credentials.jwk import jwk_thumbprint
+from attestd.errors import MalformedInput
+from attestd.ids import DeviceId, EkHash, Serial, Site, SpiffeId, Tier
+from attestd.issuance.grants import pem_chain
+from attestd.policy import PolicySet
+from attestd.protocol.encoding import b64decode
+from attestd.registry import admission, audit, devices, issued, operators, policies, proxies, trust
+from attestd.registry.admission import Imported
+from attestd.registry.devices import Device
+from attestd.registry.engine import Connection, Registry
+from attestd.registry.inventory import parse_inventory
+from attestd.registry.operators import Role
+from attestd.registry.states import Event
+from attestd.registry.trust import TrustedMaker
+from attestd.tpm.ekcert import describe_certificate
+
+
+class UnusablePublicKey(MalformedInput):
+    """This is not a P-256 public key"""
+
+    remedy = "Send the public half in PEM: `openssl pkey -in key.pem -pubout`."
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """Who acts, when, in which request, and why."""
+
+    actor: str
+    now: datetime
+    request_id: str
+    reason: str = ""
+
+    @property
+    def at(self) -> int:
+        return int(self.now.timestamp())
+
+    def note(self, c: Connection, act: str, subject: str, **detail: Any) -> None:
+        """The audit row, in the transaction that acts."""
+        if self.reason:
+            detail["reason"] = self.reason
+        audit.append(
+            c, at=self.at, actor=self.actor, act=act, subject=subject, request_id=self.request_id, detail=detail
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """The operators' verbs. One object serves any number of requests in any process."""
+
+    settings: Settings
+    registry: Registry
+    hierarchy: Hierarchy
+    profiles: Mapping[str, Profile]
+    entropy: Callable[[int], bytes]
+
+    # ---- Devices ----------------------------------------------------------------------------------------------
+
+    def import_inventory(self, data: bytes, act: Act) -> Imported:
+        """All of a CSV or JSON Lines file, or nothing. Raises InventoryInvalid (by line) or InventoryConflicts."""
+        entries = parse_inventory(data)
+        with self.registry.acting() as c:
+            imported = admission.import_approved(c, entries, entropy=self.entropy, now=act.at)
+            act.note(c, "import-inventory", "inventory", added=imported.added, unchanged=imported.unchanged)
+        return imported
+
+    def approve(
+        self, device_id: DeviceId, *, tier: Tier, site: Site, labels: Mapping[str, str] | None, act: Act
+    ) -> Device:
+        """Binds a waiting device to a tier and a site. Issues nothing: the agent enrolls again by itself."""
+        with self.registry.acting() as c:
+            device = admission.approve(c, device_id, tier=tier, site=site, labels=labels, now=act.at)
+            act.note(c, "approve", str(device_id), tier=tier.value, site=str(site))
+        return device
+
+    def change_state(self, device_id: DeviceId, event: Event, *, act: Act, expected_version: int | None) -> Device:
+        """Reject, quarantine, release or retire; `expected_version` is what the operator saw, if that matters."""
+        with self.registry.acting() as c:
+            device = devices.change_state(
+                c, device_id, event, reason=act.reason, now=act.at, expected_version=expected_version
+            )
+            act.note(c, event.value, str(device_id), version=device.state_version)
+        return device
+
+    def replace_tpm(self, device_id: DeviceId, ek_hash: EkHash, act: Act) -> Device:
+        """Another TPM stands for this device from now on; the old one is blocked for ever."""
+        with self.registry.acting() as c:
+            device = admission.replace_ek(c, device_id, ek_hash, reason=act.reason, now=act.at)
+            act.note(c, "replace-tpm", str(device_id), version=device.state_version)
+        return device
+
+    # ---- TPM makers -------------------------------------------------------------------------------------------
+
+    def add_makers(self, certificates: Iterable[bytes], act: Act) -> tuple[TrustedMaker, ...]:
+        """Trusts makers' CA certificates (DER); all of them are readable and CAs, or none is added.
+
+        Returns those that the file held, also the ones that were trusted before.
+        """
+        makers = tuple(
+            TrustedMaker(
+                sha256=described.sha256,
+                der=described.der,
+                subject=described.subject,
+                not_after=int(described.not_after.timestamp()),
+                is_root=described.is_root,
+                added_at=act.at,
+                added_by=act.actor,
+            )
+            for described in map(describe_certificate, certificates)
+        )
+        with self.registry.acting() as c:
+            added = trust.add(c, makers)
+            act.note(c, "trust-makers", "tpm-makers", added=added, sha256=[maker.sha256.hex() for maker in makers])
+        return makers
+
+    def remove_maker(self, sha256: bytes, act: Act) -> None:
+        """Stops trusting one certificate; devices that enrolled through it keep what they have until it ends."""
+        with self.registry.acting() as c:
+            trust.remove(c, sha256)
+            act.note(c, "distrust-maker", "tpm-makers", sha256=sha256.hex())
+
+    # ---- Credentials, policy ----------------------------------------------------------------------------------
+
+    def revoke(self, serial: Serial, act: Act) -> None:
+        """Revokes one certificate: edges refuse it within a second, the CRL names it."""
+        with self.registry.acting() as c:
+            issued.revoke(c, serial, reason=act.reason, now=act.at)
+            act.note(c, "revoke", str(serial))
+
+    def set_policy(self, text: str, act: Act) -> int:
+        """A new version of the policy, checked against the schema first. Returns its version."""
+        with self.registry.acting() as c:
+            version = policies.latest(c).version + 1
+            PolicySet.parse(text, version)
+            policies.add(c, text=text, created_by=act.actor, now=act.at, expected_version=version - 1)
+            act.note(c, "set-policy", f"policy {version}")
+        return version
+
+    # ---- Proxies and operators --------------------------------------------------------------------------------
+
+    def add_proxy(self, name: str, site: Site, public_key_pem: str, act: Act) -> str:
+        """An edge proxy's own identity, for a key that the proxy made: its PEM chain. A known name is certified anew
+        for the same key and site, so that a proxy that slept too long comes back by an operator's act."""
+        key = read_public_key(public_key_pem)
+        spiffe_id = SpiffeId.of_proxy(self.settings.trust_domain, site, name)
+        certificate = self._certify("proxy", key, spiffe_id, act)
+        thumbprint = b64decode(jwk_thumbprint(key))
+        with self.registry.acting() as c:
+            known = proxies.by_thumbprint(c, thumbprint)
+            if known is not None and (known.name, known.site) == (name, site):
+                proxies.renew(c, name, serial=certificate.serial)
+            else:
+                proxies.add(
+                    c,
+                    name=name,
+                    site=site,
+                    thumbprint=thumbprint,
+                    public_key=_spki(key),
+                    serial=certificate.serial,
+                    now=act.at,
+                )
+            self._record(c, certificate, spiffe_id, "proxy")
+            act.note(c, "add-proxy", name, site=str(site), serial=str(certificate.serial))
+        return pem_chain(certificate, self.hierarchy)
+
+    def renew_proxy(self, name: str, act: Act) -> tuple[IssuedCertificate, str]:
+        """A proxy's next certificate for the same key, while it is registered and not disabled, and its PEM chain."""
+        with self.registry.reading() as c:
+            proxy = proxies.by_name(c, name)
+        spiffe_id = SpiffeId.of_proxy(self.settings.trust_domain, proxy.site, name)
+        certificate = self._certify("proxy", _p256(serialization.load_der_public_key(proxy.public_key)), spiffe_id, act)
+        with self.registry.acting() as c:
+            proxies.renew(c, name, serial=certificate.serial)
+            self._record(c, certificate, spiffe_id, "proxy")
+            act.note(c, "renew-proxy", name, serial=str(certificate.serial))
+        return certificate, pem_chain(certificate, self.hierarchy)
+
+    def disable_proxy(self, name: str, act: Act) -> None:
+        """The proxy fetches no bundle any more; what it has goes stale."""
+        with self.registry.acting() as c:
+            proxies.disable(c, name, now=act.at)
+            act.note(c, "disable-proxy", name)
+
+    def register_operator(self, name: str, role: Role, key: ec.EllipticCurvePublicKey, act: Act) -> str:
+        """An operator's credential for a key of their own: the PEM chain. An existing operator's is renewed."""
+        spiffe_id = SpiffeId.of_operator(self.settings.trust_domain, name)
+        certificate = self._certify("admin", key, spiffe_id, act)
+        thumbprint, public_key = b64decode(jwk_thumbprint(key)), _spki(key)
+        with self.registry.acting() as c:
+            if any(operator.name == name for operator in operators.every(c)):
+                operators.renew(c, name, thumbprint=thumbprint, public_key=public_key, certificate=certificate.der)
+            else:
+                operators.add(
+                    c,
+                    name=name,
+                    role=role,
+                    thumbprint=thumbprint,
+                    public_key=public_key,
+                    certificate=certificate.der,
+                    now=act.at,
+                )
+            self._record(c, certificate, spiffe_id, "admin")
+            act.note(c, "register-operator", name, role=role.value, serial=str(certificate.serial))
+        return pem_chain(certificate, self.hierarchy)
+
+    def _certify(
+        self, profile: str, key: ec.EllipticCurvePublicKey, spiffe_id: SpiffeId, act: Act
+    ) -> IssuedCertificate:
+        chosen = self.profiles[profile]
+        not_before, not_after = nested_validity(chosen, issuer=self.hierarchy.issuer.certificate, now=act.now)
+        return issue(
+            CertificateSpec(
+                public_key=key,
+                spiffe_id=spiffe_id,
+                profile=chosen,
+                serial=Serial.random(self.entropy(20)),
+                not_before=not_before,
+                not_after=not_after,
+            ),
+            self.hierarchy.issuer,
+        )
+
+    def _record(self, c: Connection, certificate: IssuedCertificate, spiffe_id: SpiffeId, profile: str) -> None:
+        issued.record(
+            c,
+            serial=certificate.serial,
+            subject=str(spiffe_id),
+            profile=profile,
+            not_before=int(certificate.not_before.timestamp()),
+            not_after=int(certificate.not_after.timestamp()),
+            der=certificate.der,
+            thumbprint=sha256(certificate.der).digest(),
+        )
+
+
+def read_public_key(pem: str) -> ec.EllipticCurvePublicKey:
+    """A P-256 public key in PEM. Raises UnusablePublicKey."""
+    try:
+        return _p256(serialization.load_pem_public_key(pem.encode("ascii")))
+    except (ValueError, UnicodeEncodeError):
+        raise UnusablePublicKey("This is not a public key in PEM.", expected="-----BEGIN PUBLIC KEY-----") from None
+
+
+def _p256(key: object) -> ec.EllipticCurvePublicKey:
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise UnusablePublicKey("This key is of another kind.", seen=type(key).__name__, expected="P-256")
+    return key
+
+
+def _spki(key: ec.EllipticCurvePublicKey) -> bytes:
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

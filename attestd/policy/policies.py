@@ -1,0 +1,147 @@
+"""A policy set: parsed once, checked against the schema, used for every decision.
+
+Steps of `PolicySet.parse`, each of which refuses:
+1. size and nesting within bounds (source.py says why that comes first);
+2. Cedar's grammar;
+3. no templates: nothing here links them, so they would look like policies and never apply;
+4. each @id at most once: reasons name policies by it;
+5. Cedar's validator in strict mode against schema.cedarschema: unknown attributes, actions, tiers or trust levels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Any, Self
+
+import cedarpy
+from cedarpy import pst
+
+from attestd.policy.source import PolicyInvalid, Source
+
+# What `context` holds for the two actions (schema.cedarschema).
+CONTEXT = frozenset({"method", "path", "labels", "now"})
+
+
+def default_policy() -> str:
+    """The text that a new instance starts with: crossing at home, no tokens."""
+    return _resource("default.cedar")
+
+
+def edge_tokens_policy() -> str:
+    """An addition to the default policy that permits devices tokens for the audience "edge"."""
+    return _resource("edge-tokens.cedar")
+
+
+def _resource(name: str) -> str:
+    return files("attestd.policy").joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def schema() -> cedarpy.Schema:
+    """The schema's handle, parsed once a process."""
+    return cedarpy.Schema.from_str(_resource("schema.cedarschema"))
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySet:
+    """Valid policies. `reads` are the members of `context` that any of them looks at; `ids` maps the engine's ids to
+    the @id annotations (or to the engine's id where a policy has none)."""
+
+    version: int
+    text: str
+    reads: frozenset[str]
+    ids: Mapping[str, str]
+    handle: cedarpy.PolicySet
+
+    @classmethod
+    def parse(cls, text: str, version: int) -> Self:
+        """Raises PolicyInvalid with line and column, or InputTooLarge."""
+        source = Source.read(text)  # 1.
+        try:
+            handle = cedarpy.PolicySet.from_str(text)  # 2.
+        except ValueError as error:
+            place = source.place_of_syntax_error(str(error), cedarpy.PolicySet.from_str)
+            raise PolicyInvalid(f"The policy is not Cedar at {place}.", seen=str(error)[:300]) from None
+        try:
+            tree = handle.to_pst()
+        except ValueError as error:
+            raise PolicyInvalid("The policy can't be examined.", seen=str(error)[:300]) from None
+        if tree.templates:  # 3.
+            name = next(iter(tree.templates))
+            raise PolicyInvalid(
+                f"The policy at {source.place_of_policy(_index(name), name)} is a template.",
+                expected="policies without ?principal or ?resource",
+            )
+        ids: dict[str, str] = {}
+        for name, policy in tree.static_policies.items():
+            shown = policy.annotations.get("id") or name
+            if shown in ids.values():  # 4.
+                place = source.place_of_policy(_index(name), f"`{shown}`")
+                raise PolicyInvalid(f"Two policies have one @id at {place}.", seen=repr(shown), expected="unique @ids")
+            ids[name] = shown
+        result = cedarpy.validate_policies(text, schema())  # 5.
+        if not result.validation_passed:
+            first = min(result.errors, key=lambda error: _index(error.policy_id), default=None)
+            told = first.error if first else "the validator gave no reason"
+            place = source.place_of_policy(_index(first.policy_id) if first else -1, told)
+            raise PolicyInvalid(f"The policy does not fit the schema at {place}.", seen=told[:300])
+        return cls(version, text, _reads(tree), MappingProxyType(ids), handle)
+
+    @property
+    def reads_time(self) -> bool:
+        """Whether a verdict depends on the moment, and so must not be kept (protocol.md, section 4)."""
+        return "now" in self.reads
+
+    @property
+    def reads_request(self) -> bool:
+        """Whether a verdict depends on method or path, and so is kept for each of them apart."""
+        return bool({"method", "path"} & self.reads)
+
+
+def _index(policy_id: str) -> int:
+    """The engine numbers a text's policies from zero: policy0, policy1, …; -1 for anything else."""
+    match = re.fullmatch(r"policy(\d+)", policy_id)
+    return int(match[1]) if match else -1
+
+
+def _reads(tree: pst.PolicySet) -> frozenset[str]:
+    """The members of `context` that policies look at: all of them as soon as `context` is used whole."""
+    found: set[str] = set()
+    for node in _nodes(tree):
+        if isinstance(node, pst.GetAttr) and _is_context(node.base):
+            found.add(node.attr)
+        elif isinstance(node, pst.HasAttr) and _is_context(node.base):
+            found.add(node.attrs[0])
+        elif any(_is_context(child) for child in _children(node)):
+            return CONTEXT
+    return frozenset(found)
+
+
+def _is_context(node: Any) -> bool:
+    return isinstance(node, pst.Var) and node.name == "context"
+
+
+def _nodes(root: Any) -> Iterator[Any]:
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting.extend(_children(node))
+
+
+def _children(node: Any) -> Iterator[Any]:
+    values = (getattr(node, field.name) for field in fields(node)) if is_dataclass(node) else ()
+    for value in values:
+        if isinstance(value, Mapping):
+            yield from value.values()
+        elif isinstance(value, tuple):
+            for item in value:
+                # A record's fields may come as pairs.
+                yield from item if isinstance(item, tuple) else (item,)
+        else:
+            yield value

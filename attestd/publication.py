@@ -1,0 +1,123 @@
+"""What the service publishes: the root, token keys, the CRL, the signed time, and the bundle that edges decide with."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from cryptography.hazmat.primitives import serialization
+
+from attestd.ca.bundles import sign_bundle, sign_time
+from attestd.ca.hierarchy import Hierarchy, jwks
+from attestd.ca.revocation import build_crl
+from attestd.config import Settings
+from attestd.credentials.bundle import Bundle
+from attestd.credentials.status import StatusList
+from attestd.registry import bundles, devices, issued, policies, revision
+from attestd.registry.engine import Connection, Registry
+
+# A bundle whose content stays is signed anew after this share of its staleness limit, so that edges see it is alive.
+_REFRESH = 1 / 6
+_CRL_LIFETIME = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedBundle:
+    """A signed bundle and its strong ETag (RFC 9110, section 8.8.3)."""
+
+    jws: str
+    etag: str
+
+
+class Publication:
+    """Builds and signs what is published. One object a process; safe from several threads."""
+
+    def __init__(self, settings: Settings, registry: Registry, hierarchy: Hierarchy) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._hierarchy = hierarchy
+        self._lock = threading.Lock()
+        self._latest: bundles.StoredBundle | None = None
+
+    @property
+    def root_pem(self) -> str:
+        """The trust domain's root certificate."""
+        return self._hierarchy.root.public_bytes(serialization.Encoding.PEM).decode("ascii")
+
+    def jwks(self) -> dict[str, Any]:
+        """The token keys as a JWK set (RFC 7517, section 5)."""
+        return jwks(self._hierarchy)
+
+    def crl(self, now: datetime) -> bytes:
+        """The issuing CA's full CRL, DER (RFC 5280, section 5)."""
+        with self._registry.reading() as c:
+            revoked = issued.revoked_unexpired(c, now=int(now.timestamp()))
+            number = revision.current(c)
+        return build_crl(
+            [(entry.serial, entry.at, entry.reason) for entry in revoked],
+            self._hierarchy.issuer,
+            number=number,
+            now=now,
+            next_update=now + _CRL_LIFETIME,
+        )
+
+    def signed_time(self, nonce: bytes, now: datetime) -> str:
+        """The time, signed in answer to a device's nonce (docs/protocol.md, section 7)."""
+        return sign_time(nonce, now, self._hierarchy.bundle_signer)
+
+    def bundle(self, now: datetime) -> PublishedBundle:
+        """The current bundle, signed anew when its content changed or its signature is getting old.
+
+        Versions only grow: the row that stores one is inserted under its number, so that of several processes one
+        wins and the others publish the winner's.
+        """
+        with self._registry.reading() as c:
+            current = revision.current(c)
+            newest = bundles.newest(c)
+        refresh = self._settings.bundle.stale_after.total_seconds() * _REFRESH
+        if newest is None or newest.revision != current or now.timestamp() - newest.issued_at >= refresh:
+            newest = self._sign_next(now)
+        with self._lock:
+            if self._latest is None or (self._latest.epoch, self._latest.version) != (newest.epoch, newest.version):
+                with self._registry.reading() as c:
+                    self._latest = bundles.stored(c, epoch=newest.epoch, version=newest.version)
+            latest = self._latest
+        return PublishedBundle(latest.jws, f'"{latest.epoch}.{latest.version}"')
+
+    def _sign_next(self, now: datetime) -> bundles.BundleHead:
+        with self._registry.reading() as c:
+            # Read before the content: if the content changes in between, the next call signs again.
+            head = bundles.newest(c)
+            current = revision.current(c)
+            epoch = revision.epoch(c)
+            version = 1 if head is None or head.epoch != epoch else head.version + 1
+            bundle = self._content(c, epoch, version, now)
+        jws = sign_bundle(bundle, self._hierarchy.bundle_signer)
+        with self._registry.acting() as c:
+            bundles.store(c, epoch=epoch, version=version, revision=current, issued_at=bundle.issued_at, jws=jws)
+            bundles.purge(c, keep=2)
+        with self._registry.reading() as c:
+            newest = bundles.newest(c)
+        assert newest is not None  # noqa: S101 - the transaction above stored it, or another one did
+        return newest
+
+    def _content(self, c: Connection, epoch: int, version: int, now: datetime) -> Bundle:
+        policy = policies.latest(c)
+        entries = dict(devices.status_entries(c))
+        return Bundle(
+            trust_domain=self._settings.trust_domain,
+            epoch=epoch,
+            version=version,
+            issued_at=int(now.timestamp()),
+            stale_after=int(self._settings.bundle.stale_after.total_seconds()),
+            roots=(self._hierarchy.root.public_bytes(serialization.Encoding.DER),),
+            issuers=(self._hierarchy.issuer.certificate.public_bytes(serialization.Encoding.DER),),
+            token_issuer=self._settings.server.url,
+            token_keys={key["kid"]: key for key in jwks(self._hierarchy)["keys"]},
+            policy_version=policy.version,
+            policy=policy.text,
+            status=StatusList.of(entries, size=max(entries, default=-1) + 1),
+            revoked=frozenset(entry.serial for entry in issued.revoked_unexpired(c, now=int(now.timestamp()))),
+        )

@@ -1,0 +1,344 @@
+"""Devices: reading them, and every act on one that is bound to its EK already.
+
+Each act is one conditional UPDATE that must change one row: it names the state and, where something was appraised
+before, the `state_version` that was appraised (docs/protocol.md, section 3). How an EK gets bound to a device id
+(asking, approval, inventory, replacement) is `attestd.registry.admission`.
+
+`now` and all other times are unix seconds. Acts need a connection of `Registry.acting()`; after an error the whole
+transaction is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, String, cast, func, or_, select, update
+
+from attestd.credentials.status import Status
+from attestd.ids import DeviceId, EkHash, Site, Tier
+from attestd.registry import issued, revision
+from attestd.registry.states import TRANSITIONS, Event, State, StateChanged, UnknownDevice, refusal
+from attestd.registry.tables import blocked_eks, devices
+
+# What the status list says of each state. A device without valid credentials of its own is invalid, also while it waits
+# for its first ones.
+STATUS: Mapping[State, Status] = {
+    State.PENDING: Status.INVALID,
+    State.APPROVED: Status.INVALID,
+    State.REJECTED: Status.INVALID,
+    State.ACTIVE: Status.VALID,
+    State.QUARANTINED: Status.SUSPENDED,
+    State.RETIRED: Status.INVALID,
+}
+
+MAX_PAGE = 1000
+_MAX_WORDS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device as the registry knows it. The EK hash is a lifelong tracker: it is kept out of `repr` too."""
+
+    id: DeviceId
+    state: State
+    state_version: int
+    tier: Tier | None
+    site: Site | None
+    serial_number: str | None
+    labels: Mapping[str, str]
+    ek_hash: EkHash = field(repr=False)
+    ek_public: bytes | None = field(repr=False)
+    ak_public: bytes | None = field(repr=False)
+    ck_public: bytes | None = field(repr=False)
+    ck_name: bytes | None = field(repr=False)
+    status_index: int | None
+    manufacturer: str
+    model: str
+    firmware_version: str
+    endorsement: str | None  # "certificate" or "inventory"; None before the first enrollment
+    created_at: int
+    updated_at: int
+    attested_at: int | None
+    attestation_good_until: int | None
+    result: Mapping[str, Any] | None = field(repr=False)
+    clock: Mapping[str, Any] | None
+    state_reason: str | None
+    source: str  # "inventory" or "request"
+
+
+# ---- Reading ----------------------------------------------------------------------------------------------------
+
+
+def by_id(c: Connection, device_id: DeviceId) -> Device:
+    """The device of this id. Raises UnknownDevice."""
+    row = c.execute(select(devices).where(devices.c.id == device_id)).one_or_none()
+    if row is None:
+        raise UnknownDevice(f"No device is called {device_id}.")
+    return device_of(row)
+
+
+def by_ek_hash(c: Connection, ek_hash: EkHash) -> Device | None:
+    """The device that this EK stands for now, if any."""
+    row = c.execute(select(devices).where(devices.c.ek_hash == ek_hash)).one_or_none()
+    return None if row is None else device_of(row)
+
+
+def ek_is_blocked(c: Connection, ek_hash: EkHash) -> bool:
+    """Whether this EK was replaced once."""
+    return c.execute(select(blocked_eks.c.at).where(blocked_eks.c.ek_hash == ek_hash)).one_or_none() is not None
+
+
+def search(
+    c: Connection,
+    *,
+    state: State | None = None,
+    tier: Tier | None = None,
+    site: Site | None = None,
+    text: str = "",
+    after: DeviceId | None = None,
+    limit: int = 100,
+) -> list[Device]:
+    """A page of devices in the order of their ids; the last one's id is the next page's `after`.
+
+    Every word of `text` (the first 8) must occur in the id, serial number, maker, model or labels; `name=value` finds
+    a label. Without regard to the case of ASCII letters. `limit` is at most 1000.
+    """
+    filters = {devices.c.state: state, devices.c.tier: tier, devices.c.site: site}
+    wanted = [column == value for column, value in filters.items() if value is not None]
+    if after is not None:
+        wanted.append(devices.c.id > after)
+    wanted.extend(_mentions(word) for word in text.split()[:_MAX_WORDS])
+    statement = select(devices).where(*wanted).order_by(devices.c.id).limit(min(limit, MAX_PAGE))
+    return [device_of(row) for row in c.execute(statement)]
+
+
+def count_by_state(c: Connection) -> dict[State, int]:
+    """How many devices are in each state; all states are named."""
+    counted = c.execute(select(devices.c.state, func.count()).group_by(devices.c.state))
+    return dict.fromkeys(State, 0) | {State(state): count for state, count in counted}
+
+
+def status_entries(c: Connection) -> Iterator[tuple[int, Status]]:
+    """(status index, status) of every device that has an index, in the order of indices, for the status list."""
+    statement = (
+        select(devices.c.status_index, devices.c.state)
+        .where(devices.c.status_index.is_not(None))
+        .order_by(devices.c.status_index)
+    )
+    for index, state in c.execute(statement):
+        yield index, STATUS[State(state)]
+
+
+# ---- Acting -----------------------------------------------------------------------------------------------------
+
+
+def activate(
+    c: Connection,
+    device_id: DeviceId,
+    *,
+    expected_version: int,
+    ek_public: bytes,
+    ak_public: bytes,
+    ck_public: bytes,
+    ck_name: bytes,
+    endorsement: str,
+    manufacturer: str,
+    model: str,
+    firmware_version: str,
+    result: Mapping[str, Any],
+    clock: Mapping[str, Any],
+    good_until: int,
+    now: int,
+) -> Device:
+    """A complete enrollment: approved or active -> active, with these keys.
+
+    All earlier credentials are revoked, so call this before `issued.record_for_device`, and give that the
+    `state_version` of the Device returned here. Raises UnknownDevice, StateChanged, TransitionRefused.
+    """
+    device = change(
+        c,
+        device_id,
+        Event.ACTIVATE,
+        devices.c.ek_hash == EkHash.of(ek_public),
+        expected_version=expected_version,
+        now=now,
+        ek_public=ek_public,
+        ak_public=ak_public,
+        ck_public=ck_public,
+        ck_name=ck_name,
+        endorsement=endorsement,
+        manufacturer=manufacturer,
+        model=model,
+        firmware_version=firmware_version,
+        result=dict(result),
+        clock=dict(clock),
+        attested_at=now,
+        attestation_good_until=good_until,
+        state_reason=None,
+    )
+    issued.revoke_all_of(c, device_id, reason="enrolled again", now=now)
+    revision.bump(c)
+    return device
+
+
+def record_attestation(
+    c: Connection,
+    device_id: DeviceId,
+    *,
+    expected_version: int,
+    result: Mapping[str, Any],
+    clock: Mapping[str, Any],
+    good_until: int,
+    now: int,
+    firmware_version: str | None = None,
+) -> Device:
+    """A known device's new attestation result. The state and its version stay; quarantined devices may attest too.
+
+    Raises UnknownDevice, StateChanged, TransitionRefused.
+    """
+    also = {} if firmware_version is None else {"firmware_version": firmware_version}
+    return change(
+        c,
+        device_id,
+        Event.ATTEST,
+        expected_version=expected_version,
+        now=now,
+        result=dict(result),
+        clock=dict(clock),
+        attested_at=now,
+        attestation_good_until=good_until,
+        **also,
+    )
+
+
+def rekey(
+    c: Connection, device_id: DeviceId, *, expected_version: int, ck_public: bytes, ck_name: bytes, now: int
+) -> Device:
+    """An active device's new credential key; the version grows, so nothing more is issued for the old key.
+
+    Credentials of the old key live on until they expire or are revoked. Raises UnknownDevice, StateChanged,
+    TransitionRefused.
+    """
+    return change(
+        c,
+        device_id,
+        Event.REKEY,
+        expected_version=expected_version,
+        now=now,
+        ck_public=ck_public,
+        ck_name=ck_name,
+    )
+
+
+def require_unchanged(
+    c: Connection, device_id: DeviceId, *, expected_version: int, expected_state: State = State.ACTIVE
+) -> None:
+    """Holds the device as it was appraised until the transaction ends. Raises UnknownDevice, StateChanged.
+
+    For transactions that issue something without writing the device: no other act on it commits before this one.
+    """
+    statement = select(devices.c.id).where(
+        devices.c.id == device_id,
+        devices.c.state == expected_state,
+        devices.c.state_version == expected_version,
+    )
+    if c.execute(statement.with_for_update(read=True)).one_or_none() is None:
+        raise _changed(by_id(c, device_id), expected_version)
+
+
+def change_state(
+    c: Connection,
+    device_id: DeviceId,
+    event: Event,
+    *,
+    reason: str,
+    now: int,
+    expected_version: int | None = None,
+) -> Device:
+    """REJECT, QUARANTINE, RELEASE or RETIRE; retiring revokes every credential of the device too.
+
+    `expected_version` is what the decision was based on; None acts on whatever version there is, for events that only
+    take something away. Raises UnknownDevice, StateChanged, TransitionRefused.
+    """
+    if event not in _PLAIN:
+        raise ValueError(f"{event.value} has a function of its own")
+    device = change(c, device_id, event, expected_version=expected_version, now=now, state_reason=reason)
+    if event is Event.RETIRE:
+        issued.revoke_all_of(c, device_id, reason="the device was retired", now=now)
+    revision.bump(c)
+    return device
+
+
+_PLAIN = frozenset({Event.REJECT, Event.QUARANTINE, Event.RELEASE, Event.RETIRE})
+_SAME_VERSION = frozenset({Event.ATTEST})
+
+
+def change(
+    c: Connection,
+    device_id: DeviceId,
+    event: Event,
+    *also: ColumnElement[bool],
+    expected_version: int | None,
+    now: int,
+    **values: Any,
+) -> Device:
+    """The one conditional UPDATE behind every event on a known device; for this room only.
+
+    `also` are further conditions. When no row fits, nothing changed and the error says why.
+    """
+    transition = TRANSITIONS[event]
+    wanted = [devices.c.id == device_id, devices.c.state.in_(sorted(transition.come_from)), *also]
+    if expected_version is not None:
+        wanted.append(devices.c.state_version == expected_version)
+    if transition.go_to is not None:
+        values["state"] = transition.go_to.value
+    if event not in _SAME_VERSION:
+        values["state_version"] = devices.c.state_version + 1
+    statement = update(devices).where(*wanted).values(updated_at=now, **values).returning(devices)
+    row = c.execute(statement).one_or_none()
+    if row is not None:
+        return device_of(row)
+    seen = by_id(c, device_id)
+    if expected_version in (None, seen.state_version) and seen.state not in transition.come_from:
+        raise refusal(device_id, event, seen.state)
+    raise _changed(seen, expected_version)
+
+
+def _changed(seen: Device, expected_version: int | None) -> StateChanged:
+    return StateChanged(
+        f"Device {seen.id} changed in the meantime.",
+        seen=f"{seen.state}, version {seen.state_version}",
+        expected=None if expected_version is None else f"version {expected_version}",
+    )
+
+
+def device_of(row: Row[Any]) -> Device:
+    """A row of the devices table as a Device; for this room only."""
+    found = dict(row._mapping)
+    found["id"] = DeviceId(found["id"])
+    found["state"] = State(found["state"])
+    found["tier"] = None if found["tier"] is None else Tier(found["tier"])
+    found["site"] = None if found["site"] is None else Site(found["site"])
+    found["ek_hash"] = EkHash(found["ek_hash"])
+    return Device(**found)
+
+
+def _mentions(word: str) -> ColumnElement[bool]:
+    everything = func.lower(
+        devices.c.id
+        + " "
+        + func.coalesce(devices.c.serial_number, "")
+        + " "
+        + devices.c.manufacturer
+        + " "
+        + devices.c.model
+        + " "
+        + cast(devices.c.labels, String)
+    )
+    word = word.lower()
+    found: ColumnElement[bool] = everything.contains(word, autoescape=True)
+    if "=" in word:  # labels are stored as compact JSON: {"name":"value"}
+        found = or_(found, everything.contains(word.replace("=", '":"', 1), autoescape=True))
+    return found

@@ -1,0 +1,132 @@
+"""Who may call the admin API: people and programs, each known by a key. Times are unix seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Self
+
+from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from attestd.errors import Conflict, MalformedInput, NotFound
+from attestd.registry.engine import is_unique_violation
+from attestd.registry.tables import operators
+
+
+class UnknownOperator(NotFound):
+    """There is no such operator"""
+
+    remedy = "Use the name of an operator that exists and is in the state this act needs."
+
+
+class OperatorTaken(Conflict):
+    """An operator of this name, or with this key, exists already"""
+
+    remedy = "Choose another name, and give each operator a key of their own."
+
+
+class UnknownRole(MalformedInput):
+    """This is not a role"""
+
+    remedy = "Name one of the roles: viewer, operator, admin."
+
+
+class Role(StrEnum):
+    """What an operator may do; each includes the ones before."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises UnknownRole."""
+        try:
+            return cls(text)
+        except ValueError:
+            raise UnknownRole(seen=repr(text[:40]), expected=", ".join(cls)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One caller of the admin API."""
+
+    name: str
+    role: Role
+    thumbprint: bytes  # of the public key (RFC 7638)
+    public_key: bytes = field(repr=False)  # SubjectPublicKeyInfo, DER
+    certificate: bytes = field(repr=False)
+    created_at: int
+    disabled_at: int | None
+
+
+def add(
+    c: Connection, *, name: str, role: Role, thumbprint: bytes, public_key: bytes, certificate: bytes, now: int
+) -> Operator:
+    """A new operator. Raises OperatorTaken."""
+    values = {
+        "name": name,
+        "role": role.value,
+        "thumbprint": thumbprint,
+        "public_key": public_key,
+        "certificate": certificate,
+        "created_at": now,
+    }
+    try:
+        return _operator_of(c.execute(insert(operators).values(values).returning(operators)).one())
+    except IntegrityError as error:
+        if is_unique_violation(error):
+            raise OperatorTaken(seen=name) from None
+        raise
+
+
+def by_name(c: Connection, name: str) -> Operator:
+    """The operator of this name, disabled or not. Raises UnknownOperator."""
+    row = c.execute(select(operators).where(operators.c.name == name)).one_or_none()
+    if row is None:
+        raise UnknownOperator(seen=name)
+    return _operator_of(row)
+
+
+def by_thumbprint(c: Connection, thumbprint: bytes) -> Operator | None:
+    """The operator with this key, disabled or not."""
+    row = c.execute(select(operators).where(operators.c.thumbprint == thumbprint)).one_or_none()
+    return None if row is None else _operator_of(row)
+
+
+def every(c: Connection) -> list[Operator]:
+    """All operators, in the order of their names."""
+    return [_operator_of(row) for row in c.execute(select(operators).order_by(operators.c.name))]
+
+
+def renew(c: Connection, name: str, *, thumbprint: bytes, public_key: bytes, certificate: bytes) -> None:
+    """Another certificate for an operator who is not disabled. Raises UnknownOperator, OperatorTaken."""
+    statement = (
+        update(operators)
+        .where(operators.c.name == name, operators.c.disabled_at.is_(None))
+        .values(thumbprint=thumbprint, public_key=public_key, certificate=certificate)
+    )
+    try:
+        changed = c.execute(statement).rowcount
+    except IntegrityError as error:
+        if is_unique_violation(error):
+            raise OperatorTaken(seen=name) from None
+        raise
+    if changed != 1:
+        raise UnknownOperator(seen=name, expected="an operator who is not disabled")
+
+
+def disable(c: Connection, name: str, *, now: int) -> None:
+    """Ends what this operator may do. Raises UnknownOperator, also if it was ended before."""
+    statement = (
+        update(operators).where(operators.c.name == name, operators.c.disabled_at.is_(None)).values(disabled_at=now)
+    )
+    if c.execute(statement).rowcount != 1:
+        raise UnknownOperator(seen=name, expected="an operator who is not disabled")
+
+
+def _operator_of(row: Row[Any]) -> Operator:
+    found = dict(row._mapping)
+    found["role"] = Role(found["role"])
+    return Operator(**found)

@@ -1,0 +1,82 @@
+"""The policy's versions. A rollback is a higher version with old content (docs/protocol.md, section 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from attestd.errors import Conflict, NotFound
+from attestd.registry import revision
+from attestd.registry.engine import is_unique_violation
+from attestd.registry.tables import policies
+
+MAX_PAGE = 1000
+
+
+class UnknownPolicy(NotFound):
+    """There is no such version of the policy"""
+
+    remedy = "`attestd init` installs the first version; later ones follow it."
+
+
+class PolicyRaced(Conflict):
+    """Somebody else changed the policy at the same time"""
+
+    remedy = "Nothing was stored. Read the newest version, then decide again."
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPolicy:
+    """One version. The text is Cedar."""
+
+    version: int
+    text: str = field(repr=False)
+    created_at: int  # unix seconds
+    created_by: str
+
+
+def add(c: Connection, *, text: str, created_by: str, now: int, expected_version: int | None = None) -> StoredPolicy:
+    """The next version. `expected_version` is the newest one that its author knew (0: none). Raises PolicyRaced."""
+    newest = _newest(c)
+    version = 0 if newest is None else newest.version
+    if expected_version not in (None, version):
+        raise PolicyRaced(seen=f"version {version}", expected=f"version {expected_version}")
+    stored = StoredPolicy(version + 1, text, now, created_by)
+    try:
+        c.execute(insert(policies).values(version=stored.version, text=text, created_at=now, created_by=created_by))
+    except IntegrityError as error:
+        if is_unique_violation(error):
+            raise PolicyRaced(seen=f"version {stored.version} exists") from None
+        raise
+    revision.bump(c)
+    return stored
+
+
+def latest(c: Connection) -> StoredPolicy:
+    """The version in force. Raises UnknownPolicy where there is none."""
+    newest = _newest(c)
+    if newest is None:
+        raise UnknownPolicy("No policy was ever stored.")
+    return newest
+
+
+def by_version(c: Connection, version: int) -> StoredPolicy:
+    """One version. Raises UnknownPolicy."""
+    row = c.execute(select(policies).where(policies.c.version == version)).one_or_none()
+    if row is None:
+        raise UnknownPolicy(seen=version)
+    return StoredPolicy(**row._mapping)
+
+
+def page(c: Connection, *, before: int | None = None, limit: int = 100) -> list[StoredPolicy]:
+    """Versions, the newest first; the last one's `version` is the next page's `before`. `limit` is at most 1000."""
+    wanted = [] if before is None else [policies.c.version < before]
+    statement = select(policies).where(*wanted).order_by(policies.c.version.desc()).limit(min(limit, MAX_PAGE))
+    return [StoredPolicy(**row._mapping) for row in c.execute(statement)]
+
+
+def _newest(c: Connection) -> StoredPolicy | None:
+    row = c.execute(select(policies).order_by(policies.c.version.desc()).limit(1)).one_or_none()
+    return None if row is None else StoredPolicy(**row._mapping)

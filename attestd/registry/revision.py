@@ -1,0 +1,65 @@
+"""Numbers that only grow: the revision of what bundles say, the epoch, the next free status index, the trust store's
+version.
+
+Every function of the registry that changes what a bundle says calls `bump` itself, in the same transaction, so a
+publisher that sees an unchanged revision has nothing to sign. The counters' rows are made by the first migration.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, select, update
+
+from attestd.registry.tables import counters
+
+REVISION = "revision"
+EPOCH = "epoch"
+NEXT_STATUS_INDEX = "next_status_index"
+TRUST = "trust"
+
+
+def bump(c: Connection) -> int:
+    """Says that bundles must say something new; returns the new revision."""
+    return _advance(c, REVISION, 1)
+
+
+def current(c: Connection) -> int:
+    """The revision: equal revisions mean equal bundle contents."""
+    return _read(c, REVISION)
+
+
+def epoch(c: Connection) -> int:
+    """The epoch of bundles (docs/protocol.md, section 5)."""
+    return _read(c, EPOCH)
+
+
+def raise_epoch(c: Connection) -> int:
+    """After a restore from a backup; returns the new epoch."""
+    bump(c)
+    return _advance(c, EPOCH, 1)
+
+
+def reserve_status_indices(c: Connection, count: int) -> range:
+    """`count` indices that no device ever had. A rollback gives them back, nothing else does."""
+    end = _advance(c, NEXT_STATUS_INDEX, count)
+    return range(end - count, end)
+
+
+def change_trust(c: Connection) -> None:
+    """Says that the trust store changed."""
+    _advance(c, TRUST, 1)
+
+
+def trust_version(c: Connection) -> int:
+    """How often the trust store changed."""
+    return _read(c, TRUST)
+
+
+def _read(c: Connection, name: str) -> int:
+    return int(c.execute(select(counters.c.value).where(counters.c.name == name)).scalar_one())
+
+
+def _advance(c: Connection, name: str, by: int) -> int:
+    statement = (
+        update(counters).where(counters.c.name == name).values(value=counters.c.value + by).returning(counters.c.value)
+    )
+    return int(c.execute(statement).scalar_one())

@@ -1,0 +1,237 @@
+"""The tables. They describe what is stored; only the modules beside this one read and write them, with Core statements.
+
+Times are whole unix seconds, binary values are octets, open-ended facts are JSON. Nothing here is SQLite's alone.
+The same schema is written by hand in `migrations/`; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Index, Integer, MetaData, Table
+from sqlmodel import Field, SQLModel
+
+# The newest migration. Opening a database of another revision fails; a test keeps this equal to Alembic's head.
+SCHEMA = "0001"
+
+# Every constraint has a name, or a later migration could not drop it.
+NAMES = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+# Counts rows for ever. SQLite numbers rows by itself only where the key's type is INTEGER.
+_RowNumber = BigInteger().with_variant(Integer, "sqlite")
+_Json = JSON(none_as_null=True)
+
+
+class _Stored(SQLModel):
+    """What all tables share: a metadata of their own, apart from any other user of SQLModel in the process."""
+
+    metadata = MetaData(naming_convention=NAMES)
+
+
+class DeviceRow(_Stored, table=True):
+    """One device: who it is, which keys stand for it, how it was last appraised. `attestd.registry.devices`."""
+
+    __tablename__ = "devices"
+    # Keyset paging in the order of ids, by any one filter, and by site and state, without sorting.
+    __table_args__ = (
+        Index(None, "state", "id"),
+        Index(None, "tier", "id"),
+        Index(None, "site", "id"),
+        Index(None, "site", "state", "id"),
+    )
+
+    id: str = Field(primary_key=True)
+    state: str
+    state_version: int
+    tier: str | None = None
+    site: str | None = None
+    serial_number: str | None = None
+    labels: dict[str, str] = Field(sa_type=_Json, nullable=False)
+    ek_hash: bytes = Field(unique=True)
+    ek_public: bytes | None = None
+    ak_public: bytes | None = None
+    ck_public: bytes | None = None
+    ck_name: bytes | None = None
+    status_index: int | None = Field(default=None, unique=True)
+    manufacturer: str
+    model: str
+    firmware_version: str
+    endorsement: str | None = None
+    created_at: int = Field(sa_type=BigInteger)
+    updated_at: int = Field(sa_type=BigInteger)
+    attested_at: int | None = Field(default=None, sa_type=BigInteger)
+    attestation_good_until: int | None = Field(default=None, sa_type=BigInteger)
+    result: dict[str, Any] | None = Field(default=None, sa_type=_Json)
+    clock: dict[str, Any] | None = Field(default=None, sa_type=_Json)
+    state_reason: str | None = None
+    source: str
+
+
+class BlockedEkRow(_Stored, table=True):
+    """An endorsement key that was replaced: it never enrolls again. `attestd.registry.admission`."""
+
+    __tablename__ = "blocked_eks"
+
+    ek_hash: bytes = Field(primary_key=True)
+    device_id: str
+    reason: str
+    at: int = Field(sa_type=BigInteger)
+
+
+class SpendRow(_Stored, table=True):
+    """One used challenge or nonce: the primary key is what makes it single use. `attestd.registry.spends`."""
+
+    __tablename__ = "spends"
+
+    id: bytes = Field(primary_key=True)
+    purpose: str
+    request_digest: bytes
+    proof_digest: bytes | None = None
+    answer: bytes | None = None
+    device_id: str | None = None
+    serial: str | None = None
+    at: int = Field(sa_type=BigInteger)
+    expires_at: int = Field(sa_type=BigInteger, index=True)
+
+
+class IssuedRow(_Stored, table=True):
+    """One issued certificate. `attestd.registry.issued`."""
+
+    __tablename__ = "issued"
+    __table_args__ = (Index(None, "device_id", "number"),)
+
+    number: int | None = Field(default=None, primary_key=True, sa_type=_RowNumber)
+    serial: str = Field(unique=True)
+    device_id: str | None = Field(default=None, foreign_key="devices.id")
+    subject: str
+    profile: str
+    not_before: int = Field(sa_type=BigInteger)
+    not_after: int = Field(sa_type=BigInteger, index=True)
+    der: bytes
+    thumbprint: bytes
+
+
+class RevocationRow(_Stored, table=True):
+    """One revoked certificate, kept until it would have expired. `attestd.registry.issued`."""
+
+    __tablename__ = "revocations"
+
+    serial: str = Field(primary_key=True)
+    at: int = Field(sa_type=BigInteger)
+    reason: str
+    not_after: int = Field(sa_type=BigInteger, index=True)
+
+
+class TrustRow(_Stored, table=True):
+    """A TPM maker's CA certificate. `attestd.registry.trust`."""
+
+    __tablename__ = "tpm_makers"
+
+    sha256: bytes = Field(primary_key=True)
+    der: bytes
+    subject: str
+    not_after: int = Field(sa_type=BigInteger)
+    is_root: bool
+    added_at: int = Field(sa_type=BigInteger)
+    added_by: str
+
+
+class OperatorRow(_Stored, table=True):
+    """A person or program that may call the admin API. `attestd.registry.operators`."""
+
+    __tablename__ = "operators"
+
+    name: str = Field(primary_key=True)
+    role: str
+    thumbprint: bytes = Field(unique=True)
+    public_key: bytes
+    certificate: bytes
+    created_at: int = Field(sa_type=BigInteger)
+    disabled_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class ProxyRow(_Stored, table=True):
+    """An edge proxy. `attestd.registry.proxies`."""
+
+    __tablename__ = "proxies"
+
+    name: str = Field(primary_key=True)
+    site: str
+    thumbprint: bytes = Field(unique=True)
+    public_key: bytes
+    serial: str
+    created_at: int = Field(sa_type=BigInteger)
+    disabled_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class PolicyRow(_Stored, table=True):
+    """One version of the policy. `attestd.registry.policies`."""
+
+    __tablename__ = "policies"
+
+    version: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    text: str
+    created_at: int = Field(sa_type=BigInteger)
+    created_by: str
+
+
+class BundleRow(_Stored, table=True):
+    """One signed bundle. `attestd.registry.bundles`."""
+
+    __tablename__ = "bundles"
+
+    epoch: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    version: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+    revision: int = Field(sa_type=BigInteger)
+    issued_at: int = Field(sa_type=BigInteger)
+    jws: str
+
+
+class AuditRow(_Stored, table=True):
+    """Who did what, written by the transaction that did it. `attestd.registry.audit`."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index(None, "subject", "number"),)
+
+    number: int | None = Field(default=None, primary_key=True, sa_type=_RowNumber)
+    at: int = Field(sa_type=BigInteger)
+    actor: str
+    act: str
+    subject: str
+    request_id: str | None = None
+    detail: dict[str, Any] = Field(sa_type=_Json, nullable=False)
+
+
+class CounterRow(_Stored, table=True):
+    """Numbers that only grow: the revision, the epoch, the next free status index. `attestd.registry.revision`."""
+
+    __tablename__ = "counters"
+
+    name: str = Field(primary_key=True)
+    value: int = Field(sa_type=BigInteger)
+
+
+METADATA: MetaData = _Stored.metadata
+
+
+def _table(name: str) -> Table:
+    return METADATA.tables[name]
+
+
+devices = _table("devices")
+blocked_eks = _table("blocked_eks")
+spends = _table("spends")
+issued = _table("issued")
+revocations = _table("revocations")
+tpm_makers = _table("tpm_makers")
+operators = _table("operators")
+proxies = _table("proxies")
+policies = _table("policies")
+bundles = _table("bundles")
+audit = _table("audit")
+counters = _table("counters")

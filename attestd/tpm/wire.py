@@ -1,0 +1,104 @@
+"""The TPM's wire format: big-endian integers and sized buffers, read within bounds and to the last octet.
+
+TPM 2.0 Library, Part 2: Structures, revision 1.59: section 5.1 (base types; numbers are big-endian on the wire), 10.4
+(TPM2B: a 16-bit size, then that many octets).
+
+Everything read here is untrusted. A `Reader` never reads past its data, copies no more than it was given, and the one
+error it raises is `MalformedTpmStructure`.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from attestd.errors import MalformedInput
+
+
+class MalformedTpmStructure(MalformedInput):
+    """A TPM structure can't be read"""
+
+    remedy = "Send each TPM structure whole and unchanged, as the TPM returned it."
+
+
+_U16 = Struct(">H")
+_U32 = Struct(">I")
+_U64 = Struct(">Q")
+
+
+class Reader:
+    """Walks once through one marshalled structure; `what` names it in errors."""
+
+    __slots__ = ("_at", "_data", "_end", "_what")
+
+    def __init__(self, data: bytes, what: str) -> None:
+        self._data = data
+        self._what = what
+        self._at = 0
+        self._end = len(data)
+
+    def _advance(self, count: int) -> int:
+        """Where the next `count` octets begin; after this they are consumed."""
+        at = self._at
+        if count > self._end - at:
+            raise MalformedTpmStructure(
+                f"The {self._what} ends too early.", seen=f"{self._end} octets", expected=f"at least {at + count}"
+            )
+        self._at = at + count
+        return at
+
+    def u8(self) -> int:
+        return self._data[self._advance(1)]
+
+    def u16(self) -> int:
+        found: int = _U16.unpack_from(self._data, self._advance(2))[0]
+        return found
+
+    def u32(self) -> int:
+        found: int = _U32.unpack_from(self._data, self._advance(4))[0]
+        return found
+
+    def u64(self) -> int:
+        found: int = _U64.unpack_from(self._data, self._advance(8))[0]
+        return found
+
+    def take(self, count: int) -> bytes:
+        """The next `count` octets."""
+        at = self._advance(count)
+        return self._data[at : at + count]
+
+    def unpack(self, layout: Struct) -> tuple[int, ...]:
+        """Several fixed-size integers at once."""
+        return layout.unpack_from(self._data, self._advance(layout.size))
+
+    def sized(self, limit: int) -> bytes:
+        """The content of a TPM2B of at most `limit` octets."""
+        size = self.u16()
+        if size > limit:
+            raise MalformedTpmStructure(
+                f"A sized buffer of the {self._what} is too large.", seen=f"{size} octets", expected=f"at most {limit}"
+            )
+        return self.take(size)
+
+    def done(self) -> None:
+        """Refuses trailing octets: what nobody read, nobody verified."""
+        if self._at != self._end:
+            raise MalformedTpmStructure(
+                f"Octets follow the end of the {self._what}.",
+                seen=f"{self._end} octets",
+                expected=f"{self._at}",
+            )
+
+
+def u16(value: int) -> bytes:
+    """A 16-bit integer as the TPM writes it."""
+    return _U16.pack(value)
+
+
+def u32(value: int) -> bytes:
+    """A 32-bit integer as the TPM writes it."""
+    return _U32.pack(value)
+
+
+def sized(content: bytes) -> bytes:
+    """A TPM2B: the content's size in 16 bits, then the content."""
+    return _U16.pack(len(content)) + content
