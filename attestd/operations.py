@@ -6,7 +6,7 @@ transaction that is acknowledged (docs/protocol.md, section 3).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -33,13 +33,19 @@ from attestd.registry.inventory import parse_inventory
 from attestd.registry.operators import Role
 from attestd.registry.states import Event
 from attestd.registry.trust import TrustedMaker
-from attestd.tpm.ekcert import describe_certificate
+from attestd.tpm.makers import CertificateDescription, certificates_in, describe_certificate
 
 
 class UnusablePublicKey(MalformedInput):
     """This is not a P-256 public key"""
 
     remedy = "Send the public half in PEM: `openssl pkey -in key.pem -pubout`."
+
+
+class NotAMaker(MalformedInput):
+    """This certificate can't vouch for TPMs"""
+
+    remedy = "Add the maker's CA certificates, not a TPM's own; a single TPM belongs into the inventory."
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,23 +117,12 @@ class Operations:
 
     # ---- TPM makers -------------------------------------------------------------------------------------------
 
-    def add_makers(self, certificates: Iterable[bytes], act: Act) -> tuple[TrustedMaker, ...]:
-        """Trusts makers' CA certificates (DER); all of them are readable and CAs, or none is added.
+    def add_makers(self, file: bytes, act: Act) -> tuple[TrustedMaker, ...]:
+        """Trusts the makers' CA certificates in a PEM or DER file; all of them are readable and CAs, or none is added.
 
         Returns those that the file held, also the ones that were trusted before.
         """
-        makers = tuple(
-            TrustedMaker(
-                sha256=described.sha256,
-                der=described.der,
-                subject=described.subject,
-                not_after=int(described.not_after.timestamp()),
-                is_root=described.is_root,
-                added_at=act.at,
-                added_by=act.actor,
-            )
-            for described in map(describe_certificate, certificates)
-        )
+        makers = tuple(_trusted(described, act) for described in _described(file, act.now))
         with self.registry.acting() as c:
             added = trust.add(c, makers)
             act.note(c, "trust-makers", "tpm-makers", added=added, sha256=[maker.sha256.hex() for maker in makers])
@@ -251,6 +246,27 @@ class Operations:
             der=certificate.der,
             thumbprint=sha256(certificate.der).digest(),
         )
+
+
+def _described(file: bytes, now: datetime) -> list[CertificateDescription]:
+    """The CA certificates in a file. Raises NotAMaker for a certificate that is no CA's."""
+    described = [describe_certificate(der, now=now) for der in certificates_in(file)]
+    for certificate in described:
+        if certificate.kind == "leaf":
+            raise NotAMaker("This certificate is no CA's.", seen=certificate.subject, expected="a maker's root or CA")
+    return described
+
+
+def _trusted(described: CertificateDescription, act: Act) -> TrustedMaker:
+    return TrustedMaker(
+        sha256=described.sha256,
+        der=described.der,
+        subject=described.subject,
+        not_after=int(described.not_after.timestamp()),
+        is_root=described.kind == "root",
+        added_at=act.at,
+        added_by=act.actor,
+    )
 
 
 def read_public_key(pem: str) -> ec.EllipticCurvePublicKey:

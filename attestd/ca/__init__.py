@@ -1,8 +1,9 @@
 """Issuing: profiles, the hierarchy's keys on disk, certificates, tokens, bundles, revocation lists and sealing.
 
 keyfiles      secrets on disk: owner only, whole or not at all, never overwritten
-signer        a key that signs: for the CA and bundles with its certificate, for tokens without
-ceremony      makes a hierarchy once; hierarchy reads it, and names what is wrong with it
-profiles      what each kind of certificate may be; certificates issues by them and reads back what was signed
-tokens, bundles, revocation, sealing    the other things that the service signs or seals
+signer        keys that sign: with a certificate (CA, bundles) or without (tokens)
+authorities   the certificates above the leaves; hierarchy makes, reads and examines them with all keys
+profiles      what each kind of certificate may be, and the proof that lifetimes nest
+certificates  issues by profile; readback compares what was signed with what was meant, octet by octet
+tokens, bundles, revocation, sealing    what else the service signs or seals
 """

@@ -89,7 +89,10 @@ class Signer(Protocol):
 
 @dataclass(frozen=True)
 class FileSigner:
-    """A signer whose key came from a file. Showing it shows the certificate's subject, never the key."""
+    """A signer whose key came from a file. Showing it shows the certificate's subject, never the key.
+
+    `certificate` must be the key's; `load` makes sure of it.
+    """
 
     certificate: x509.Certificate
     _key: ec.EllipticCurvePrivateKey = field(repr=False)

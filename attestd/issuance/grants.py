@@ -8,28 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestd.appraisal.results import AttestationResult
-from attestd.ca.certificates import CertificateSpec, IssuedCertificate, issue
+from attestd.ca.certificates import CertificateSpec, IssuedCertificate, issue, nested_validity
 from attestd.ca.hierarchy import Hierarchy
 from attestd.ca.profiles import Profile
 from attestd.credentials.facts import Facts
-from attestd.errors import Conflict
 from attestd.ids import DeviceId, Serial, Site, SpiffeId, Tier, TrustDomain
 from attestd.protocol.messages import CredentialAnswer
 
 # A device renews when half of its certificate's life is over; the agent adds jitter.
 _RENEW_AT = 0.5
-
-
-class LifetimeExhausted(Conflict):
-    """There is no lifetime left to grant"""
-
-    remedy = "Attest again; if that does not help, the issuing CA is about to expire (`attestd doctor`)."
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +60,7 @@ class Granter:
 
     def grant(self, grant: Grant, *, now: datetime) -> Granted:
         """Lifetimes nest: the certificate ends with its profile's lifetime, the attestation or the issuer, whichever
-        is first (docs/protocol.md, section 4). Raises LifetimeExhausted."""
+        is first (docs/protocol.md, section 4). Raises LifetimeExhausted if nothing is left."""
         profile = self.profiles[grant.tier.value]
         spiffe_id = SpiffeId.of_device(self.trust_domain, grant.tier, grant.site, grant.device_id)
         facts = Facts(
@@ -78,25 +71,22 @@ class Granter:
             attested_at=grant.result.attested_at,
         )
         issuer = self.hierarchy.issuer
-        start = now.astimezone(UTC).replace(microsecond=0)
-        not_after = min(start + profile.lifetime, grant.good_until, issuer.certificate.not_valid_after_utc)
-        if not_after <= start + timedelta(seconds=30):
-            raise LifetimeExhausted(
-                "Less than 30 seconds of lifetime are left.", seen=not_after.isoformat(), expected=f"after {start}"
-            )
+        not_before, not_after = nested_validity(
+            profile, issuer=issuer.certificate, now=now, good_until=grant.good_until
+        )
         certificate = issue(
             CertificateSpec(
                 public_key=grant.key,
                 spiffe_id=spiffe_id,
                 profile=profile,
                 serial=Serial.random(self.entropy(20)),
-                not_before=start - profile.backdate,
+                not_before=not_before,
                 not_after=not_after,
                 facts=facts,
             ),
             issuer,
         )
-        left = int((not_after - start).total_seconds())
+        left = int((not_after - now).total_seconds())
         answer = CredentialAnswer(
             device_id=str(grant.device_id),
             spiffe_id=str(spiffe_id),

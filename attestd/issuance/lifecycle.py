@@ -234,6 +234,7 @@ class Lifecycle:
             audience=request.audience,
             facts=facts,
             certificate_serial=certificate.serial,
+            certificate_not_after=datetime.fromtimestamp(certificate.not_after, UTC),
             confirmation=(
                 {"x5t#S256": b64encode(certificate.thumbprint)}
                 if request.binding == "tls"

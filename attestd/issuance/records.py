@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from typing import Any, Self
 
 from attestd.appraisal.results import Reference
@@ -68,7 +69,7 @@ def record_granted(c: Connection, granted: Granted, device: Device) -> None:
         not_before=int(granted.certificate.not_before.timestamp()),
         not_after=int(granted.certificate.not_after.timestamp()),
         der=granted.certificate.der,
-        thumbprint=granted.certificate.thumbprint,
+        thumbprint=sha256(granted.certificate.der).digest(),
     )
 
 

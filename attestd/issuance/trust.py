@@ -10,9 +10,8 @@ from attestd.errors import EvidenceRefused
 from attestd.ids import EkHash
 from attestd.registry import devices, trust
 from attestd.registry.engine import Registry
+from attestd.tpm.chain import NoTrustAnchors, TrustAnchors, UntrustedMaker
 from attestd.tpm.endorsement import (
-    TrustAnchors,
-    UntrustedMaker,
     VerifiedEndorsement,
     endorse_by_inventory,
     verify_endorsement,
@@ -56,7 +55,7 @@ class Trust:
         if certificates:
             try:
                 return verify_endorsement(ek_public, certificates, anchors=self._current(), now=now)
-            except UntrustedMaker:
+            except (UntrustedMaker, NoTrustAnchors):
                 if (listed := self._listed(ek_public)) is not None:
                     return listed
                 raise

@@ -46,13 +46,12 @@ class InventoryConflicts(Conflict):
 
     remedy = "Nothing was imported. Correct the named lines, then import the whole file again."
 
-    def __init__(self, conflicts: Sequence[tuple[int, str]], *, more: int) -> None:
-        """`conflicts` are (line number, what is wrong), at most 100; `more` counts the ones left out."""
-        self.conflicts = tuple(conflicts)
-        self.more = more
-        shown = "; ".join(f"line {line}: {what}" for line, what in self.conflicts[:5])
-        total = len(self.conflicts) + more
-        super().__init__(f"{total} of the inventory's entries can't be imported: {shown}{'; …' if total > 5 else ''}")
+    def __init__(self, errors: Sequence[tuple[int, str]]) -> None:
+        """`errors` are (line number, what is wrong); the first 100 are kept, and `more` says if there were others."""
+        self.errors = tuple(errors[:_MAX_ERRORS])
+        self.more = len(errors) > _MAX_ERRORS
+        shown = "; ".join(f"line {line}: {what}" for line, what in self.errors[:5])
+        super().__init__(f"{len(errors)} of the inventory's entries contradict the registry: {shown}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +103,7 @@ def record_pending(
     }
     known = by_ek_hash(c, ek_hash)
     if known is not None:
-        return change(c, known.id, Event.ASK, expected_version=known.state_version, now=now, **evidence)
+        return change(c, known.id, Event.ASK, expected_version=known.state_version, now=now, values=evidence)
     values = _new_device(new_id, State.PENDING, ek_hash, now) | evidence | {"source": "request"}
     try:
         return device_of(c.execute(insert(devices).values(values).returning(devices)).one())
@@ -148,7 +147,7 @@ def approve(
     values: dict[str, Any] = {"tier": tier.value, "site": str(site), "state_reason": None}
     if labels is not None:
         values["labels"] = parse_labels(labels)
-    device = change(c, device_id, Event.APPROVE, expected_version=expected_version, now=now, **values)
+    device = change(c, device_id, Event.APPROVE, expected_version=expected_version, now=now, values=values)
     if device.status_index is None:
         index = revision.reserve_status_indices(c, 1)[0]
         statement = update(devices).where(devices.c.id == device_id).values(status_index=index).returning(devices)
@@ -178,7 +177,7 @@ def import_approved(
             else:
                 added.append(entry)
     if conflicts:
-        raise InventoryConflicts(conflicts[:_MAX_CONFLICTS], more=max(0, len(conflicts) - _MAX_CONFLICTS))
+        raise InventoryConflicts(conflicts)
     if added:
         _add(c, added, entropy, now)
         revision.bump(c)
@@ -216,8 +215,7 @@ def replace_ek(
             Event.REPLACE,
             expected_version=old.state_version if expected_version is None else expected_version,
             now=now,
-            **_unbound(new_ek_hash),
-            state_reason=reason,
+            values=_unbound(new_ek_hash) | {"state_reason": reason},
         )
     except IntegrityError as error:
         if is_unique_violation(error):
@@ -231,7 +229,7 @@ def replace_ek(
 # ---- Rows -------------------------------------------------------------------------------------------------------
 
 _CHUNK = 500  # entries looked up or inserted by one statement
-_MAX_CONFLICTS = 100
+_MAX_ERRORS = 100
 _NEVER_APPROVED = and_(devices.c.state == State.PENDING, devices.c.status_index.is_(None))
 
 

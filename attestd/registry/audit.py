@@ -29,12 +29,16 @@ class AuditRecord:
     detail: Mapping[str, Any]
 
 
+_APPEND = insert(audit)
+
+
 def append(
     c: Connection, *, at: int, actor: str, act: str, subject: str, request_id: str | None, detail: Mapping[str, Any]
 ) -> None:
     """Records an act in the transaction that does it: neither is kept without the other. `detail` is JSON."""
     c.execute(
-        insert(audit).values(at=at, actor=actor, act=act, subject=subject, request_id=request_id, detail=dict(detail))
+        _APPEND,
+        {"at": at, "actor": actor, "act": act, "subject": subject, "request_id": request_id, "detail": dict(detail)},
     )
 
 

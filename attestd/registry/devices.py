@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, String, cast, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, String, bindparam, cast, func, or_, select, update
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from attestd.credentials.status import Status
 from attestd.ids import DeviceId, EkHash, Site, Tier
@@ -68,12 +70,17 @@ class Device:
     source: str  # "inventory" or "request"
 
 
+# Statements of the hot paths are built once: building one costs more than SQLite takes to run it.
+_BY_ID = select(devices).where(devices.c.id == bindparam("wanted"))
+_BY_EK_HASH = select(devices).where(devices.c.ek_hash == bindparam("wanted"))
+
+
 # ---- Reading ----------------------------------------------------------------------------------------------------
 
 
 def by_id(c: Connection, device_id: DeviceId) -> Device:
     """The device of this id. Raises UnknownDevice."""
-    row = c.execute(select(devices).where(devices.c.id == device_id)).one_or_none()
+    row = c.execute(_BY_ID, {"wanted": device_id}).one_or_none()
     if row is None:
         raise UnknownDevice(f"No device is called {device_id}.")
     return device_of(row)
@@ -81,7 +88,7 @@ def by_id(c: Connection, device_id: DeviceId) -> Device:
 
 def by_ek_hash(c: Connection, ek_hash: EkHash) -> Device | None:
     """The device that this EK stands for now, if any."""
-    row = c.execute(select(devices).where(devices.c.ek_hash == ek_hash)).one_or_none()
+    row = c.execute(_BY_EK_HASH, {"wanted": ek_hash}).one_or_none()
     return None if row is None else device_of(row)
 
 
@@ -161,22 +168,24 @@ def activate(
         c,
         device_id,
         Event.ACTIVATE,
-        devices.c.ek_hash == EkHash.of(ek_public),
         expected_version=expected_version,
+        expected_ek=EkHash.of(ek_public),
         now=now,
-        ek_public=ek_public,
-        ak_public=ak_public,
-        ck_public=ck_public,
-        ck_name=ck_name,
-        endorsement=endorsement,
-        manufacturer=manufacturer,
-        model=model,
-        firmware_version=firmware_version,
-        result=dict(result),
-        clock=dict(clock),
-        attested_at=now,
-        attestation_good_until=good_until,
-        state_reason=None,
+        values={
+            "ek_public": ek_public,
+            "ak_public": ak_public,
+            "ck_public": ck_public,
+            "ck_name": ck_name,
+            "endorsement": endorsement,
+            "manufacturer": manufacturer,
+            "model": model,
+            "firmware_version": firmware_version,
+            "result": dict(result),
+            "clock": dict(clock),
+            "attested_at": now,
+            "attestation_good_until": good_until,
+            "state_reason": None,
+        },
     )
     issued.revoke_all_of(c, device_id, reason="enrolled again", now=now)
     revision.bump(c)
@@ -198,19 +207,15 @@ def record_attestation(
 
     Raises UnknownDevice, StateChanged, TransitionRefused.
     """
-    also = {} if firmware_version is None else {"firmware_version": firmware_version}
-    return change(
-        c,
-        device_id,
-        Event.ATTEST,
-        expected_version=expected_version,
-        now=now,
-        result=dict(result),
-        clock=dict(clock),
-        attested_at=now,
-        attestation_good_until=good_until,
-        **also,
-    )
+    values: dict[str, Any] = {
+        "result": dict(result),
+        "clock": dict(clock),
+        "attested_at": now,
+        "attestation_good_until": good_until,
+    }
+    if firmware_version is not None:
+        values["firmware_version"] = firmware_version
+    return change(c, device_id, Event.ATTEST, expected_version=expected_version, now=now, values=values)
 
 
 def rekey(
@@ -221,15 +226,8 @@ def rekey(
     Credentials of the old key live on until they expire or are revoked. Raises UnknownDevice, StateChanged,
     TransitionRefused.
     """
-    return change(
-        c,
-        device_id,
-        Event.REKEY,
-        expected_version=expected_version,
-        now=now,
-        ck_public=ck_public,
-        ck_name=ck_name,
-    )
+    values = {"ck_public": ck_public, "ck_name": ck_name}
+    return change(c, device_id, Event.REKEY, expected_version=expected_version, now=now, values=values)
 
 
 def require_unchanged(
@@ -259,12 +257,12 @@ def change_state(
 ) -> Device:
     """REJECT, QUARANTINE, RELEASE or RETIRE; retiring revokes every credential of the device too.
 
-    `expected_version` is what the decision was based on; None acts on whatever version there is, for events that only
-    take something away. Raises UnknownDevice, StateChanged, TransitionRefused.
+    `expected_version` is what the decision was based on; None decides by the state alone. Raises UnknownDevice,
+    StateChanged, TransitionRefused.
     """
     if event not in _PLAIN:
         raise ValueError(f"{event.value} has a function of its own")
-    device = change(c, device_id, event, expected_version=expected_version, now=now, state_reason=reason)
+    device = change(c, device_id, event, expected_version=expected_version, now=now, values={"state_reason": reason})
     if event is Event.RETIRE:
         issued.revoke_all_of(c, device_id, reason="the device was retired", now=now)
     revision.bump(c)
@@ -279,31 +277,45 @@ def change(
     c: Connection,
     device_id: DeviceId,
     event: Event,
-    *also: ColumnElement[bool],
+    *,
     expected_version: int | None,
+    expected_ek: EkHash | None = None,
     now: int,
-    **values: Any,
+    values: Mapping[str, Any],
 ) -> Device:
     """The one conditional UPDATE behind every event on a known device; for this room only.
 
-    `also` are further conditions. When no row fits, nothing changed and the error says why.
+    `values` are the columns to set. When no row fits, nothing changed and the error says why.
     """
+    statement = _change_statement(event, tuple(values), expected_version is not None, expected_ek is not None)
+    parameters = {f"new_{name}": value for name, value in values.items()}
+    parameters |= {"wanted": device_id, "now": now, "version": expected_version, "ek": expected_ek}
+    row = c.execute(statement, parameters).one_or_none()
+    if row is not None:
+        return device_of(row)
+    seen = by_id(c, device_id)
+    if expected_version in (None, seen.state_version) and seen.state not in TRANSITIONS[event].come_from:
+        raise refusal(device_id, event, seen.state)
+    raise _changed(seen, expected_version)
+
+
+@cache  # one entry for each way in which this room calls `change`
+def _change_statement(
+    event: Event, names: tuple[str, ...], versioned: bool, of_ek: bool
+) -> ReturningUpdate[tuple[Any, ...]]:
     transition = TRANSITIONS[event]
-    wanted = [devices.c.id == device_id, devices.c.state.in_(sorted(transition.come_from)), *also]
-    if expected_version is not None:
-        wanted.append(devices.c.state_version == expected_version)
+    values: dict[str, Any] = {name: bindparam(f"new_{name}", type_=devices.c[name].type) for name in names}
+    values["updated_at"] = bindparam("now", type_=devices.c.updated_at.type)
     if transition.go_to is not None:
         values["state"] = transition.go_to.value
     if event not in _SAME_VERSION:
         values["state_version"] = devices.c.state_version + 1
-    statement = update(devices).where(*wanted).values(updated_at=now, **values).returning(devices)
-    row = c.execute(statement).one_or_none()
-    if row is not None:
-        return device_of(row)
-    seen = by_id(c, device_id)
-    if expected_version in (None, seen.state_version) and seen.state not in transition.come_from:
-        raise refusal(device_id, event, seen.state)
-    raise _changed(seen, expected_version)
+    wanted = [devices.c.id == bindparam("wanted"), devices.c.state.in_(sorted(transition.come_from))]
+    if versioned:
+        wanted.append(devices.c.state_version == bindparam("version"))
+    if of_ek:
+        wanted.append(devices.c.ek_hash == bindparam("ek"))
+    return update(devices).where(*wanted).values(values).returning(devices)
 
 
 def _changed(seen: Device, expected_version: int | None) -> StateChanged:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, inspect, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
 
 from attestd.errors import Misconfigured, Unavailable
@@ -25,7 +25,19 @@ from attestd.protocol.encoding import write_object
 from attestd.registry import migrations
 from attestd.registry.tables import SCHEMA
 
-__all__ = ["Connection", "Registry", "is_unique_violation"]
+__all__ = [
+    "Connection",
+    "DatabaseBusy",
+    "DatabaseDamaged",
+    "DatabaseNotWritable",
+    "DatabaseUnreachable",
+    "DatabaseUnsupported",
+    "OpenedBeforeFork",
+    "Registry",
+    "SchemaOutdated",
+    "SchemaTooNew",
+    "is_unique_violation",
+]
 
 BUSY_TIMEOUT = 5.0  # seconds that a statement waits for another writer
 _POOL = 16  # connections of each kind that one process keeps open; more are made under load, and closed again
@@ -56,7 +68,7 @@ class DatabaseDamaged(Unavailable):
 class DatabaseUnsupported(Misconfigured):
     """This kind of database is not supported"""
 
-    remedy = "Configure a file: sqlite:////absolute/path/to/attestd.db."
+    remedy = "Configure a file: sqlite:////absolute/path/to/registry.db."
 
 
 class SchemaOutdated(Misconfigured):
@@ -92,7 +104,7 @@ class Registry:
 
     @classmethod
     def open(cls, url: str, *, create: bool = False) -> Self:
-        """The registry at an SQLAlchemy URL, checked to have the tables that this program knows.
+        """The registry at a URL (`sqlite:///` and a path), checked to have the tables that this program knows.
 
         `create` makes the file (mode 0600) where there is none, and brings older tables up to date.
         Raises DatabaseUnreachable, DatabaseUnsupported, SchemaOutdated, SchemaTooNew and acting()'s errors.
@@ -173,16 +185,17 @@ class Registry:
 # ---- SQLite -----------------------------------------------------------------------------------------------------
 
 
+_SCHEME = "sqlite:///"
+
+
 def _path_of(url: str) -> Path:
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise DatabaseUnsupported("This is not a database URL.") from None
-    if parsed.get_backend_name() != "sqlite" or parsed.query:
-        raise DatabaseUnsupported(seen=parsed.get_backend_name(), expected="sqlite:////absolute/path, without options")
-    if parsed.database in (None, "", ":memory:") or str(parsed.database).startswith("file:"):
-        raise DatabaseUnsupported(seen=parsed.database or "no file", expected="the path of a file")
-    return Path(str(parsed.database)).absolute()
+    """What follows sqlite:/// is the path as it is: nothing in it is decoded, and there are no options."""
+    path = url.removeprefix(_SCHEME)
+    if path == url:
+        raise DatabaseUnsupported(seen=url.split(":", maxsplit=1)[0][:20], expected=f"{_SCHEME}path")
+    if path in ("", ":memory:") or path.startswith("file:"):
+        raise DatabaseUnsupported(seen=path or "no file", expected="the path of a file")
+    return Path(path).absolute()
 
 
 def _make_file(path: Path) -> None:
@@ -195,7 +208,9 @@ def _make_file(path: Path) -> None:
 
 
 def _engine(path: Path, *, acting: bool, migrating: bool = False) -> Engine:
-    pool: dict[str, Any] = {"poolclass": NullPool} if migrating else {"pool_size": _POOL, "max_overflow": 4 * _POOL}
+    pool: dict[str, Any] = {"pool_size": _POOL, "max_overflow": 4 * _POOL, "pool_timeout": BUSY_TIMEOUT}
+    if migrating:
+        pool = {"poolclass": NullPool}
     # mode=rw: opening never makes a file. Reading is limited by query_only, as mode=ro can't always open a WAL.
     engine = create_engine(
         URL.create("sqlite+pysqlite", database=f"file:{quote(str(path))}", query={"mode": "rw", "uri": "true"}),

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from attestd.credentials.facts import LABEL_NAME
 from attestd.errors import AttestdError, InputTooLarge, MalformedInput
 from attestd.ids import DeviceId, EkHash, MalformedName, Site, Tier
 from attestd.protocol.encoding import read_object
@@ -40,7 +42,7 @@ class InventoryInvalid(MalformedInput):
         self.errors = tuple(errors)
         self.more = more
         shown = "; ".join(f"line {line}: {what}" for line, what in self.errors[:5])
-        super().__init__(f"The inventory has {'at least ' if more else ''}{len(errors)} errors: {shown}")
+        super().__init__(f"The inventory's errors ({len(errors)}{' or more' if more else ''}): {shown}")
 
 
 class InventoryEmpty(MalformedInput):
@@ -223,9 +225,9 @@ def _read_csv(reading: _Reading, lines: Iterator[tuple[int, str]]) -> None:
 
 
 def _complaint_about(header: list[str]) -> str | None:
-    unknown = [name for name in header if name not in _COLUMNS and not name.startswith(_LABEL)]
+    unknown = [name for name in header if name not in _COLUMNS and not _is_label(name)]
     missing = [name for name in _REQUIRED if name not in header]
-    twice = sorted({name for name in header if header.count(name) > 1})
+    twice = sorted(name for name, count in Counter(header).items() if count > 1)
     if unknown:
         return f"unknown columns: {', '.join(map(repr, unknown))[:200]}; known: {', '.join(_COLUMNS)}, label.NAME"
     if missing:
@@ -233,6 +235,10 @@ def _complaint_about(header: list[str]) -> str | None:
     if twice:
         return f"columns named twice: {', '.join(twice)[:200]}"
     return None
+
+
+def _is_label(name: str) -> bool:
+    return name.startswith(_LABEL) and LABEL_NAME.fullmatch(name.removeprefix(_LABEL)) is not None
 
 
 def _add_row(reading: _Reading, number: int, row: Mapping[str, str]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, Select, delete, insert, literal, select
+from sqlalchemy import ColumnElement, Connection, Insert, Row, bindparam, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from attestd.errors import Conflict, NotFound
@@ -64,6 +64,23 @@ class Revoked(NamedTuple):
     reason: str
 
 
+# Built once: building a statement costs more than SQLite takes to run it.
+_NAMES = ("serial", "device_id", "subject", "profile", "not_before", "not_after", "der", "thumbprint")
+_INSERT = insert(issued)
+_INSERT_FOR_DEVICE = insert(issued).from_select(
+    _NAMES,
+    select(*(bindparam(f"new_{name}", type_=issued.c[name].type) for name in _NAMES))
+    .where(
+        devices.c.id == bindparam("wanted"),
+        devices.c.state == bindparam("state"),
+        devices.c.state_version == bindparam("version"),
+    )
+    # Where transactions run side by side, a retirement waits for this row and then sees the new certificate.
+    # SQLite runs one writer at a time and renders nothing here.
+    .with_for_update(read=True, of=devices),
+)
+
+
 def record(
     c: Connection,
     *,
@@ -76,17 +93,8 @@ def record(
     thumbprint: bytes,
 ) -> None:
     """A certificate for somebody who is no device: an operator, a proxy, the service. Raises SerialTaken."""
-    row = _row(
-        serial=str(serial),
-        device_id=None,
-        subject=subject,
-        profile=profile,
-        not_before=not_before,
-        not_after=not_after,
-        der=der,
-        thumbprint=thumbprint,
-    )
-    _insert(c, row)
+    values = (str(serial), None, subject, profile, not_before, not_after, der, thumbprint)
+    _insert(c, _INSERT, dict(zip(_NAMES, values, strict=True)))
 
 
 def record_for_device(
@@ -107,42 +115,29 @@ def record_for_device(
 
     Raises StateChanged (the certificate must not leave the process then) and SerialTaken.
     """
-    row = _row(
-        serial=str(serial),
-        device_id=device_id,
-        subject=subject,
-        profile=profile,
-        not_before=not_before,
-        not_after=not_after,
-        der=der,
-        thumbprint=thumbprint,
-    )
-    source = (
-        row.where(
-            devices.c.id == device_id,
-            devices.c.state == expected_state,
-            devices.c.state_version == expected_version,
-        )
-        # Where transactions run side by side, a retirement waits for this row and then sees the new certificate.
-        # SQLite runs one writer at a time and renders nothing here.
-        .with_for_update(read=True, of=devices)
-    )
-    if not _insert(c, source):
+    parameters = {
+        "new_serial": str(serial),
+        "new_device_id": device_id,
+        "new_subject": subject,
+        "new_profile": profile,
+        "new_not_before": not_before,
+        "new_not_after": not_after,
+        "new_der": der,
+        "new_thumbprint": thumbprint,
+        "wanted": device_id,
+        "state": expected_state.value,
+        "version": expected_version,
+    }
+    if _insert(c, _INSERT_FOR_DEVICE, parameters) != 1:
         raise StateChanged(
             f"Device {device_id} changed while its certificate was made; nothing was issued.",
             expected=f"{expected_state}, version {expected_version}",
         )
 
 
-def _row(**values: Any) -> Select[Any]:
-    """One row of constants, to be inserted if what else is asked of it holds."""
-    return select(*(literal(value, issued.c[name].type).label(name) for name, value in values.items()))
-
-
-def _insert(c: Connection, source: Select[Any]) -> int:
-    names = [column.name for column in source.selected_columns]
+def _insert(c: Connection, statement: Insert, parameters: dict[str, Any]) -> int:
     try:
-        return c.execute(insert(issued).from_select(names, source)).rowcount
+        return c.execute(statement, parameters).rowcount
     except IntegrityError as error:
         if is_unique_violation(error):
             raise SerialTaken from None
@@ -183,13 +178,28 @@ def _issued_of(row: Row[Any]) -> Issued:
 # ---- Revocation -------------------------------------------------------------------------------------------------
 
 
+def _revocations_of(*wanted: ColumnElement[bool]) -> Insert:
+    source = select(
+        issued.c.serial,
+        bindparam("now", type_=revocations.c.at.type),
+        bindparam("because", type_=revocations.c.reason.type),
+        issued.c.not_after,
+    )
+    return insert(revocations).from_select(("serial", "at", "reason", "not_after"), source.where(*wanted))
+
+
+_REVOKE = _revocations_of(issued.c.serial == bindparam("wanted"))
+_REVOKE_ALL = _revocations_of(
+    issued.c.device_id == bindparam("wanted"),
+    issued.c.not_after > bindparam("now"),
+    ~select(revocations.c.serial).where(revocations.c.serial == issued.c.serial).exists(),
+)
+
+
 def revoke(c: Connection, serial: Serial, *, reason: str, now: int) -> None:
     """Revokes one certificate. Raises UnknownCredential, AlreadyRevoked."""
-    source = select(issued.c.serial, literal(now), literal(reason), issued.c.not_after).where(
-        issued.c.serial == str(serial)
-    )
     try:
-        changed = c.execute(insert(revocations).from_select(_REVOCATION, source)).rowcount
+        changed = c.execute(_REVOKE, {"wanted": str(serial), "now": now, "because": reason}).rowcount
     except IntegrityError as error:
         if is_unique_violation(error):
             raise AlreadyRevoked(f"The certificate {serial} is revoked already.") from None
@@ -199,17 +209,9 @@ def revoke(c: Connection, serial: Serial, *, reason: str, now: int) -> None:
     revision.bump(c)
 
 
-_REVOCATION = ["serial", "at", "reason", "not_after"]
-
-
 def revoke_all_of(c: Connection, device_id: DeviceId, *, reason: str, now: int) -> int:
     """Revokes every certificate of a device that has not expired; returns how many were not revoked before."""
-    source = select(issued.c.serial, literal(now), literal(reason), issued.c.not_after).where(
-        issued.c.device_id == device_id,
-        issued.c.not_after > now,
-        ~select(revocations.c.serial).where(revocations.c.serial == issued.c.serial).exists(),
-    )
-    changed = c.execute(insert(revocations).from_select(_REVOCATION, source)).rowcount
+    changed = c.execute(_REVOKE_ALL, {"wanted": device_id, "now": now, "because": reason}).rowcount
     if changed:
         revision.bump(c)
     return changed

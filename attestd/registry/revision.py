@@ -7,7 +7,7 @@ publisher that sees an unchanged revision has nothing to sign. The counters' row
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from attestd.registry.tables import counters
 
@@ -54,12 +54,18 @@ def trust_version(c: Connection) -> int:
     return _read(c, TRUST)
 
 
+_READ = select(counters.c.value).where(counters.c.name == bindparam("wanted"))
+_ADVANCE = (
+    update(counters)
+    .where(counters.c.name == bindparam("wanted"))
+    .values(value=counters.c.value + bindparam("by", type_=counters.c.value.type))
+    .returning(counters.c.value)
+)
+
+
 def _read(c: Connection, name: str) -> int:
-    return int(c.execute(select(counters.c.value).where(counters.c.name == name)).scalar_one())
+    return int(c.execute(_READ, {"wanted": name}).scalar_one())
 
 
 def _advance(c: Connection, name: str, by: int) -> int:
-    statement = (
-        update(counters).where(counters.c.name == name).values(value=counters.c.value + by).returning(counters.c.value)
-    )
-    return int(c.execute(statement).scalar_one())
+    return int(c.execute(_ADVANCE, {"wanted": name, "by": by}).scalar_one())

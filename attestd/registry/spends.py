@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from attestd.errors import Conflict
@@ -34,6 +34,10 @@ class Spent:
     expires_at: int
 
 
+_SPEND = insert(spends)
+_FIND = select(spends).where(spends.c.id == bindparam("wanted"))
+
+
 def spend(
     c: Connection,
     id: bytes,
@@ -53,17 +57,18 @@ def spend(
     """
     try:
         c.execute(
-            insert(spends).values(
-                id=id,
-                purpose=purpose,
-                request_digest=request_digest,
-                proof_digest=proof_digest,
-                answer=answer,
-                device_id=device_id,
-                serial=None if serial is None else str(serial),
-                at=now,
-                expires_at=expires_at,
-            )
+            _SPEND,
+            {
+                "id": id,
+                "purpose": purpose,
+                "request_digest": request_digest,
+                "proof_digest": proof_digest,
+                "answer": answer,
+                "device_id": device_id,
+                "serial": None if serial is None else str(serial),
+                "at": now,
+                "expires_at": expires_at,
+            },
         )
     except IntegrityError as error:
         if is_unique_violation(error):
@@ -73,7 +78,7 @@ def spend(
 
 def find(c: Connection, id: bytes) -> Spent | None:
     """What became of `id`, if it was spent. Rows past their `expires_at` are found until they are purged."""
-    row = c.execute(select(spends).where(spends.c.id == id)).one_or_none()
+    row = c.execute(_FIND, {"wanted": id}).one_or_none()
     if row is None:
         return None
     return Spent(

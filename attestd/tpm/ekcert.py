@@ -6,21 +6,21 @@ Specifications: RFC 5280, section 4 (certificate and extensions); TCG EK Credent
 Makers' certificates break rules, and a chip can't be recalled for that. Each departure that is let through has a name,
 a narrow condition and a reason; it is recorded with the endorsement. Every other departure is refused.
 
-| quirk           | what, and where seen                                | why it is let through                         |
-|-----------------|-----------------------------------------------------|-----------------------------------------------|
-| padded          | octets after the certificate: NV dumps of any maker | its own length says where it ends; the rest   |
-|                 |                                                     | is not used                                   |
-| nv-header       | a 7-octet header before it: TPM 1.2 style NV        | its tags are checked, nothing else is used    |
-| set-order       | a SET within a name is not sorted: Nuvoton          | names are compared as octets, never rebuilt   |
-| encoded-default | FALSE is written out: Intel PTT                     | the value is the same                         |
-| long-serial     | a serial number with a needless octet: STM          | the serial number decides nothing here        |
-| odd-serial      | a serial number of zero or less: private CAs        | the serial number decides nothing here        |
-| ecdsa-null      | ECDSA's identifier with a NULL: Intel on-die CAs    | the algorithm is the same                     |
-| rsaes-oaep-key  | an RSA key marked "OAEP only": STM and Infineon     | it is an RSA key; the mark only narrows it    |
-| google-cas      | no EKU and no SAN: Google Compute Engine            | one pinned root, a marker extension, an exact |
-|                 |                                                     | key usage: see `endorsement`                  |
-| sha1-signature  | SHA-1 under a signature: TPM 1.2 chips, until 2014  | it is not: `verify_certificate_chain` does it |
-|                 |                                                     | only on demand, `verify_endorsement` never    |
+| quirk           | what, and where seen                                | why it is let through                        |
+|-----------------|-----------------------------------------------------|----------------------------------------------|
+| padded          | octets after the certificate: NV dumps of any maker | its own length says where it ends; the rest  |
+|                 |                                                     | is not used                                  |
+| nv-header       | a 7-octet header before it: TPM 1.2 style NV        | its tags are checked, nothing else is used   |
+| set-order       | a SET within a name is not sorted: Nuvoton          | names are compared as octets, never rebuilt  |
+| encoded-default | FALSE is written out: Intel PTT                     | the value is the same                        |
+| long-serial     | a serial number with a needless octet: STM          | the serial number decides nothing here       |
+| odd-serial      | a serial number of zero or less: private CAs        | the serial number decides nothing here       |
+| ecdsa-null      | ECDSA's identifier with a NULL: Intel on-die CAs    | the algorithm is the same                    |
+| rsaes-oaep-key  | an RSA key marked "OAEP only": STM and Infineon     | it is an RSA key; the mark only narrows it   |
+| google-cas      | no EKU and no SAN: Google Compute Engine            | one pinned root, marker extension, exact   |
+|                 |                                                     | key usage: see `endorsement`                 |
+| sha1-signature  | SHA-1 under a signature: TPM 1.2 chips, until 2014  | it is not, unless the caller of the chain    |
+|                 |                                                     | check asks; `verify_endorsement` never asks  |
 
 How it is read. A small walker (`der`) cuts the certificate out and takes it apart into the very octets that were
 signed; names, algorithm and key come from these. `cryptography` reads the rest, strictly. Where it refuses and the

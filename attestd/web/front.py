@@ -11,7 +11,7 @@ import asyncio
 import io
 import json
 import sys
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -63,24 +63,8 @@ class Front:
             return
         if scope["type"] != "http":
             return
-        taken = 0
         try:
-            if self._waiting >= self._limits.waiting:
-                raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", "Too many requests at once.", 2)
-            self._waiting += 1
-            try:
-                body = bytearray()
-                async with asyncio.timeout(self._limits.body_time):
-                    async for chunk in self._chunks(scope, receive):
-                        body += chunk
-                        taken += len(chunk)
-                        self._in_flight += len(chunk)
-                environ = _environ(scope, bytes(body))
-                loop = asyncio.get_running_loop()
-                status, headers, content = await loop.run_in_executor(self._pool, self._run, environ)
-            finally:
-                self._waiting -= 1
-                self._in_flight -= taken
+            status, headers, content = await self._answer(scope, receive)
         except TimeoutError:
             refusal = _Refused(HTTPStatus.REQUEST_TIMEOUT, "request-too-slow", "The request took too long to arrive.")
             status, headers, content = _problem(refusal)
@@ -91,7 +75,25 @@ class Front:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else content})
 
-    async def _chunks(self, scope: Scope, receive: Receive) -> Any:
+    async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        if self._waiting >= self._limits.waiting:
+            raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", "Too many requests at once.", 2)
+        taken = 0
+        self._waiting += 1
+        try:
+            body = bytearray()
+            async with asyncio.timeout(self._limits.body_time):
+                async for chunk in self._chunks(scope, receive):
+                    body += chunk
+                    taken += len(chunk)
+                    self._in_flight += len(chunk)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._pool, self._run, _environ(scope, bytes(body)))
+        finally:
+            self._waiting -= 1
+            self._in_flight -= taken
+
+    async def _chunks(self, scope: Scope, receive: Receive) -> AsyncIterator[bytes]:
         limit = self._limits.of(scope["path"])
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if not declared.isdigit() or int(declared[:20]) > limit:

@@ -1,0 +1,6 @@
+"""`python -m attestd` is the `attestd` command."""
+
+from attestd.cli import main
+
+if __name__ == "__main__":
+    main()

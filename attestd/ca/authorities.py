@@ -1,0 +1,234 @@
+"""The certificates above the leaves: a root, the issuing intermediate, and the keys that the root delegates bundles to.
+
+    root (pathlen 1) ─┬─ issuing intermediate (pathlen 0) ── leaves, CRL
+                      ├─ bundle and time signer, current
+                      └─ bundle and time signer, next
+
+CAs carry `spiffe://<trust domain>` as their one name and never authenticate anybody (SPIFFE X.509-SVID, section 3.2).
+Bundle signers carry no name at all, so nothing can take them for an SVID, and one critical extended key usage: who does
+not know it must refuse the certificate (RFC 5280, section 4.2.1.12).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from attestd.ca.certificates import key_usage
+from attestd.ca.profiles import compare_lifetimes
+from attestd.ca.signer import FileSigner, authority_domain
+from attestd.credentials.bundle import BUNDLE_EKU
+from attestd.errors import Misconfigured
+from attestd.ids import Serial, TrustDomain
+
+# Verifiers whose clock is behind must not refuse a hierarchy that was made a moment ago.
+_BACKDATE = timedelta(seconds=60)
+_CA_USAGE = frozenset(("keyCertSign", "cRLSign"))
+_SIGNER_USAGE = frozenset(("digitalSignature",))
+_E = TypeVar("_E", bound=x509.ExtensionType)
+
+
+class ChainBroken(Misconfigured):
+    """The authorities' certificates do not fit together"""
+
+    remedy = "Restore the folder ca/ from the backup of this instance's folder."
+
+
+class AuthorityExpired(Misconfigured):
+    """An authority's certificate is not valid now"""
+
+    remedy = "Check the clock; if it is right, this authority must be replaced."
+
+
+class AuthorityExpiring(Misconfigured):
+    """An authority's certificate ends soon"""
+
+    remedy = "Plan its replacement: what it issues is cut short, and nothing can be issued once it has ended."
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """How long the authorities live; `bundle_signer` as long as the issuer unless it is given."""
+
+    root: timedelta = timedelta(days=3650)
+    issuer: timedelta = timedelta(days=365)
+    bundle_signer: timedelta | None = None
+
+    @property
+    def signer(self) -> timedelta:
+        """The bundle signers' lifetime."""
+        return self.issuer if self.bundle_signer is None else self.bundle_signer
+
+    def check(self) -> str:
+        """What is issued ends no later than its issuer. Returns the arithmetic. Raises LifetimesContradict with it."""
+        return compare_lifetimes(
+            [("issuer", self.issuer, "root", self.root), ("bundle signer", self.signer, "root", self.root)]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ceremony:
+    """What the certificates made in one go have in common."""
+
+    trust_domain: TrustDomain
+    now: datetime
+    lifetimes: Lifetimes
+    entropy: Callable[[int], bytes]
+
+    def root(self, key: ec.EllipticCurvePrivateKey) -> FileSigner:
+        """The root, signed by itself: the only time that it signs, but for what `issuer` and `bundle_signer` ask."""
+        public = key.public_key()
+        builder = self._builder("root", public, self.lifetimes.root, issuer_name=None, issuer_key=public)
+        builder = self._as_authority(builder, path_length=1)
+        return FileSigner(builder.sign(key, hashes.SHA256()), key)
+
+    def issuer(self, key: ec.EllipticCurvePrivateKey, root: FileSigner) -> FileSigner:
+        """The issuing intermediate."""
+        builder = self._builder(
+            "issuer",
+            key.public_key(),
+            self.lifetimes.issuer,
+            issuer_name=root.certificate.subject,
+            issuer_key=root.public_key,
+        )
+        builder = self._as_authority(builder, path_length=0)
+        return FileSigner(x509.load_der_x509_certificate(root.sign_certificate(builder)), key)
+
+    def bundle_signer(self, key: ec.EllipticCurvePrivateKey, root: FileSigner) -> FileSigner:
+        """A key to sign bundles and times with."""
+        builder = (
+            self._builder(
+                "bundles",
+                key.public_key(),
+                self.lifetimes.signer,
+                issuer_name=root.certificate.subject,
+                issuer_key=root.public_key,
+            )
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(key_usage(_SIGNER_USAGE), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([BUNDLE_EKU]), critical=True)
+        )
+        return FileSigner(x509.load_der_x509_certificate(root.sign_certificate(builder)), key)
+
+    def _builder(
+        self,
+        role: str,
+        public: ec.EllipticCurvePublicKey,
+        lifetime: timedelta,
+        *,
+        issuer_name: x509.Name | None,
+        issuer_key: ec.EllipticCurvePublicKey,
+    ) -> x509.CertificateBuilder:
+        start = self.now.astimezone(UTC).replace(microsecond=0)
+        identifier = x509.SubjectKeyIdentifier.from_public_key(public)
+        # A part of the key's identifier makes the name unique: two authorities of one name confuse path building.
+        subject = x509.Name(
+            [
+                x509.NameAttribute(NameOID.ORGANIZATION_NAME, self.trust_domain[:64]),
+                x509.NameAttribute(NameOID.COMMON_NAME, f"attestd {role} {identifier.digest[:4].hex()}"),
+            ]
+        )
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(subject if issuer_name is None else issuer_name)
+            .public_key(public)
+            .serial_number(Serial.random(self.entropy(20)).number)
+            .not_valid_before(start - _BACKDATE)
+            .not_valid_after(start + lifetime)
+            .add_extension(identifier, critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
+        )
+
+    def _as_authority(self, builder: x509.CertificateBuilder, *, path_length: int) -> x509.CertificateBuilder:
+        name = x509.UniformResourceIdentifier(f"spiffe://{self.trust_domain}")
+        return (
+            builder.add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+            .add_extension(key_usage(_CA_USAGE), critical=True)
+            .add_extension(x509.SubjectAlternativeName([name]), critical=False)
+        )
+
+
+# ---- What was found on disk -------------------------------------------------------------------------------------
+
+
+def require_root(certificate: x509.Certificate, trust_domain: TrustDomain) -> None:
+    """Raises ChainBroken, NotAnAuthority unless this is a root of the trust domain, signed by itself."""
+    _require_issued(certificate, certificate)
+    _require_authority(certificate, trust_domain, least_path_length=1)
+
+
+def require_issuer(certificate: x509.Certificate, root: x509.Certificate, trust_domain: TrustDomain) -> None:
+    """Raises ChainBroken, NotAnAuthority unless `root` made this certificate an issuer in the trust domain."""
+    _require_issued(certificate, root)
+    _require_authority(certificate, trust_domain, least_path_length=0)
+
+
+def require_bundle_signer(certificate: x509.Certificate, root: x509.Certificate) -> None:
+    """Raises ChainBroken unless `root` delegated bundles, and nothing else, to this certificate."""
+    _require_issued(certificate, root)
+    purposes = _extension(certificate, x509.ExtendedKeyUsage)
+    if list(purposes) != [BUNDLE_EKU]:
+        raise ChainBroken(
+            f"{_shown(certificate)} may do something else than sign bundles.",
+            seen=", ".join(purpose.dotted_string for purpose in purposes),
+            expected=BUNDLE_EKU.dotted_string,
+        )
+    if _extension(certificate, x509.BasicConstraints).ca:
+        raise ChainBroken(f"{_shown(certificate)} is a CA.", expected="a leaf")
+
+
+def require_in_time(certificate: x509.Certificate, now: datetime) -> None:
+    """Raises AuthorityExpired outside its validity, and AuthorityExpiring in the last twelfth of it."""
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if not begins <= now <= ends:
+        raise AuthorityExpired(
+            f"{_shown(certificate)} is not valid now.", seen=now.isoformat(), expected=f"{begins} to {ends}"
+        )
+    if ends - now < (ends - begins) / 12:
+        raise AuthorityExpiring(f"{_shown(certificate)} ends in {(ends - now).days} days.", seen=ends.isoformat())
+
+
+def _require_issued(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
+        raise ChainBroken(
+            f"{_shown(certificate)} was not issued by the root that is here.", expected=_shown(issuer)
+        ) from None
+
+
+def _require_authority(certificate: x509.Certificate, trust_domain: TrustDomain, *, least_path_length: int) -> None:
+    key = certificate.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise ChainBroken(f"{_shown(certificate)} has a key of another kind.", expected="P-256")
+    basic = _extension(certificate, x509.BasicConstraints)
+    if not basic.ca or (basic.path_length is not None and basic.path_length < least_path_length):
+        raise ChainBroken(
+            f"{_shown(certificate)} can't stand where it stands.",
+            seen=f"CA: {basic.ca}, path length: {basic.path_length}",
+            expected=f"a CA with a path length of at least {least_path_length}",
+        )
+    if not _extension(certificate, x509.KeyUsage).key_cert_sign:
+        raise ChainBroken(f"{_shown(certificate)} may not sign certificates.", expected="keyUsage: keyCertSign")
+    if (seen := authority_domain(certificate)) != trust_domain:
+        raise ChainBroken(f"{_shown(certificate)} is of another trust domain.", seen=seen, expected=trust_domain)
+
+
+def _extension(certificate: x509.Certificate, kind: type[_E]) -> _E:
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except (x509.ExtensionNotFound, ValueError):
+        raise ChainBroken(f"{_shown(certificate)} has no {kind.__name__}.") from None
+
+
+def _shown(certificate: x509.Certificate) -> str:
+    return certificate.subject.rfc4514_string()

@@ -1,0 +1,212 @@
+"""`attestd devices`: the fleet, from import to retirement."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from attestd.cli.api import AdminApi
+from attestd.cli.options import DEFAULT_DIR, Dir, Json, Reason
+from attestd.cli.output import emit, failing, moment, table
+from attestd.errors import MalformedInput
+
+app = typer.Typer(help="Devices: import, list, approve, quarantine, retire.", no_args_is_help=True)
+Id = Annotated[str, typer.Argument(metavar="ID", help="The device's id, as `attestd devices list` shows it.")]
+
+_COLUMNS = {
+    "id": "ID",
+    "state": "STATE",
+    "tier": "TIER",
+    "site": "SITE",
+    "manufacturer": "TPM",
+    "status": "RESULT",
+    "attested": "ATTESTED",
+}
+
+
+class UnreadableFile(MalformedInput):
+    """The file can't be read"""
+
+    remedy = "Check its path and permissions."
+
+
+def read_file(path: Path) -> bytes:
+    """A file named on the command line. Raises UnreadableFile."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreadableFile(f"{path} can't be read.", seen=error.strerror) from None
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="CSV or JSON Lines: ek_hash, serial_number, tier, site, labels, id.")],
+    dir: Dir = DEFAULT_DIR,
+    as_json: Json = False,
+) -> None:
+    """Import an inventory: devices that may enroll without being approved one by one.
+
+    The file is checked whole before anything is imported; errors name their lines; it is all or nothing. CSV needs a
+    header line; labels are `name=value;name=value` or columns called label.NAME. `attestd-agent evidence` prints a
+    device's EK hash.
+    """
+    with failing(as_json=as_json):
+        kind = "application/jsonl" if file.suffix in (".jsonl", ".ndjson", ".json") else "text/csv"
+        done = AdminApi.connect(dir).upload("/devices/import", read_file(file), kind)
+        emit(done, as_json=as_json, text=f"Imported {done['added']} devices; {done['unchanged']} were known already.")
+
+
+@app.command("list")
+def list_(
+    dir: Dir = DEFAULT_DIR,
+    state: Annotated[str | None, typer.Option(help="Only devices in this state.")] = None,
+    tier: Annotated[str | None, typer.Option(help="Only devices of this tier.")] = None,
+    site: Annotated[str | None, typer.Option(help="Only devices of this site.")] = None,
+    search: Annotated[str | None, typer.Option(help="Words in id, serial number, maker or labels.")] = None,
+    limit: Annotated[int, typer.Option(help="At most this many.", min=1)] = 1000,
+    as_json: Json = False,
+) -> None:
+    """List devices. With --json an array of objects with id, state, tier, site and more."""
+    with failing(as_json=as_json):
+        api = AdminApi.connect(dir)
+        found: list[dict[str, Any]] = []
+        after: str | None = None
+        while len(found) < limit:
+            page = api.get(
+                "/devices",
+                state=state,
+                tier=tier,
+                site=site,
+                q=search,
+                after=after,
+                limit=min(1000, limit - len(found)),
+            )
+            found += page["devices"]
+            after = page.get("after")
+            if not after:
+                break
+        emit(
+            found,
+            as_json=as_json,
+            text=table([_row(device) for device in found], _COLUMNS, empty=_NOBODY if not found else ""),
+        )
+
+
+_NOBODY = (
+    "No devices. On a machine with a TPM: attestd-agent enroll --server <URL> --ca <root.pem>\n"
+    "An unknown device then waits here as pending: attestd devices approve ID --tier device --site NAME"
+)
+
+
+def _row(device: dict[str, Any]) -> dict[str, Any]:
+    result = device.get("result") or {}
+    return device | {"status": result.get("status"), "attested": moment(device.get("attested_at"))}
+
+
+@app.command()
+def show(id: Id, dir: Dir = DEFAULT_DIR, as_json: Json = False) -> None:
+    """Show one device: identity, TPM, state and why, last result, credentials, what happened to it."""
+    with failing(as_json=as_json):
+        document = AdminApi.connect(dir).get(f"/devices/{id}")
+        emit(document, as_json=as_json, text=_described(document))
+
+
+def _described(document: dict[str, Any]) -> str:
+    device = document["device"]
+    result = device.get("result") or {}
+    lines = [
+        f"{device['id']}  {device['state']}" + (f": {device['state_reason']}" if device.get("state_reason") else ""),
+        f"  identity     {device.get('spiffe_id') or '- (not approved)'}",
+        f"  TPM          {device.get('manufacturer') or '-'} {device.get('model') or ''} "
+        f"{device.get('firmware_version') or ''}".rstrip()
+        + f", endorsed by {device.get('endorsement') or 'nobody yet'}",
+        f"  EK hash      {device.get('ek_hash')}",
+        f"  serial no.   {device.get('serial_number') or '-'}",
+        f"  labels       {', '.join(f'{k}={v}' for k, v in sorted(device['labels'].items())) or '-'}",
+        f"  attested     {moment(device.get('attested_at'))}, result {result.get('status', '-')}",
+    ]
+    lines += [f"    {reason}" for reason in result.get("reasons", [])]
+    credentials = document.get("credentials", [])
+    lines.append(f"  credentials  {len(credentials)} newest:" if credentials else "  credentials  none")
+    lines += [
+        f"    {entry['serial']}  until {moment(entry['not_after'])}"
+        + (f"  REVOKED: {entry['revoked_because']}" if entry.get("revoked_at") else "")
+        for entry in credentials[:5]
+    ]
+    rows = document.get("audit", [])
+    lines.append("  history" if rows else "  history      none")
+    lines += [f"    {moment(row['at'])}  {row['act']} by {row['actor']}" for row in rows[:10]]
+    return "\n".join(lines)
+
+
+@app.command()
+def approve(
+    id: Id,
+    tier: Annotated[str, typer.Option(help="device, edge or cloud.")],
+    site: Annotated[str, typer.Option(help="The device's home site.")],
+    label: Annotated[list[str] | None, typer.Option(help="A label, NAME=VALUE; repeatable.")] = None,
+    dir: Dir = DEFAULT_DIR,
+    as_json: Json = False,
+) -> None:
+    """Approve a pending device into a tier and a site. Issues nothing: the device's agent comes back by itself."""
+    with failing(as_json=as_json):
+        message: dict[str, Any] = {"tier": tier, "site": site}
+        if label:
+            message["labels"] = dict(_label(entry) for entry in label)
+        _act(dir, id, "approve", message, as_json)
+
+
+def _label(entry: str) -> tuple[str, str]:
+    name, equals, value = entry.partition("=")
+    if not equals:
+        raise MalformedInput("This is not a label.", seen=repr(entry[:80]), expected="NAME=VALUE")
+    return name, value
+
+
+@app.command()
+def reject(id: Id, dir: Dir = DEFAULT_DIR, reason: Reason = "", as_json: Json = False) -> None:
+    """Reject a pending device: its TPM is refused from now on."""
+    with failing(as_json=as_json):
+        _act(dir, id, "reject", {"reason": reason}, as_json)
+
+
+@app.command()
+def quarantine(id: Id, dir: Dir = DEFAULT_DIR, reason: Reason = "", as_json: Json = False) -> None:
+    """Quarantine a device: edges refuse it within a second or two, and it gets no credentials until released."""
+    with failing(as_json=as_json):
+        _act(dir, id, "quarantine", {"reason": reason}, as_json)
+
+
+@app.command()
+def release(id: Id, dir: Dir = DEFAULT_DIR, reason: Reason = "", as_json: Json = False) -> None:
+    """Release a quarantined device."""
+    with failing(as_json=as_json):
+        _act(dir, id, "release", {"reason": reason}, as_json)
+
+
+@app.command()
+def retire(id: Id, dir: Dir = DEFAULT_DIR, reason: Reason = "", as_json: Json = False) -> None:
+    """Retire a device for good: all its credentials are revoked. If it enrolls again, it waits for approval."""
+    with failing(as_json=as_json):
+        _act(dir, id, "retire", {"reason": reason}, as_json)
+
+
+@app.command()
+def replace(
+    id: Id,
+    ek_hash: Annotated[str, typer.Option(help="The new TPM's EK hash, from `attestd-agent evidence` on the device.")],
+    dir: Dir = DEFAULT_DIR,
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
+    """Give a device's identity to another TPM: its old credentials are revoked and its old TPM blocked for ever."""
+    with failing(as_json=as_json):
+        _act(dir, id, "replace", {"ek_hash": ek_hash, "reason": reason}, as_json)
+
+
+def _act(dir: Path, id: str, verb: str, message: dict[str, Any], as_json: bool) -> None:
+    document = AdminApi.connect(dir).post(f"/devices/{id}/{verb}", message)
+    device = document["device"]
+    emit(device, as_json=as_json, text=f"{device['id']} is {device['state']}.")

@@ -1,0 +1,93 @@
+"""A TPM maker's certificate for the people who decide whom to trust: `attestd trust add` and `attestd trust list`.
+
+What is shown here was read and, for a root, proven to be signed with its own key; whom to trust, a person says.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from attestd.errors import InputTooLarge
+from attestd.tpm.der import MalformedCertificate, element, shown_name
+from attestd.tpm.ekcert import parse_certificate
+from attestd.tpm.vouching import verify_signature
+
+MAX_FILE = 32 * 1024 * 1024  # all 2,240 known makers' certificates are 5 MiB of PEM
+
+
+class CertificateFileTooLarge(InputTooLarge):
+    """The file is too large to be read for certificates"""
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateDescription:
+    """One certificate as people see it. `der` is what to store: without header or padding.
+
+    `kind`: a "root" is a CA whose own key signed it and can be trusted by itself; an "intermediate" is any other CA and
+    only helps to reach a root; a "leaf" is no CA and has no place in a trust store.
+    """
+
+    der: bytes
+    sha256: bytes
+    subject: str
+    issuer: str
+    not_before: datetime
+    not_after: datetime
+    kind: Literal["root", "intermediate", "leaf"]
+    expired: bool
+    quirks: tuple[str, ...]
+
+
+def describe_certificate(der: bytes, *, now: datetime) -> CertificateDescription:
+    """Reads one certificate; raises what `parse_certificate` raises, and BadCertificateSignature for a forged root."""
+    certificate = parse_certificate(der)
+    claims = certificate.claims
+    kind: Literal["root", "intermediate", "leaf"] = "intermediate" if claims.is_ca else "leaf"
+    if claims.is_ca and certificate.subject == certificate.issuer:
+        same_key = claims.authority_key_id in (None, claims.subject_key_id)  # else a CA signed its own next key
+        if same_key:
+            verify_signature(certificate, certificate)
+            kind = "root"
+    return CertificateDescription(
+        der=certificate.der,
+        sha256=certificate.sha256,
+        subject=shown_name(certificate.subject),
+        issuer=shown_name(certificate.issuer),
+        not_before=claims.not_before,
+        not_after=claims.not_after,
+        kind=kind,
+        expired=now > claims.not_after,
+        quirks=tuple(sorted(certificate.quirks)),
+    )
+
+
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----\s*([A-Za-z0-9+/=\s]+?)\s*-----END CERTIFICATE-----")
+
+
+def certificates_in(file: bytes) -> tuple[bytes, ...]:
+    """The DER certificates in a file: every PEM block, or certificates in DER, one after another.
+
+    They are cut, not parsed. Raises CertificateFileTooLarge, and MalformedCertificate where there is none.
+    """
+    if len(file) > MAX_FILE:
+        raise CertificateFileTooLarge(seen=f"{len(file)} octets", expected=f"at most {MAX_FILE}")
+    found: list[bytes] = []
+    if b"-----BEGIN CERTIFICATE-----" in file:
+        for block in _PEM.finditer(file):
+            try:
+                found.append(base64.b64decode(b"".join(block[1].split()), validate=True))
+            except binascii.Error:
+                raise MalformedCertificate("A PEM block in this file is not base64.") from None
+    else:
+        at = 0
+        while file[at : at + 1] == b"\x30":
+            found.append(element(file, at).raw)
+            at += len(found[-1])
+    if not found:
+        raise MalformedCertificate("This file holds no certificate.", expected="PEM or DER")
+    return tuple(found)

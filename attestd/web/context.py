@@ -1,0 +1,79 @@
+"""What every door works with: the service's verbs, and the one request that is being answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from time import perf_counter
+from typing import TYPE_CHECKING, cast
+
+from flask import g
+
+from attestd.callers import Caller, Callers
+from attestd.config import Settings
+from attestd.errors import AttestdError
+from attestd.issuance.enrollment import Enrollment
+from attestd.issuance.lifecycle import Lifecycle
+from attestd.operations import Act, Operations
+from attestd.publication import Publication
+from attestd.registry.engine import Registry
+
+if TYPE_CHECKING:
+    from attestd.web.access import Door
+
+
+@dataclass(frozen=True)
+class Service:
+    """Everything that requests are answered with. One a process, made after forking."""
+
+    settings: Settings
+    registry: Registry
+    enrollment: Enrollment
+    lifecycle: Lifecycle
+    operations: Operations
+    callers: Callers
+    publication: Publication
+    clock: Callable[[], datetime]
+    entropy: Callable[[int], bytes]
+
+
+class NoCaller(AttestdError):
+    """A view asked for a caller on a route that has none"""
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and what becomes of it. The clock is read once, so that all of an answer speaks of one moment."""
+
+    request_id: str
+    now: datetime
+    source: str  # the peer's address
+    started: float  # perf_counter's seconds
+    door: Door | None = None
+    body: bytes = b""
+    signed_by: Caller | None = None
+    device: str | None = None  # the device that a device's request names
+    problem: AttestdError | None = None
+    cause: BaseException | None = None
+    release: Callable[[], None] | None = None  # gives the permit for a large body back
+
+    @property
+    def caller(self) -> Caller:
+        """The operator or proxy that signed this request; `access` admitted it."""
+        if self.signed_by is None:
+            raise NoCaller
+        return self.signed_by
+
+    @property
+    def milliseconds(self) -> float:
+        return (perf_counter() - self.started) * 1000
+
+    def act(self, reason: str = "") -> Act:
+        """What the caller does now, for the audit row."""
+        return Act(actor=self.caller.actor, now=self.now, request_id=self.request_id, reason=reason)
+
+
+def exchange() -> Exchange:
+    """The request that this thread answers."""
+    return cast("Exchange", g.exchange)

@@ -1,0 +1,200 @@
+"""The devices' door: enrollment, nonces, the time, and requests signed by a credential key (docs/protocol.md, 1 to 3)."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from flask import Blueprint, Response, request
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import FixedWindowRateLimiter
+
+from attestd.errors import Limited, MalformedInput
+from attestd.protocol.encoding import MalformedBase64, b64decode
+from attestd.protocol.messages import BeginRequest, CompleteRequest, WaitAnswer
+from attestd.protocol.signed import SignedEnvelope
+from attestd.tpm.activation import ActivationProofWrong
+from attestd.web.access import signed_url
+from attestd.web.context import Service, exchange
+
+JSON = "application/json"
+JOSE = "application/jose"
+
+WRONG_PROOFS_A_SOURCE = 10  # a minute
+WRONG_PROOFS_A_CHALLENGE = 5  # a minute
+
+
+class TooManyWrongProofs(Limited):
+    """Too many wrong activation proofs came from here"""
+
+
+class TimeNonceMalformed(MalformedInput):
+    """The time's nonce can't be read"""
+
+    remedy = "Ask for /v1/time?nonce=<16 to 64 random octets, base64url>."
+
+
+@dataclass(frozen=True, slots=True)
+class ProofLimits:
+    """How many wrong proofs one source may send, and one challenge may see; per process, in fixed windows of a minute.
+
+    A wrong proof spends nothing, so that a stranger can't spoil a device's enrollment; this bounds how many guesses
+    that gives. The window is of the process's own clock. One IPv6 /64 counts as one source.
+    """
+
+    limiter: FixedWindowRateLimiter = field(default_factory=lambda: FixedWindowRateLimiter(MemoryStorage()))
+    source_limit: RateLimitItemPerMinute = field(default_factory=lambda: RateLimitItemPerMinute(WRONG_PROOFS_A_SOURCE))
+    challenge_limit: RateLimitItemPerMinute = field(
+        default_factory=lambda: RateLimitItemPerMinute(WRONG_PROOFS_A_CHALLENGE)
+    )
+
+    def require_room(self, source: str, challenge: bytes) -> None:
+        """Raises TooManyWrongProofs once either limit is used up."""
+        for limit, key in self._keys(source, challenge):
+            if not self.limiter.test(limit, key):
+                reset_time = self.limiter.get_window_stats(limit, key).reset_time
+                raise TooManyWrongProofs(
+                    "Too many wrong proofs; no proof is looked at for now.",
+                    retry_after=max(1, int(reset_time - time.time()) + 1),
+                    seen=f"more than {limit.amount} a minute",
+                )
+
+    def count(self, source: str, challenge: bytes) -> None:
+        """One wrong proof more."""
+        for limit, key in self._keys(source, challenge):
+            self.limiter.hit(limit, key)
+
+    def _keys(self, source: str, challenge: bytes) -> tuple[tuple[RateLimitItemPerMinute, str], ...]:
+        return (
+            (self.source_limit, f"source/{_network(source)}"),
+            (self.challenge_limit, f"challenge/{sha256(challenge).hexdigest()}"),
+        )
+
+
+def _network(source: str) -> str:
+    """What one party can be expected to hold of the address space: an IPv4 address, an IPv6 /64."""
+    try:
+        address = ipaddress.ip_address(source)
+    except ValueError:
+        return source
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.IPv6Network((address, 64), strict=False))
+    return source
+
+
+@dataclass(frozen=True, slots=True)
+class _Devices:
+    service: Service
+    limits: ProofLimits
+
+    # ---- Enrollment -------------------------------------------------------------------------------------------
+
+    def begin(self) -> Response:
+        """POST /v1/enrollments"""
+        current = exchange()
+        answer = self.service.enrollment.begin(BeginRequest.parse(current.body), now=current.now)
+        return Response(answer.to_bytes(), content_type=JSON)
+
+    def complete(self) -> Response:
+        """POST /v1/enrollments/complete"""
+        current = exchange()
+        asked = CompleteRequest.parse(current.body)
+        self.limits.require_room(current.source, asked.challenge)
+        try:
+            answer = self.service.enrollment.complete(asked, now=current.now, request_id=current.request_id)
+        except ActivationProofWrong:
+            self.limits.count(current.source, asked.challenge)
+            raise
+        return _answered(answer)
+
+    # ---- Nonces and the time ----------------------------------------------------------------------------------
+
+    def nonce(self) -> Response:
+        """GET /v1/nonce: nothing but the Replay-Nonce that `access` puts on every answer of this door."""
+        return Response(status=204)
+
+    def time(self) -> Response:
+        """GET /v1/time"""
+        if list(request.args) != ["nonce"] or len(values := request.args.getlist("nonce")) != 1:
+            raise TimeNonceMalformed("The query is not one nonce.", expected="?nonce=…")
+        try:
+            nonce = b64decode(values[0][:100], name="nonce")
+        except MalformedBase64 as error:
+            raise TimeNonceMalformed(error.detail, seen=error.seen, expected=error.expected) from None
+        if not 16 <= len(nonce) <= 64:
+            raise TimeNonceMalformed(
+                "The nonce has the wrong size.", seen=f"{len(nonce)} octets", expected="16 to 64 octets"
+            )
+        return Response(self.service.publication.signed_time(nonce, exchange().now), content_type=JOSE)
+
+    # ---- Signed requests --------------------------------------------------------------------------------------
+
+    def attest(self) -> Response:
+        """POST /v1/attestations"""
+        current = exchange()
+        return _answered(
+            self.service.lifecycle.attest(
+                self._envelope(),
+                url=signed_url(self.service, request),
+                now=current.now,
+                request_id=current.request_id,
+            )
+        )
+
+    def renew(self) -> Response:
+        """POST /v1/renewals"""
+        current = exchange()
+        return _answered(
+            self.service.lifecycle.renew(
+                self._envelope(),
+                url=signed_url(self.service, request),
+                now=current.now,
+                request_id=current.request_id,
+            )
+        )
+
+    def token(self) -> Response:
+        """POST /v1/tokens"""
+        current = exchange()
+        return _answered(
+            self.service.lifecycle.token(
+                self._envelope(),
+                url=signed_url(self.service, request),
+                now=current.now,
+                request_id=current.request_id,
+            )
+        )
+
+    def _envelope(self) -> SignedEnvelope:
+        current = exchange()
+        envelope = SignedEnvelope.parse_flattened(current.body, limit=len(current.body))
+        current.device = envelope.unverified_kid
+        return envelope
+
+
+def _answered(answer: bytes | WaitAnswer) -> Response:
+    """200 with the very octets, or 202 with the time to wait."""
+    if isinstance(answer, bytes):
+        return Response(answer, content_type=JSON)
+    return Response(
+        answer.to_bytes(), status=202, content_type=JSON, headers={"Retry-After": str(max(1, answer.retry_after))}
+    )
+
+
+def blueprint(service: Service) -> Blueprint:
+    """This door's routes."""
+    door = _Devices(service, ProofLimits())
+    routes = Blueprint("devices", __name__, url_prefix="/v1")
+    routes.post("/enrollments")(door.begin)
+    routes.post("/enrollments/complete")(door.complete)
+    routes.get("/nonce")(door.nonce)
+    routes.get("/time")(door.time)
+    routes.post("/attestations")(door.attest)
+    routes.post("/renewals")(door.renew)
+    routes.post("/tokens")(door.token)
+    return routes

@@ -1,0 +1,75 @@
+"""What everybody may fetch (the root, token keys, the CRL), and what edge proxies may (bundles, their own renewal)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flask import Blueprint, Response, request
+
+from attestd.protocol.encoding import write_object
+from attestd.web.bodies import read_message
+from attestd.web.context import Service, exchange
+
+_MAX_RENEWAL = 1024  # octets of {"v":1}
+# How long others may keep what is public. Revocation is urgent, and bundles carry it within a second; the CRL is for
+# those who have nothing else.
+_CACHE_KEYS = "public, max-age=300"
+_CACHE_CRL = "public, max-age=60"
+
+
+@dataclass(frozen=True, slots=True)
+class _Publishing:
+    service: Service
+
+    def root(self) -> Response:
+        """GET /v1/root"""
+        return Response(
+            self.service.publication.root_pem,
+            content_type="application/pem-certificate-chain",
+            headers={"Cache-Control": _CACHE_KEYS},
+        )
+
+    def jwks(self) -> Response:
+        """GET /v1/jwks (RFC 7517, section 8.5.1 names the media type)"""
+        return Response(
+            write_object(self.service.publication.jwks()),
+            content_type="application/jwk-set+json",
+            headers={"Cache-Control": _CACHE_KEYS},
+        )
+
+    def crl(self) -> Response:
+        """GET /v1/crl (RFC 2585, section 4.2 names the media type)"""
+        return Response(
+            self.service.publication.crl(exchange().now),
+            content_type="application/pkix-crl",
+            headers={"Cache-Control": _CACHE_CRL},
+        )
+
+    def bundle(self) -> Response:
+        """GET /v1/bundle: 304 to the proxy that has this very one (RFC 9110, section 13.1.2)"""
+        bundle = self.service.publication.bundle(exchange().now)
+        if request.if_none_match.contains_weak(bundle.etag.strip('"')):
+            return Response(status=304, headers={"ETag": bundle.etag})
+        return Response(bundle.jws, content_type="application/jose", headers={"ETag": bundle.etag})
+
+    def renew_proxy(self) -> Response:
+        """POST /v1/proxies/renewals"""
+        current = exchange()
+        read_message(current.body, limit=_MAX_RENEWAL).done()
+        certificate, chain = self.service.operations.renew_proxy(current.caller.name, current.act())
+        left = int((certificate.not_after - current.now).total_seconds())
+        answer = {"v": 1, "chain": chain, "renew_after": left // 2, "expires_in": left}
+        return Response(write_object(answer), content_type="application/json")
+
+
+def blueprint(service: Service) -> Blueprint:
+    """This door's routes."""
+    door = _Publishing(service)
+    routes = Blueprint("publishing", __name__)
+    routes.get("/v1/root")(door.root)
+    routes.get("/v1/jwks")(door.jwks)
+    routes.get("/.well-known/jwks.json", endpoint="well_known_jwks")(door.jwks)
+    routes.get("/v1/crl")(door.crl)
+    routes.get("/v1/bundle")(door.bundle)
+    routes.post("/v1/proxies/renewals")(door.renew_proxy)
+    return routes

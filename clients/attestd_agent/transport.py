@@ -1,0 +1,247 @@
+"""HTTPS to the service, within bounds: one pinned root, one time limit for a whole exchange, one size limit.
+
+TLS trusts the pinned root alone. While the device's clock is behind its floor, OpenSSL can't judge dates
+(X509_V_FLAG_NO_CHECK_TIME): the peer's own dates are then judged here, within the handshake, before anything is sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from attestd.errors import AttestdError, MalformedInput, Misconfigured, Unauthenticated, Unavailable
+from attestd.protocol.messages import MAX_BEGIN
+from attestd_agent.clock import DeviceClock
+
+_NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, since OpenSSL 1.1.0
+MAX_ANSWER = 2 * MAX_BEGIN  # octets of a body; no answer to a device is larger
+TIME_LIMIT = 20.0  # seconds for one exchange, from connecting to the last octet
+
+
+class ServerUnreachable(Unavailable):
+    """The service can't be reached"""
+
+    remedy = "Check --server and the network; the agent tries again by itself."
+
+
+class ServerTooSlow(Unavailable):
+    """The service did not answer in time"""
+
+    remedy = ServerUnreachable.remedy
+
+
+class ServerNotTrusted(Unauthenticated):
+    """The server did not prove that it is this device's service"""
+
+    remedy = "Check --server and --ca; if the service got a new root, hand it to the device again with --ca."
+
+
+class ServerCertificateOutdated(ServerNotTrusted):
+    """The server's certificate is not valid at this time"""
+
+    remedy = "Renew the server's certificate: `attestd doctor` on the service."
+
+
+class AnswerTooLarge(MalformedInput):
+    """The service's answer is larger than any answer can be"""
+
+    remedy = "Check that --server is an attestd service."
+
+
+class ServerUrlInvalid(Misconfigured):
+    """The service's address can't be used"""
+
+    remedy = "Give --server as https://HOST[:PORT]."
+
+
+class RootDiffers(Unauthenticated):
+    """The service's root certificate is not the pinned one"""
+
+    remedy = "Compare the fingerprint with the operator's; if it is right, somebody else answers at this address."
+
+
+class RootMalformed(MalformedInput):
+    """This is not a root certificate"""
+
+    remedy = "Give --ca the root's PEM file, or sha256: and the 64 hexadecimal digits of its fingerprint."
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An HTTP answer, read whole. Header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def read_url(text: str) -> str:
+    """`https://host[:port][/path]` without a trailing slash. Raises ServerUrlInvalid."""
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL:
+        url = None
+    if url is None or url.scheme != "https" or not url.host or url.userinfo or url.query or url.fragment:
+        raise ServerUrlInvalid(seen=repr(text[:200]), expected="https://HOST[:PORT]")
+    return text.rstrip("/")
+
+
+def read_roots(pem: bytes) -> tuple[bytes, ...]:
+    """The root certificates of a PEM file, as DER. Raises RootMalformed."""
+    try:
+        return tuple(root.public_bytes(Encoding.DER) for root in x509.load_pem_x509_certificates(pem))
+    except ValueError:
+        raise RootMalformed(expected="PEM certificates") from None
+
+
+def fetch_root(url: str, fingerprint: bytes, *, path: str = "/v1/root", limit: float = TIME_LIMIT) -> bytes:
+    """The root as PEM, from a server that nobody vouches for yet: only its fingerprint (SHA-256 of the DER) counts.
+
+    Raises RootDiffers where it is another one.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    exchange = _Exchange(time.monotonic() + limit, None)
+    reply = exchange.run(context, "GET", url + path, None, {})
+    if reply.status != 200:
+        raise ServerUnreachable("The service does not hand out its root.", seen=reply.status, expected=200)
+    for der in read_roots(reply.body):
+        if hmac.compare_digest(hashlib.sha256(der).digest(), fingerprint):
+            return ssl.DER_cert_to_PEM_cert(der).encode("ascii")
+    raise RootDiffers(seen=hashlib.sha256(read_roots(reply.body)[0]).hexdigest(), expected=fingerprint.hex())
+
+
+class Transport:
+    """Exchanges with one service. Connections are not kept: an agent asks a few times an hour."""
+
+    def __init__(self, url: str, roots: bytes, clock: DeviceClock, *, limit: float = TIME_LIMIT) -> None:
+        self.url = read_url(url)
+        self._roots = "".join(ssl.DER_cert_to_PEM_cert(der) for der in read_roots(roots))
+        self._clock = clock
+        self._limit = limit
+
+    def exchange(
+        self, method: str, path: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        """Raises ServerUnreachable, ServerTooSlow, ServerNotTrusted or AnswerTooLarge; an error status is a Reply."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_verify_locations(cadata=self._roots)
+        behind = self._clock.behind
+        if behind:
+            context.verify_flags |= _NO_CHECK_TIME
+        exchange = _Exchange(time.monotonic() + self._limit, self._check_dates if behind else None)
+        return exchange.run(context, method, self.url + path, body, dict(headers or {}))
+
+    def _check_dates(self, leaf: bytes) -> None:
+        """The dates that OpenSSL was told to leave to us.
+
+        Of the floor it is only known that it has passed: a certificate that ended before it is over, one that begins
+        after it may well be valid. Once a time is known, both ends count.
+        """
+        certificate = x509.load_der_x509_certificate(leaf)
+        now = self._clock.now()
+        begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        if now > ends or (now < begins and not self._clock.needs_time):
+            raise ServerCertificateOutdated(
+                seen=f"{now:%Y-%m-%dT%H:%M:%SZ}", expected=f"{begins:%Y-%m-%dT%H:%M:%SZ} to {ends:%Y-%m-%dT%H:%M:%SZ}"
+            )
+
+
+class _Exchange:
+    """One request and its answer. The socket itself keeps the time limit: slow drips can't stretch it."""
+
+    def __init__(self, deadline: float, check: Callable[[bytes], None] | None) -> None:
+        self._deadline = deadline
+        self._check = check
+        self._refusal: AttestdError | None = None
+
+    def left(self) -> float:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the time limit for the whole exchange is over")
+        return left
+
+    def judge(self, leaf: bytes | None) -> None:
+        """Called with the peer's certificate at the end of the handshake."""
+        if self._check is None:
+            return
+        try:
+            self._check(leaf or b"")
+        except AttestdError as refusal:
+            self._refusal = refusal
+            raise ssl.SSLError(refusal.detail) from refusal
+
+    def run(self, context: ssl.SSLContext, method: str, url: str, body: bytes | None, headers: dict[str, str]) -> Reply:
+        context.sslsocket_class = _watched_socket(self)
+        headers |= {"Accept-Encoding": "identity", "User-Agent": "attestd-agent"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        try:
+            with (
+                httpx.Client(verify=context, timeout=self.left(), trust_env=not _is_here(url)) as client,
+                client.stream(method, url, content=body, headers=headers) as response,
+            ):
+                return Reply(response.status_code, dict(response.headers), self._read(response))
+        except (httpx.TimeoutException, TimeoutError) as error:
+            raise ServerTooSlow(seen=str(error) or type(error).__name__) from error
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            if self._refusal is not None:
+                raise self._refusal from error
+            if (cause := _cause(error, ssl.SSLCertVerificationError)) is not None:
+                raise ServerNotTrusted(seen=getattr(cause, "verify_message", "") or str(cause)) from error
+            raise ServerUnreachable(seen=str(error) or type(error).__name__, expected=url) from error
+
+    def _read(self, response: httpx.Response) -> bytes:
+        body = b""
+        for chunk in response.iter_raw():
+            body += chunk
+            if len(body) > MAX_ANSWER:
+                raise AnswerTooLarge(expected=f"at most {MAX_ANSWER} octets")
+            self.left()
+        return body
+
+
+def _watched_socket(exchange: _Exchange) -> type[ssl.SSLSocket]:
+    class WatchedSocket(ssl.SSLSocket):
+        def _bound(self) -> None:
+            own = self.gettimeout()
+            left = exchange.left()
+            self.settimeout(left if own is None else min(own, left))
+
+        def do_handshake(self, block: bool = False) -> None:
+            self._bound()
+            super().do_handshake(block)
+            exchange.judge(self.getpeercert(binary_form=True))
+
+        def recv(self, *args: Any, **kwargs: Any) -> bytes:
+            self._bound()
+            return super().recv(*args, **kwargs)
+
+        def send(self, *args: Any, **kwargs: Any) -> int:
+            self._bound()
+            return super().send(*args, **kwargs)
+
+    return WatchedSocket
+
+
+def _is_here(url: str) -> bool:
+    """Is this machine's own service meant? Proxies from the environment (HTTPS_PROXY) don't lead there."""
+    host = httpx.URL(url).host
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _cause(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error

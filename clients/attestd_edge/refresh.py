@@ -1,0 +1,199 @@
+"""Keeps an edge current: a bundle every second, its own certificate at half its life, the time's floor every minute.
+
+One thread a process; of several processes on one state folder, one fetches and the others read what it wrote. What
+happens again and again is logged once, when it begins and when it ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from attestd.errors import AttestdError
+from attestd.ids import TrustDomain
+from attestd_edge.decide import BundleUnusable, check_fresh
+from attestd_edge.identity import ProxyIdentity, renewed, save
+from attestd_edge.service import Service, ServiceBusy, ServiceRefused
+from attestd_edge.store import BundleStore
+
+INTERVAL = 1.0  # seconds between fetches
+MAX_BACKOFF = 15.0  # seconds between attempts while the service does not answer
+RENEWAL_PAUSE = timedelta(seconds=60)  # between attempts to renew
+
+logger = logging.getLogger("attestd_edge.refresh")
+
+Connection = Literal["starting", "connected", "cut off", "reading along"]
+
+
+class Refresher:
+    """`tick` does one round; `start` runs rounds in a thread until `stop`."""
+
+    def __init__(
+        self,
+        store: BundleStore,
+        service: Service,
+        *,
+        load_identity: Callable[[], ProxyIdentity],
+        certificate_file: Path,
+        roots: tuple[bytes, ...],
+        trust_domain: TrustDomain,
+        chance: Callable[[], float],
+    ) -> None:
+        """`load_identity` reads the proxy's key and chain from disk; `chance` gives numbers in [0, 1) for jitter."""
+        self._store = store
+        self._service = service
+        self._load_identity = load_identity
+        self._certificate_file = certificate_file
+        self._roots = roots
+        self._trust_domain = trust_domain
+        self._chance = chance
+        self._who: ProxyIdentity | None = None
+        self._etag: str | None = None
+        self._failures = 0
+        self._renew_at: datetime | None = None
+        self._said: dict[str, str] = {}
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.connection: Connection = "starting"
+
+    def start(self) -> None:
+        """Begins to refresh in the background. The first round runs at once."""
+        self._thread = threading.Thread(target=self._run, name="attestd-edge-refresh", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread, keeps the time's floor and lets another process fetch. Waits at most some seconds."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=15)
+        if self.connection != "reading along":
+            try:
+                self._store.keep_time(at_once=True)
+            except AttestdError as error:
+                logger.warning("the time's floor was not kept: %s", error)
+        self._store.disown()
+        self._service.close()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                pause = self.tick()
+            except Exception:  # a thread that dies unseen would leave the edge to go stale in silence
+                logger.exception("a round of refreshing failed in an unforeseen way")
+                pause = MAX_BACKOFF
+            self._stop.wait(pause)
+
+    def tick(self) -> float:
+        """One round; returns the seconds to wait before the next."""
+        try:
+            owner = self._store.own()
+        except OSError as error:
+            self._connect("cut off", f"the state folder can't be locked: {error.strerror}")
+            return MAX_BACKOFF
+        pause = self._fetch() if owner else self._read_along()
+        self._watch_age(owner=owner)
+        return pause * (0.9 + 0.2 * self._chance())
+
+    def _read_along(self) -> float:
+        self._who = None  # the other process may renew it
+        try:
+            if self._store.load():
+                self._tell_bundle()
+            self._connect("reading along", "another process fetches the bundle")
+        except AttestdError as error:
+            self._connect("cut off", str(error))
+        return INTERVAL
+
+    def _fetch(self) -> float:
+        try:
+            if self._who is None:
+                self._who = self._load_identity()
+            fetched = self._service.bundle(self._who, etag=self._etag)
+            if fetched is not None:
+                self._etag = None
+                if self._store.adopt(fetched.unverified_jws):
+                    self._tell_bundle()
+                self._etag = fetched.etag
+            self._failures = 0
+            self._connect("connected", "")
+            self._renew()
+        except BundleUnusable as error:
+            # It was genuine, and nothing older may be used in its place.
+            self._failures += 1
+            self._connect("connected", str(error))
+            return MAX_BACKOFF
+        except AttestdError as error:
+            self._failures += 1
+            self._etag = None
+            if isinstance(error, ServiceRefused):
+                self._who = None  # somebody may have put a new certificate there
+            self._connect("cut off", f"{type(error).slug()}: {error}")
+            backoff = min(MAX_BACKOFF, INTERVAL * 2 ** min(self._failures - 1, 10))
+            return max(backoff, float(error.retry_after)) if isinstance(error, ServiceBusy) else backoff
+        return INTERVAL
+
+    def _renew(self) -> None:
+        """Renews the proxy's certificate once half of its life is over; a failure is tried again later."""
+        who, now = self._who, self._store.clock.now()
+        if who is None or now < who.half_life or (self._renew_at is not None and now < self._renew_at):
+            return
+        self._renew_at = now + RENEWAL_PAUSE * (1 + self._chance())
+        try:
+            pem = self._service.renew(who)
+            new = renewed(who, pem, roots=self._roots, trust_domain=self._trust_domain, now=now)
+            save(new, self._certificate_file)
+        except AttestdError as error:
+            self._say("renewal", f"the proxy's certificate was not renewed: {type(error).slug()}: {error}")
+            return
+        self._who, self._renew_at = new, None
+        self._said.pop("renewal", None)
+        logger.info("the proxy's certificate was renewed; it ends %s", new.certificate.not_valid_after_utc.isoformat())
+
+    def _watch_age(self, *, owner: bool) -> None:
+        try:
+            check_fresh(self._store.view().bundle, self._store.clock.now())
+            stale = ""
+        except AttestdError as error:
+            stale = str(error)
+        began = bool(stale) and "age" not in self._said
+        if owner:
+            try:
+                # Once stale, stale: also for a process that starts later with its clock set back.
+                self._store.keep_time(at_once=began)
+                self._said.pop("disk", None)
+            except AttestdError as error:
+                self._say("disk", f"the time's floor was not kept: {error}")
+        if stale:
+            self._say("age", f"nothing crosses here: {stale}")
+        elif self._said.pop("age", None):
+            logger.info("the bundle is fresh again")
+
+    def _tell_bundle(self) -> None:
+        bundle = self._store.view().bundle
+        logger.info(
+            "bundle %d.%d in use, policy %d, %d authorities",
+            bundle.epoch,
+            bundle.version,
+            bundle.policy_version,
+            len(bundle.issuers),
+        )
+
+    def _connect(self, state: Connection, why: str) -> None:
+        self.connection = state
+        if self._said.get("connection") == state + why:
+            return
+        if why and state != "reading along":
+            logger.warning("%s: %s", state, why)
+        else:
+            logger.info("%s", state)
+        self._said["connection"] = state + why
+
+    def _say(self, topic: str, text: str) -> None:
+        """Logs what is wrong once, until it changes or ends."""
+        if self._said.get(topic) != text:
+            self._said[topic] = text
+            logger.warning("%s", text)

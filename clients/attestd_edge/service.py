@@ -1,0 +1,198 @@
+"""What an edge asks of the service: the bundle, and a new certificate for itself (docs/protocol.md, sections 2 and 5).
+
+Each request is signed by the proxy's key over method, URL, body and a nonce of the service; each answer brings the next
+nonce. TLS is verified against the pinned root alone: no system store, no proxy settings from the environment.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import httpx
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from attestd.credentials.bundle import MAX_BUNDLE
+from attestd.errors import AttestdError, InputTooLarge, Unauthenticated, Unavailable
+from attestd.protocol.encoding import Members, b64decode, read_object, write_object
+from attestd.protocol.messages import MAX_BEGIN
+from attestd.protocol.signed import sign_detached
+from attestd_edge.identity import ProxyIdentity
+
+_TIMEOUT = httpx.Timeout(10.0, connect=3.0)  # seconds, for each read or write
+_MAX_SECONDS = 60.0  # for a whole answer, however slowly it drips
+_MAX_RETRY_AFTER = 300  # seconds
+_MAX_ETAG = 256  # characters
+
+
+class ServiceUnreachable(Unavailable):
+    """The service can't be reached"""
+
+    remedy = "Check the network, the configured address and the service itself; the edge goes on with what it has."
+
+
+class ServiceBusy(Unavailable):
+    """The service asks to come back later"""
+
+
+class ServiceRefused(Unauthenticated):
+    """The service refused the request"""
+
+    remedy = "Check with an operator of the service that this proxy is known there and not disabled."
+
+
+class ServiceAnswerWrong(Unavailable):
+    """The service's answer makes no sense"""
+
+    remedy = "Check the configured address; something else may answer there."
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A bundle as it came, unverified."""
+
+    unverified_jws: str
+    etag: str | None
+
+
+def tls_context(roots: Sequence[bytes]) -> ssl.SSLContext:
+    """A client's context that trusts the pinned roots (DER) and nothing else."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks names and demands a certificate
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    for der in roots:
+        pem = x509.load_der_x509_certificate(der).public_bytes(serialization.Encoding.PEM)
+        context.load_verify_locations(cadata=pem.decode("ascii"))
+    return context
+
+
+class Service:
+    """The service's doors that proxies use. Not safe for threads: one refresher owns it."""
+
+    def __init__(
+        self,
+        base: str,
+        *,
+        roots: Sequence[bytes],
+        transport: httpx.BaseTransport | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`base`: `https://host[:port]`, as the service knows itself: signatures are over it. `transport` is tests'."""
+        self._monotonic = monotonic
+        self._base = base.rstrip("/")
+        self._nonce: bytes | None = None
+        self._client = httpx.Client(
+            transport=transport or httpx.HTTPTransport(verify=tls_context(roots), retries=0),
+            timeout=_TIMEOUT,
+            follow_redirects=False,
+            trust_env=False,
+            headers={"Accept-Encoding": "identity", "User-Agent": "attestd-edge"},
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._client.close()
+
+    def bundle(self, who: ProxyIdentity, *, etag: str | None) -> Fetched | None:
+        """The current bundle, or None if it is still the one of `etag`.
+
+        Raises ServiceUnreachable, ServiceBusy, ServiceRefused, ServiceAnswerWrong or InputTooLarge.
+        """
+        extra = {"If-None-Match": etag} if etag else {}
+        status, headers, body = self._ask(who, "GET", "/v1/bundle", b"", extra, limit=MAX_BUNDLE)
+        if status == httpx.codes.NOT_MODIFIED and etag:
+            return None
+        if status != httpx.codes.OK or not body.isascii():
+            raise ServiceAnswerWrong(seen=f"status {status}", expected="200 with a bundle, or 304")
+        found = headers.get("ETag")
+        return Fetched(body.decode("ascii").strip(), found if found and len(found) <= _MAX_ETAG else None)
+
+    def renew(self, who: ProxyIdentity) -> bytes:
+        """A new chain (PEM) for the proxy's key, unverified. Raises what `bundle` raises."""
+        status, _, body = self._ask(who, "POST", "/v1/proxies/renewals", write_object({"v": 1}), {}, limit=MAX_BEGIN)
+        if status != httpx.codes.OK:
+            raise ServiceAnswerWrong(seen=f"status {status}", expected="200")
+        try:
+            answer = Members(read_object(body, limit=MAX_BEGIN, name="answer"), "answer")
+            answer.version()
+            return answer.text("chain", limit=MAX_BEGIN).encode("ascii")
+        except (AttestdError, UnicodeEncodeError) as error:
+            raise ServiceAnswerWrong(f"The renewal's answer can't be read: {error}") from error
+
+    def _ask(
+        self, who: ProxyIdentity, method: str, path: str, body: bytes, extra: Mapping[str, str], *, limit: int
+    ) -> tuple[int, httpx.Headers, bytes]:
+        """One signed request; a second one if the first one's nonce had been spent or had expired."""
+        url = self._base + path
+        for last in (False, True):
+            nonce, self._nonce = self._nonce or self._first_nonce(), None
+            authorization = sign_detached(
+                body, sign=who.key.sign, alg="ES256", kid=who.kid, method=method, url=url, nonce=nonce
+            )
+            headers = {"Authorization": authorization, **extra}
+            if body:
+                headers["Content-Type"] = "application/json"
+            status, found, answer = self._exchange(method, url, body, headers, limit=limit)
+            if status == httpx.codes.UNAUTHORIZED and self._nonce is not None and not last:
+                continue
+            break
+        if status in (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE):
+            raise ServiceBusy(seen=f"status {status}", retry_after=_retry_after(found))
+        if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            raise ServiceRefused(seen=f"status {status}: {_problem(answer)}")
+        return status, found, answer
+
+    def _first_nonce(self) -> bytes:
+        status, headers, _ = self._exchange("GET", self._base + "/v1/nonce", b"", {}, limit=MAX_BEGIN)
+        if self._nonce is None:
+            if status in (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE):
+                raise ServiceBusy(seen=f"status {status}", retry_after=_retry_after(headers))
+            raise ServiceAnswerWrong("The service gave no nonce.", seen=f"status {status}", expected="Replay-Nonce")
+        nonce, self._nonce = self._nonce, None
+        return nonce
+
+    def _exchange(
+        self, method: str, url: str, body: bytes, headers: Mapping[str, str], *, limit: int
+    ) -> tuple[int, httpx.Headers, bytes]:
+        """Sends one request and reads at most `limit` octets of its answer; remembers the nonce that came along."""
+        chunks: list[bytes] = []
+        size, started = 0, self._monotonic()
+        try:
+            with self._client.stream(method, url, content=body or None, headers=dict(headers)) as response:
+                for chunk in response.iter_raw():
+                    size += len(chunk)
+                    if size > limit:
+                        raise InputTooLarge("The service's answer is too large.", expected=f"at most {limit} octets")
+                    if self._monotonic() - started > _MAX_SECONDS:
+                        raise ServiceUnreachable("The service's answer takes too long.", seen=f"{size} octets so far")
+                    chunks.append(chunk)
+        except httpx.HTTPError as error:
+            raise ServiceUnreachable(f"{type(error).__name__}: {error}"[:300]) from error
+        if text := response.headers.get("Replay-Nonce"):
+            try:
+                self._nonce = b64decode(text, name="Replay-Nonce") or None
+            except AttestdError as error:
+                raise ServiceAnswerWrong("The service's nonce can't be read.") from error
+        return response.status_code, response.headers, b"".join(chunks)
+
+
+def _retry_after(headers: httpx.Headers) -> int:
+    text = headers.get("Retry-After", "")
+    return min(int(text), _MAX_RETRY_AFTER) if text.isascii() and text.isdigit() else 5
+
+
+def _problem(body: bytes) -> str:
+    """The problem's type, for the log: what kind of refusal it is."""
+    try:
+        return str(read_object(body, limit=MAX_BEGIN, name="problem").get("type", ""))[:200]
+    except AttestdError:
+        return "no problem document"
