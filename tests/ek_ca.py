@@ -190,7 +190,9 @@ def oaep_spki(key: rsa.RSAPublicKey) -> bytes:
 
 _SHA = {"sha1": hashes.SHA1(), "sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512()}
 _RSA_OIDS = {"sha1": 5, "sha256": 11, "sha384": 12, "sha512": 13}
-_ECDSA_OIDS = {"sha1": "1.2.840.10045.4.1"} | {f"sha{n}": f"1.2.840.10045.4.3.{i}" for i, n in enumerate((256, 384, 512), 2)}
+_ECDSA_OIDS = {"sha1": "1.2.840.10045.4.1"} | {
+    f"sha{n}": f"1.2.840.10045.4.3.{i}" for i, n in enumerate((256, 384, 512), 2)
+}
 NULL = der(0x05)
 
 

@@ -2,7 +2,7 @@
 
     python tests/take_out_checks.py attestd/tpm/attest.py tests/unit/tpm
 
-A check is an `if` that raises, a row of a table that names a refusal, or a statement that calls something named
+A check is an `if` that raises (each side of an `or` by itself), a row of a table that names a refusal, or a statement that calls something named
 check…, verify…, require… or done. Each is taken out in a copy of the tree, never in the tree itself; then the given
 tests run until the first failure. A check that can go without a failure is printed, and the exit code is 1.
 """
@@ -62,11 +62,13 @@ def find_checks(source: str) -> Iterator[Check]:
 
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and any(isinstance(child, ast.Raise) for child in node.body):
-            # An assignment inside the condition must stay: the code after it may use the name.
-            kept = any(isinstance(part, ast.NamedExpr) for part in ast.walk(node.test))
-            condition = check(node.test, "")
-            instead = f"({source[condition.start : condition.end]}) and False" if kept else "False"
-            yield Check(condition.line, "if " + condition.what, condition.start, condition.end, instead)
+            either = node.test.values if isinstance(node.test, ast.BoolOp) and isinstance(node.test.op, ast.Or) else []
+            for test in either or [node.test]:
+                # An assignment inside the condition must stay: the code after it may use the name.
+                kept = any(isinstance(part, ast.NamedExpr) for part in ast.walk(test))
+                condition = check(test, "")
+                instead = f"({source[condition.start : condition.end]}) and False" if kept else "False"
+                yield Check(condition.line, "if " + condition.what, condition.start, condition.end, instead)
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             called = node.value.func
             name = (

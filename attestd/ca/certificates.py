@@ -2,7 +2,7 @@
 
 RFC 5280 and the SPIFFE X.509-SVID specification. The SPIFFE ID is the only name: the subject is empty and the subject
 alternative name therefore critical (RFC 5280, section 4.2.1.6; X509-SVID, section 3.1), so nothing that reads a common
-name can be misled. OpenSSL, curl, Go and Python accept that; tests/unit/ca/ asks the first three of them and Python.
+name can be misled. OpenSSL (strictly), curl, Go, Java and Python accept that.
 
 `readback` then compares the signed octets with the specification; nothing else leaves the process.
 """
@@ -34,6 +34,7 @@ _LEAF = x509.BasicConstraints(ca=False, path_length=None)
 _DNS_NAME = re.compile(
     r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", re.ASCII
 )
+_HTTP_URL = re.compile(r"https?://[!-~]{1,1000}", re.ASCII)
 _MAX_NAMES = 100
 
 
@@ -99,6 +100,8 @@ class CertificateSpec:
         for name in self.dns_names:
             if not _DNS_NAME.fullmatch(name):
                 raise SpecContradictsProfile("This is not a DNS name.", seen=repr(name[:80]), expected="a-z 0-9 - .")
+        if self.crl_url is not None and not _HTTP_URL.fullmatch(self.crl_url):
+            raise SpecContradictsProfile("This is not a CRL's URL.", seen=repr(self.crl_url[:80]), expected="http://…")
         for moment in (self.not_before, self.not_after):
             if moment.utcoffset() != timedelta(0) or moment.microsecond:
                 raise SpecContradictsProfile("A time is not in UTC and whole seconds.", seen=moment)

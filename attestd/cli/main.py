@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from attestd.cli import credentials, devices, doctor, proxies, trust
+from attestd.cli import credentials, devices, proxies, trust
+from attestd.cli.doctor import doctor
 from attestd.cli.instance import create_instance, describe, now, open_instance, renew_admin
 from attestd.cli.options import DEFAULT_DIR, Dir, Json
 from attestd.cli.output import emit, failing, say
@@ -32,7 +33,7 @@ app.add_typer(proxies.app, name="proxies")
 app.add_typer(proxies.policy, name="policy")
 app.add_typer(admin, name="admin")
 app.command()(serve)
-app.command()(doctor.doctor)
+app.command()(doctor)
 
 
 @app.command()

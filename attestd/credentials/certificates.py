@@ -133,7 +133,7 @@ class ParsedCertificate:
             serial = Serial(certificate.serial_number)
         except UnsupportedAlgorithm:
             raise AlgorithmRefused from None
-        except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        except (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
             raise CertificateMalformed from None
         except MalformedName as error:
             raise CertificateMalformed("The serial number is out of range.", expected=error.expected) from None

@@ -82,8 +82,9 @@ def read_object(data: bytes, *, limit: int, name: str = "message") -> dict[str, 
     return cast("dict[str, Any]", found)
 
 
-# Possessive (`++`, `*+`): without it the matcher keeps a way back for every octet of a long string, 120 octets each.
-_TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[{]|[\]}]')
+# Possessive (`++`, `*+`), or the matcher keeps a way back for every octet of a long string, some 120 octets each. A
+# string may lack its end here, or every quote in one would be tried as a beginning, which is quadratic.
+_TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 

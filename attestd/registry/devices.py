@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, String, bindparam, cast, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, String, bindparam, case, cast, func, or_, select, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from attestd.credentials.status import Status
@@ -270,7 +270,6 @@ def change_state(
 
 
 _PLAIN = frozenset({Event.REJECT, Event.QUARANTINE, Event.RELEASE, Event.RETIRE})
-_SAME_VERSION = frozenset({Event.ATTEST})
 
 
 def change(
@@ -308,7 +307,9 @@ def _change_statement(
     values["updated_at"] = bindparam("now", type_=devices.c.updated_at.type)
     if transition.go_to is not None:
         values["state"] = transition.go_to.value
-    if event not in _SAME_VERSION:
+    if event is Event.ASK:  # a pending device that asks again must not disturb an operator who is deciding
+        values["state_version"] = devices.c.state_version + case((devices.c.state == State.PENDING, 0), else_=1)
+    elif event is not Event.ATTEST:
         values["state_version"] = devices.c.state_version + 1
     wanted = [devices.c.id == bindparam("wanted"), devices.c.state.in_(sorted(transition.come_from))]
     if versioned:

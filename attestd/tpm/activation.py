@@ -14,15 +14,12 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from attestd.errors import EvidenceRefused
 from attestd.protocol.derivations import completion_proof
+from attestd.tpm.endorsement import VerifiedEndorsement
 from attestd.tpm.makecred import Entropy, protect, share_seed
 from attestd.tpm.objects import P256, P384, Alg, Attributes, TpmPublic, parse_public
-
-if TYPE_CHECKING:
-    from attestd.tpm.endorsement import VerifiedEndorsement
 
 SECRET_SIZE = 32  # octets of an activation secret (docs/protocol.md, section 1)
 

@@ -10,14 +10,14 @@ a narrow condition and a reason; it is recorded with the endorsement. Every othe
 |-----------------|-----------------------------------------------------|----------------------------------------------|
 | padded          | octets after the certificate: NV dumps of any maker | its own length says where it ends; the rest  |
 |                 |                                                     | is not used                                  |
-| nv-header       | a 7-octet header before it: TPM 1.2 style NV        | its tags are checked, nothing else is used   |
+| nv-header       | a header of 5 or 7 octets: TPM 1.2 style NV         | its tags are checked, nothing else is used   |
 | set-order       | a SET within a name is not sorted: Nuvoton          | names are compared as octets, never rebuilt  |
 | encoded-default | FALSE is written out: Intel PTT                     | the value is the same                        |
 | long-serial     | a serial number with a needless octet: STM          | the serial number decides nothing here       |
 | odd-serial      | a serial number of zero or less: private CAs        | the serial number decides nothing here       |
 | ecdsa-null      | ECDSA's identifier with a NULL: Intel on-die CAs    | the algorithm is the same                    |
 | rsaes-oaep-key  | an RSA key marked "OAEP only": STM and Infineon     | it is an RSA key; the mark only narrows it   |
-| google-cas      | no EKU and no SAN: Google Compute Engine            | one pinned root, marker extension, exact   |
+| google-cas      | no EKU and no SAN: Google Compute Engine            | one pinned root, marker extension and exact  |
 |                 |                                                     | key usage: see `endorsement`                 |
 | sha1-signature  | SHA-1 under a signature: TPM 1.2 chips, until 2014  | it is not, unless the caller of the chain    |
 |                 |                                                     | check asks; `verify_endorsement` never asks  |
@@ -198,18 +198,20 @@ def parse_certificate(unverified: bytes) -> MakerCertificate:
     )
 
 
-# TCG_PCCLIENT_STORED_CERT (TCG PC Client Specific Implementation Specification for Conventional BIOS, section 7.4.5,
-# for TPM 1.2): a tag and the type "full", a 16-bit size, the tag of a full certificate.
+# TCG_PCCLIENT_STORED_CERT (TCG PC Client Specific Implementation Specification for Conventional BIOS, for TPM 1.2,
+# section 7.3.2): a tag, the type "full" and a 16-bit size; most write the tag of a full certificate after it.
 _STORED_CERT, _FULL_CERT = b"\x10\x01\x00", b"\x10\x02"
 
 
 def _cut(data: bytes) -> tuple[bytes, frozenset[Quirk]]:
-    header = data[:3] == _STORED_CERT and data[5:7] == _FULL_CERT
-    if header:
-        data = data[7:]
+    quirks: set[Quirk] = set()
+    if data.startswith(_STORED_CERT):
+        data = data[5:].removeprefix(_FULL_CERT)
+        quirks.add(Quirk.NV_HEADER)
     der = element(data).raw
-    padded = len(der) < len(data)
-    return der, frozenset([Quirk.NV_HEADER] * header + [Quirk.PADDED] * padded)
+    if len(der) < len(data):
+        quirks.add(Quirk.PADDED)
+    return der, frozenset(quirks)
 
 
 _VERSION, _EXTENSIONS = 0xA0, 0xA3

@@ -212,10 +212,6 @@ def _prove(service: Service, authorization: str, current: Exchange, who: Who) ->
     envelope = SignedEnvelope.parse_detached(authorization, current.body)
     caller = service.callers.require(envelope, url=signed_url(service, request), method=request.method, now=current.now)
     current.signed_by = caller  # so that a refusal is logged with the name of who was refused
-    if who is Who.PROXY:
-        allowed = caller.role == "proxy"
-    else:
-        allowed = _RANKS.get(caller.role, 0) >= _RANKS[who.value]
-    if not allowed:
+    if not (caller.role == "proxy" if who is Who.PROXY else _RANKS.get(caller.role, 0) >= _RANKS[who.value]):
         raise RoleTooLow("The caller's role does not allow this.", seen=caller.role, expected=who.value)
     return caller

@@ -12,9 +12,9 @@ from typing import IO, cast
 
 from flask import Request
 
-from attestd.errors import MalformedInput, Unavailable
+from attestd.errors import InputTooLarge, MalformedInput, Unavailable
 from attestd.protocol.encoding import Members, read_object
-from attestd.web.problems import BodyTooLarge, ContentTypeWrong
+from attestd.web.problems import ContentTypeWrong
 
 LARGE = 1024 * 1024  # octets; a larger body needs a permit
 LARGE_AT_ONCE = 4  # permits of one process
@@ -57,13 +57,13 @@ def require_media_type(request: Request, accepted: frozenset[str]) -> None:
 def read_body(request: Request, *, limit: int, large: Callable[[], None]) -> bytes:
     """The body's octets, at most `limit`, whatever the headers say. `large` is called once if it is a large one.
 
-    Raises BodyTooLarge, BodyCutShort and what `large` raises.
+    Raises InputTooLarge, BodyCutShort and what `large` raises.
     """
     announced = request.content_length  # None for a chunked body, and for none
     if announced is None:
         return _read_chunked(request, limit, large) if request.headers.get("Transfer-Encoding") else b""
     if announced > limit:
-        raise BodyTooLarge("The body is too large.", seen=f"{announced} octets", expected=f"at most {limit}")
+        raise InputTooLarge("The body is too large.", seen=f"{announced} octets", expected=f"at most {limit}")
     if announced > LARGE:
         large()
     body = _read(request, announced)
@@ -79,7 +79,7 @@ def _read_chunked(request: Request, limit: int, large: Callable[[], None]) -> by
         large()
         body += _read(request, limit + 1 - len(body))
     if len(body) > limit:
-        raise BodyTooLarge("The body is too large.", seen=f"more than {limit} octets", expected=f"at most {limit}")
+        raise InputTooLarge("The body is too large.", seen=f"more than {limit} octets", expected=f"at most {limit}")
     return body
 
 
@@ -93,8 +93,10 @@ def _read(request: Request, most: int) -> bytes:
     return b"".join(pieces)
 
 
-def read_message(body: bytes, *, limit: int) -> Members:
-    """An admin message: a JSON object with `"v": 1`. The reader calls `done()`."""
-    members = Members(read_object(body, limit=limit), "message")
-    members.version()
+def read_message(body: bytes) -> Members:
+    """An operator's or a proxy's message: a JSON object of version 1, which goes without saying. The reader calls
+    `done()`. How large it may be, the route said before it was read."""
+    members = Members(read_object(body, limit=len(body)), "message")
+    if "v" in members:
+        members.version()
     return members

@@ -1,4 +1,4 @@
-"""The devices' door: enrollment, nonces, the time, and requests signed by a credential key (docs/protocol.md, 1 to 3)."""
+"""The devices' door: enrollment, nonces, the time, requests signed by a credential key (docs/protocol.md, 1, 2, 7)."""
 
 from __future__ import annotations
 

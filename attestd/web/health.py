@@ -24,7 +24,7 @@ from attestd.protocol.encoding import write_object
 from attestd.registry import bundles, devices
 from attestd.web.context import Service, exchange
 
-# Nothing worth having is issued by a certificate that ends so soon; `attestd_issuer_not_after_seconds` warns long before.
+# Nothing worth having is issued by a certificate that ends so soon; the gauge of its end warns long before.
 ISSUER_LEFT: Final = timedelta(minutes=10)
 _GAUGES_AGE: Final = 10.0  # seconds for which the database's counts are reused
 _PLAIN_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"})
@@ -108,9 +108,20 @@ class _Gauges(Collector):
             return self._families
 
     def _ask(self, now: datetime) -> Iterator[Metric]:
-        with self._service.registry.reading() as c:
-            counted = devices.count_by_state(c)
-            bundle = bundles.latest(c)
+        issuer = self._service.operations.hierarchy.issuer.certificate
+        yield GaugeMetricFamily(
+            "attestd_issuer_not_after_seconds",
+            "When the issuing certificate ends, in unix seconds.",
+            value=issuer.not_valid_after_utc.timestamp(),
+        )
+        try:
+            with self._service.registry.reading() as c:
+                counted = devices.count_by_state(c)
+                bundle = bundles.newest(c)
+        except AttestdError:  # the other counts matter now more than ever
+            yield GaugeMetricFamily("attestd_database_up", "Whether the database answers.", value=0)
+            return
+        yield GaugeMetricFamily("attestd_database_up", "Whether the database answers.", value=1)
         by_state = GaugeMetricFamily("attestd_devices", "Devices, by state.", labels=("state",))
         for state, count in counted.items():
             by_state.add_metric((state.value,), count)
@@ -123,12 +134,6 @@ class _Gauges(Collector):
                 "Since the newest bundle was signed.",
                 value=max(0.0, now.timestamp() - bundle.issued_at),
             )
-        issuer = self._service.operations.hierarchy.issuer.certificate
-        yield GaugeMetricFamily(
-            "attestd_issuer_not_after_seconds",
-            "When the issuing certificate ends, in unix seconds.",
-            value=issuer.not_valid_after_utc.timestamp(),
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,6 @@ from typing import Any, Final, TextIO
 from flask import Flask, Response, g, request
 
 from attestd.web.context import Exchange, Service, exchange
-from attestd.web.problems import status_of
 
 LOGGER: Final = "attestd.web"
 
@@ -120,6 +119,6 @@ def _members(current: Exchange, response: Response) -> dict[str, Any]:
         found["device"] = redact(current.device)
     if current.problem is not None:
         found["problem"] = current.problem.slug()
-        if current.cause is not None and status_of(type(current.problem)).is_server_error:
-            found["cause"] = cause_chain(current.cause)
+    if current.cause is not None and response.status_code >= 500:
+        found["cause"] = cause_chain(current.cause)
     return found

@@ -45,10 +45,6 @@ class ContentTypeWrong(MalformedInput):
     remedy = "Set the Content-Type header to one that is expected."
 
 
-class BodyTooLarge(InputTooLarge):
-    """The body is larger than this address takes"""
-
-
 class RequestUnreadable(MalformedInput):
     """The request is not well formed"""
 
@@ -80,7 +76,7 @@ _HTTP: Mapping[int, type[AttestdError]] = {
     400: RequestUnreadable,
     404: NoSuchRoute,
     405: MethodNotTaken,
-    413: BodyTooLarge,
+    413: InputTooLarge,
     415: ContentTypeWrong,
 }
 
@@ -106,23 +102,19 @@ def document(error: AttestdError, *, request_id: str) -> dict[str, Any]:
         "type": TYPE + error.slug(),
         "title": error.title(),
         "status": status.value,
-        "detail": f"{error.title()}." if status.is_server_error else error.detail[:MAX_SHOWN],
+        "detail": f"{error.title()}." if status >= HTTPStatus.INTERNAL_SERVER_ERROR else error.detail[:MAX_SHOWN],
         "remedy": error.what_to_do,
         "request_id": request_id,
     }
-    if status.is_server_error:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return found
     if error.seen is not None:
         found["seen"] = error.seen[:MAX_SHOWN]
     if error.expected is not None:
         found["expected"] = error.expected[:MAX_SHOWN]
-    # The lines of an inventory: extension members (RFC 9457, section 3.2).
-    if isinstance(error, InventoryInvalid):
+    if isinstance(error, InventoryInvalid | InventoryConflicts):  # extension members (RFC 9457, section 3.2)
         found["errors"] = [{"line": line, "what": what} for line, what in error.errors]
         found["more"] = error.more
-    if isinstance(error, InventoryConflicts):
-        found["errors"] = [{"line": line, "what": what} for line, what in error.conflicts]
-        found["more"] = error.more > 0
     return found
 
 

@@ -10,7 +10,6 @@ from attestd.protocol.encoding import write_object
 from attestd.web.bodies import read_message
 from attestd.web.context import Service, exchange
 
-_MAX_RENEWAL = 1024  # octets of {"v":1}
 # How long others may keep what is public. Revocation is urgent, and bundles carry it within a second; the CRL is for
 # those who have nothing else.
 _CACHE_KEYS = "public, max-age=300"
@@ -55,7 +54,7 @@ class _Publishing:
     def renew_proxy(self) -> Response:
         """POST /v1/proxies/renewals"""
         current = exchange()
-        read_message(current.body, limit=_MAX_RENEWAL).done()
+        read_message(current.body).done()
         certificate, chain = self.service.operations.renew_proxy(current.caller.name, current.act())
         left = int((certificate.not_after - current.now).total_seconds())
         answer = {"v": 1, "chain": chain, "renew_after": left // 2, "expires_in": left}

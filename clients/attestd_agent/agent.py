@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -47,7 +48,7 @@ from attestd_agent.clock import DeviceClock
 from attestd_agent.keys import TpmKey
 from attestd_agent.records import Enrolled, Record, Waiting
 from attestd_agent.server import MAX_WAIT, Server
-from attestd_agent.state import StateDir
+from attestd_agent.state import StateBroken, StateDir
 
 if TYPE_CHECKING:  # at run time, a command that needs no TPM needs no TPM library
     from attestd_agent.device import Device
@@ -87,7 +88,9 @@ class Agent:
         """Both round trips. With a credential at hand it enrolls anew, with new keys."""
         with self.state.exclusive():
             self._know_the_time()
-            former = self.state.load()
+            former: Enrolled | None = None
+            with suppress(StateBroken):  # enrolling is what mends it
+                former = self.state.load()
             kind = self.ek or (former.record.ek if former is not None else None)
             endorsement = self.device.endorsement(kind=kind, given=self.ek_certificates)
             ak, ck = self.device.create_keys()
@@ -159,7 +162,9 @@ class Agent:
 
     def token(self, audience: str, *, binding: str = "dpop") -> TokenAnswer:
         """A token for an audience, bound to the credential key ("dpop") or to the certificate ("tls")."""
-        self._know_the_time()
+        if self.clock.needs_time:
+            with self.state.exclusive():
+                self._know_the_time()
         known = self._known()
         request = TokenRequest(audience, binding)
         return self.server.token(request, sign=self._signs(known.ck), kid=known.record.device_id)
@@ -176,8 +181,7 @@ class Agent:
         if self.clock.needs_time:
             _log.warning("the system's clock is behind; asking the service for the time")
             self.server.fetch_time(self.clock)
-            if self.state.path.exists():
-                self.state.raise_floor(int(self.clock.floor.timestamp()))
+            self.state.raise_floor(int(self.clock.floor.timestamp()))
 
     def _signs(self, key: TpmKey) -> Sign:
         return lambda data: self.device.sign(key, data)

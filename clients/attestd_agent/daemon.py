@@ -116,7 +116,6 @@ class Daemon:
 
     def run(self) -> None:
         """Returns when a stop was requested."""
-        self._notifier.tell(READY="1")
         try:
             plan = self._plan()
             while self._wait(plan):

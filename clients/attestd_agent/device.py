@@ -271,7 +271,9 @@ class _Tpm:
         scheme = TPMT_SIG_SCHEME(scheme=TPM2_ALG.ECDSA)
         scheme.details.ecdsa.hashAlg = TPM2_ALG.SHA256
         no_ticket = TPMT_TK_HASHCHECK(tag=TPM2_ST.HASHCHECK, hierarchy=TPM2_RH.NULL)
-        found = self._esapi.sign(key, hashlib.sha256(data).digest(), scheme, no_ticket).signature.ecdsa
+        # The binding's members are views into their structure: it must live for as long as they are read.
+        signed = self._esapi.sign(key, hashlib.sha256(data).digest(), scheme, no_ticket)
+        found = signed.signature.ecdsa
         return bytes(found.signatureR).rjust(32, b"\0") + bytes(found.signatureS).rjust(32, b"\0")
 
     # ---- The endorsement key ------------------------------------------------------------------------------------

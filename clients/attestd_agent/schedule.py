@@ -1,7 +1,7 @@
 """When the daemon acts next, and what it does. Pure: time and chance come in, a plan comes out.
 
 - Healthy: attest when the service said so, give or take the jitter that was drawn when the credential came.
-- Told to wait (Retry-After): never earlier, and a little later, so that many that were told the same don't come at once.
+- Told to wait (Retry-After): never earlier, and a little later, so that not all that were told the same come at once.
 - Failed: exponential backoff with full jitter (a random part of 2, 4, 8, … seconds, at most 5 minutes), but while the
   credential lives never so late that the next attempt would come after half of what is left.
 - After a restart everything follows from the state folder. What is overdue then is spread over a few seconds: a power

@@ -19,6 +19,7 @@ lasting only after fsync of the folder). The generation before the current one i
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import re
 import stat
@@ -27,16 +28,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cryptography import x509
-
 from attestd.errors import Conflict, MalformedInput, Misconfigured, Unavailable
 from attestd.protocol.encoding import Members, read_object, write_object
 from attestd_agent.keys import TpmKey
 from attestd_agent.records import Enrolled, Record, Waiting
 
+_log = logging.getLogger(__name__)
 _GENERATION = re.compile(r"gen-([0-9]{1,12})", re.ASCII)
 _LINK = "credentials"
 _MAX_FILE = 256 * 1024
+_MAX_TIME = 1 << 40  # Unix seconds
 _LOCK_PATIENCE = 60.0  # seconds; longer than any one exchange with TPM and service
 
 
@@ -108,21 +109,28 @@ class StateDir:
             raise _unusable(failure) from failure
 
     def waiting(self) -> Waiting | None:
+        """What the service said last, if it was to wait. A file that can't be read is as good as none."""
         data = self._optional("waiting.json")
-        return None if data is None else Waiting.parse(data)
+        with suppress(MalformedInput):
+            return None if data is None else Waiting.parse(data)
+        return None
 
     def roots(self) -> bytes | None:
         """The pinned root certificates as PEM."""
         return self._optional("root.pem")
 
     def floor(self) -> int:
-        """Unix seconds that have surely passed; 0 if nothing is known."""
+        """Unix seconds that have surely passed; 0 if nothing is known. Build time and certificate still count then."""
         data = self._optional("time-floor.json")
         if data is None:
             return 0
-        members = Members(read_object(data, limit=_MAX_FILE, name="time floor"), "time-floor.json")
-        members.version()
-        return members.integer("floor")
+        try:
+            members = Members(read_object(data, limit=_MAX_FILE, name="time floor"), "time-floor.json")
+            members.version()
+            return min(members.integer("floor"), _MAX_TIME)
+        except MalformedInput as broken:
+            _log.warning("the time floor can't be read", extra={"why": str(broken)})
+            return 0
 
     def _optional(self, name: str) -> bytes | None:
         try:
@@ -181,7 +189,9 @@ class StateDir:
     def save(self, enrolled: Enrolled) -> None:
         """Makes this the current credential. Inside `exclusive()`."""
         with _named_errors():
-            current = self._current()
+            current = None
+            with suppress(StateBroken):
+                current = self._current()
             known = (_GENERATION.fullmatch(entry.name) for entry in self.path.iterdir())
             number = max([int(matched[1]) for matched in known if matched] + [current or 0]) + 1
             # 1. A whole generation under a name that nobody reads, synced.
@@ -223,9 +233,7 @@ class StateDir:
             _sync(self.path)
 
     def save_roots(self, pem: bytes) -> None:
-        if self.roots() != pem:
-            x509.load_pem_x509_certificates(pem)
-            self._replace("root.pem", pem)
+        self._replace("root.pem", pem)
 
     def raise_floor(self, floor: int) -> None:
         """Never lowers it; writes only when it rises."""

@@ -11,6 +11,7 @@ import hmac
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,11 +125,20 @@ def fetch_root(url: str, fingerprint: bytes, *, path: str = "/v1/root", limit: f
 class Transport:
     """Exchanges with one service. Connections are not kept: an agent asks a few times an hour."""
 
-    def __init__(self, url: str, roots: bytes, clock: DeviceClock, *, limit: float = TIME_LIMIT) -> None:
+    def __init__(
+        self,
+        url: str,
+        roots: bytes,
+        clock: DeviceClock,
+        *,
+        limit: float = TIME_LIMIT,
+        interruptible: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self.url = read_url(url)
         self._roots = "".join(ssl.DER_cert_to_PEM_cert(der) for der in read_roots(roots))
         self._clock = clock
         self._limit = limit
+        self._interruptible = interruptible  # entered around each exchange: where a daemon may be told to stop
 
     def exchange(
         self, method: str, path: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -141,7 +151,8 @@ class Transport:
         if behind:
             context.verify_flags |= _NO_CHECK_TIME
         exchange = _Exchange(time.monotonic() + self._limit, self._check_dates if behind else None)
-        return exchange.run(context, method, self.url + path, body, dict(headers or {}))
+        with self._interruptible():
+            return exchange.run(context, method, self.url + path, body, dict(headers or {}))
 
     def _check_dates(self, leaf: bytes) -> None:
         """The dates that OpenSSL was told to leave to us.

@@ -21,12 +21,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Generic, Literal, Self, TypeVar
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestd.credentials.bundle import Bundle, BundleStale
-from attestd.credentials.dpop import EdgeNonces, ProofRefused, ReplayCache
+from attestd.credentials.dpop import EdgeNonces, ProofRefused, ReplayCache, normal_uri
 from attestd.credentials.identity import VerifiedIdentity
 from attestd.credentials.tokens import (
     BoundElsewhere,
@@ -179,7 +179,8 @@ class View:
             keys = bundle.verification_keys()
             policies = (
                 before.policies
-                if before is not None and before.policies.text == bundle.policy
+                if before is not None
+                and before.policies.text == bundle.policy
                 and before.policies.version == bundle.policy_version
                 else PolicySet.parse(bundle.policy, bundle.policy_version)
             )
@@ -245,8 +246,8 @@ def _identify(
     if presented.chain:
         digest = _digest(presented.chain)
         certificate = _certificate(view, presented.chain, digest, now)
-    if presented.token is None:
-        # 2. Nothing of either kind.
+    if presented.token is None or (tokens is None and presented.scheme == "bearer"):
+        # 2. Nothing of either kind. Where we take no tokens, a bearer token is the application's own business.
         if certificate is None:
             raise NoCredential
         # 5. It stands.
@@ -263,13 +264,14 @@ def _identify(
     else:
         if presented.proof is None:
             raise ProofMissing
-        if request.origin not in tokens.origins:
-            raise OriginUnknown(seen=repr(request.origin[:200]), expected=", ".join(sorted(tokens.origins)))
+        origin = normal_uri(request.origin).removesuffix("/")
+        if origin not in tokens.origins:
+            raise OriginUnknown(seen=repr(origin[:200]), expected=", ".join(sorted(tokens.origins)))
         bound = bind_to_proof(
             token.credential,
             presented.proof,
             method=request.method,
-            uri=request.origin + request.target,
+            uri=origin + request.target,
             nonces=tokens.nonces,
             replays=tokens.replays,
             now=now,
@@ -283,9 +285,7 @@ def _identify(
     return identity, name + digest, token
 
 
-def _certificate(
-    view: View, chain: tuple[bytes, ...], digest: bytes, now: datetime
-) -> _Proven[VerifiedCertificate]:
+def _certificate(view: View, chain: tuple[bytes, ...], digest: bytes, now: datetime) -> _Proven[VerifiedCertificate]:
     found = view.proofs.certificates.get(digest)
     if found is not None and found.holds(now):
         return found
@@ -342,6 +342,11 @@ def read_path(target: str) -> str:
     ):
         raise PathAmbiguous(seen=repr(raw[:80]))
     return path
+
+
+def encode_path(path: bytes) -> str:
+    """A path's octets as a target: what `read_path` decodes to the same octets again."""
+    return quote(path, safe="/~!$&'()*+,;=:@-._")
 
 
 def _shown(moment: datetime) -> str:

@@ -209,9 +209,7 @@ def _from_binary_item(text: str) -> bytes:
     return _from_base64(match[1])
 
 
-_PEM = re.compile(
-    r"\s*-----BEGIN CERTIFICATE-----\s([A-Za-z0-9+/=\s]*)-----END CERTIFICATE-----\s*", re.ASCII
-)
+_PEM = re.compile(r"\s*-----BEGIN CERTIFICATE-----\s([A-Za-z0-9+/=\s]*)-----END CERTIFICATE-----\s*", re.ASCII)
 
 
 def _from_escaped_pem(text: str) -> bytes:

@@ -1,4 +1,4 @@
-"""The proxy's own key and certificate: with them it fetches bundles, and renews itself at half its certificate's life."""
+"""The proxy's own key and certificate: it fetches bundles with them, and renews at half the certificate's life."""
 
 from __future__ import annotations
 

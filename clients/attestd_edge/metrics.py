@@ -22,7 +22,9 @@ class Metrics:
             registry=self.registry,
         )
         self.remembered = Counter(
-            "attestd_edge_verdicts_remembered", "Verdicts that policy did not have to be asked for.", registry=self.registry
+            "attestd_edge_verdicts_remembered",
+            "Verdicts that policy did not have to be asked for.",
+            registry=self.registry,
         )
         self.seconds = Histogram(
             "attestd_edge_decision_seconds", "Time to judge one crossing.", buckets=_BUCKETS, registry=self.registry

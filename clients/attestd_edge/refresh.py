@@ -132,7 +132,7 @@ class Refresher:
             if isinstance(error, ServiceRefused):
                 self._who = None  # somebody may have put a new certificate there
             self._connect("cut off", f"{type(error).slug()}: {error}")
-            backoff = min(MAX_BACKOFF, INTERVAL * 2 ** min(self._failures - 1, 10))
+            backoff = min(MAX_BACKOFF, INTERVAL * (1 << min(self._failures - 1, 10)))
             return max(backoff, float(error.retry_after)) if isinstance(error, ServiceBusy) else backoff
         return INTERVAL
 

@@ -75,9 +75,7 @@ class Floor:
         return floor
 
     def to_bytes(self) -> bytes:
-        return write_object(
-            {"v": 1, "epoch": self.epoch, "version": self.version, "time": int(self.time.timestamp())}
-        )
+        return write_object({"v": 1, "epoch": self.epoch, "version": self.version, "time": int(self.time.timestamp())})
 
 
 class BundleStore:

@@ -84,7 +84,7 @@ class Fleet:
         return devices.activate(c, device.id, **found | members)
 
     def certificate(self, c: Connection, device: Device, *, not_after: int = NOW + 600, **members: Any) -> Serial:
-        serial = Serial.random(self.entropy(20))
+        serial = Serial(next(self._numbers))
         found: dict[str, Any] = {
             "device_id": device.id,
             "expected_version": device.state_version,

@@ -187,6 +187,11 @@ def test_one_lie_in_an_rsa_key(rsa_key: rsa.RSAPrivateKey, lie: dict[str, Any], 
         parse_public(write_public(rsa_key, **lie))
 
 
+def test_an_rsa_key_of_an_unknown_size_is_refused() -> None:
+    with pytest.raises(UnusableTpmKey, match="size is unknown"):
+        parse_public(write_public(new_private_key("rsa1536")))
+
+
 def test_the_bits_of_newer_revisions_are_no_lie() -> None:
     limited = Attributes.FIRMWARE_LIMITED | Attributes.SVN_LIMITED
     assert parse_public(write_public(EC_KEY, attributes=f.AK_ATTRIBUTES | limited)).has(limited)

@@ -30,7 +30,15 @@ from attestd.tpm.objects import Alg, TpmPublic, parse_public, parse_signature
 from attestd.tpm.statements import parse_certification, parse_quote
 from tests import forger as f
 from tests.forger import Forger, forge_ck, forge_ek, forge_key, new_private_key
-from tests.software_tpm import SoftwareTpm, missing_programs
+from tests.software_tpm import (
+    EK_ECC_CERTIFICATE,
+    EK_ECC_HANDLE,
+    EK_RSA_CERTIFICATE,
+    EK_RSA_HANDLE,
+    LocalCa,
+    SoftwareTpm,
+    missing_programs,
+)
 
 pytss = pytest.importorskip("tpm2_pytss", reason="tpm2-pytss is the second opinion, and is not installed")
 types = pytest.importorskip("tpm2_pytss.types")
@@ -58,7 +66,7 @@ AK_KINDS = {
     "ecdsa-p384": "ecc384:ecdsa-sha384:null",
     "rsassa": "rsa2048:rsassa-sha256:null",
     "rsapss": "rsa2048:rsapss-sha256:null",
-    "rsapss-3072": "rsa3072:rsapss-sha384:null",
+    "rsapss-sha384": "rsa2048:rsapss-sha384:null",
 }
 
 
@@ -173,7 +181,8 @@ def test_forged_signing_keys_read_alike(kind: str) -> None:
 def test_forged_statements_read_alike() -> None:
     forger = Forger()
     banks = {"sha256": {0: bytes(32), 23: b"x" * 32}, "sha1": {9: bytes(20)}, "sha384": {16: bytes(48)}}
-    for lies in ({}, {"safe": 0}, {"clock": 1 << 63, "reset_count": (1 << 32) - 1, "firmware_version": 1 << 60}):
+    odd: list[dict[str, Any]] = [{}, {"safe": 0}, {"clock": 1 << 63, "reset_count": (1 << 32) - 1}]
+    for lies in odd:
         agree_on_statement(forger.quote(NONCE, banks, **lies).attest, quote=True)
         agree_on_statement(forger.certify(NONCE, **lies).attest, quote=False)
 
@@ -318,6 +327,25 @@ def test_a_real_tpm_activates_what_we_make(tpm: Commands, template: str) -> None
     assert recovered == SECRET
     proof = completion_proof(secret=recovered, body=BODY)
     assert verify_activation(endorsement, vetted, secret=SECRET, body=BODY, proof=proof).name == vetted.name
+
+
+@pytest.mark.skipif(bool(missing_programs()), reason=f"not installed: {', '.join(missing_programs())}")
+def test_manufactured_endorsement_keys_follow_their_templates() -> None:
+    """What `swtpm_setup` makes: L-1, and a P-384 key by H-3; both with a certificate over the same key."""
+    expected = {(EK_RSA_HANDLE, EK_RSA_CERTIFICATE): "L-1", (EK_ECC_HANDLE, EK_ECC_CERTIFICATE): "H-3"}
+    with LocalCa() as ca, SoftwareTpm(ca) as tpm, pytss.ESAPI(tpm.tcti) as esys:
+        for (handle, index), template in expected.items():
+            public, *_ = esys.read_public(esys.tr_from_tpmpublic(types.TPM2_HANDLE(handle)))
+            ek = agree_on_public(public.publicArea.marshal())
+            assert check_ek_template(ek) == template
+            certificate = esys.tr_from_tpmpublic(types.TPM2_HANDLE(index))
+            size = int(esys.nv_read_public(certificate)[0].nvPublic.dataSize)
+            octets = b"".join(
+                bytes(esys.nv_read(certificate, min(512, size - at), at, pytss.ESYS_TR.OWNER))
+                for at in range(0, size, 512)
+            )
+            assert ek.unique[:32] in octets
+        assert len(ca.roots + ca.intermediates) == 2
 
 
 @needs_swtpm

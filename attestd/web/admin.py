@@ -1,0 +1,160 @@
+"""The admin API, /v1/admin: everything that operators see and do. The command line and the console have no other way.
+
+Here are the fleet's acts; `admin_views` has what is only looked at, `admin_settings` who and what is trusted.
+An act answers with the device as it is afterwards. Messages are JSON objects of version 1; unknown members are refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flask import Blueprint, Response
+
+from attestd.errors import MalformedInput
+from attestd.ids import DeviceId, EkHash, Serial, Site, Tier
+from attestd.protocol.encoding import Members
+from attestd.registry import devices
+from attestd.registry.devices import Device
+from attestd.registry.states import Event, StateChanged
+from attestd.web.admin_views import answer, device_members
+from attestd.web.bodies import read_message
+from attestd.web.context import Service, exchange
+
+_MAX_REASON = 500  # characters
+
+
+class ReasonUnprintable(MalformedInput):
+    """The reason is not one line of printable text"""
+
+    remedy = "Say why in one line."
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What every act's message may hold: why, and which version of the device the operator saw."""
+
+    reason: str
+    expected_version: int | None
+
+    @classmethod
+    def read(cls, message: Members) -> _Said:
+        return cls(
+            reason=_reason(message),
+            expected_version=message.integer("expected_version") if "expected_version" in message else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Fleet:
+    service: Service
+
+    def import_inventory(self) -> Response:
+        """POST /v1/admin/devices/import"""
+        current = exchange()
+        imported = self.service.operations.import_inventory(current.body, current.act())
+        return answer({"added": imported.added, "unchanged": imported.unchanged})
+
+    def approve(self, id: str) -> Response:
+        """POST /v1/admin/devices/<id>/approve"""
+        current = exchange()
+        message = read_message(current.body)
+        tier = Tier.parse(message.text("tier", limit=16))
+        site = Site(message.text("site", limit=64))
+        labels = _labels(message) if "labels" in message else None
+        said = _Said.read(message)
+        message.done()
+        device_id = DeviceId(id)
+        self._require_version(device_id, said.expected_version)
+        device = self.service.operations.approve(
+            device_id, tier=tier, site=site, labels=labels, act=current.act(said.reason)
+        )
+        return self._device(device)
+
+    def reject(self, id: str) -> Response:
+        """POST /v1/admin/devices/<id>/reject"""
+        return self._change(id, Event.REJECT)
+
+    def quarantine(self, id: str) -> Response:
+        """POST /v1/admin/devices/<id>/quarantine"""
+        return self._change(id, Event.QUARANTINE)
+
+    def release(self, id: str) -> Response:
+        """POST /v1/admin/devices/<id>/release"""
+        return self._change(id, Event.RELEASE)
+
+    def retire(self, id: str) -> Response:
+        """POST /v1/admin/devices/<id>/retire"""
+        return self._change(id, Event.RETIRE)
+
+    def replace(self, id: str) -> Response:
+        """POST /v1/admin/devices/<id>/replace"""
+        current = exchange()
+        message = read_message(current.body)
+        ek_hash = EkHash.parse(message.text("ek_hash", limit=64))
+        said = _Said.read(message)
+        message.done()
+        device_id = DeviceId(id)
+        self._require_version(device_id, said.expected_version)
+        return self._device(self.service.operations.replace_tpm(device_id, ek_hash, current.act(said.reason)))
+
+    def revoke(self, serial: str) -> Response:
+        """POST /v1/admin/credentials/<serial>/revoke"""
+        current = exchange()
+        message = read_message(current.body)
+        reason = _reason(message)
+        message.done()
+        number = Serial.parse(serial)
+        self.service.operations.revoke(number, current.act(reason))
+        return answer({"serial": str(number)})
+
+    def _change(self, id: str, event: Event) -> Response:
+        current = exchange()
+        message = read_message(current.body)
+        said = _Said.read(message)
+        message.done()
+        device = self.service.operations.change_state(
+            DeviceId(id), event, act=current.act(said.reason), expected_version=said.expected_version
+        )
+        return self._device(device)
+
+    def _require_version(self, device_id: DeviceId, expected: int | None) -> None:
+        if expected is None:
+            return
+        with self.service.registry.reading() as c:
+            seen = devices.by_id(c, device_id).state_version
+        if seen != expected:
+            raise StateChanged(
+                f"Device {device_id} changed in the meantime.", seen=f"version {seen}", expected=f"version {expected}"
+            )
+
+    def _device(self, device: Device) -> Response:
+        return answer({"device": device_members(device, self.service.settings.trust_domain)})
+
+
+def _reason(message: Members) -> str:
+    """Why, in one line: it is shown in terminals and stands in the audit trail."""
+    reason = message.text("reason", limit=_MAX_REASON) if "reason" in message else ""
+    if not reason.isprintable():
+        raise ReasonUnprintable(seen=repr(reason[:80]))
+    return reason
+
+
+def _labels(message: Members) -> dict[str, str]:
+    """Names and values as they came; the registry says which are well formed."""
+    members = message.object("labels")
+    return {name: members.text(name, limit=1024) for name, _ in members.items()}
+
+
+def blueprint(service: Service) -> Blueprint:
+    """This door's routes."""
+    fleet = _Fleet(service)
+    routes = Blueprint("admin", __name__, url_prefix="/v1/admin")
+    routes.post("/devices/import")(fleet.import_inventory)
+    routes.post("/devices/<id>/approve")(fleet.approve)
+    routes.post("/devices/<id>/reject")(fleet.reject)
+    routes.post("/devices/<id>/quarantine")(fleet.quarantine)
+    routes.post("/devices/<id>/release")(fleet.release)
+    routes.post("/devices/<id>/retire")(fleet.retire)
+    routes.post("/devices/<id>/replace")(fleet.replace)
+    routes.post("/credentials/<serial>/revoke")(fleet.revoke)
+    return routes

@@ -1,0 +1,144 @@
+"""What an instance trusts: TPM makers, edge proxies, the policy. Looked at by viewers, changed by admins."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from flask import Blueprint, Response
+
+from attestd.errors import MalformedInput
+from attestd.ids import Site
+from attestd.policy.source import MAX_POLICY
+from attestd.registry import policies, proxies, trust
+from attestd.registry.trust import TrustedMaker
+from attestd.web.admin_views import Query, answer
+from attestd.web.bodies import read_message
+from attestd.web.context import Service, exchange
+
+_SHA256: Final = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
+_MAX_KEY: Final = 4096  # characters of a public key in PEM
+
+
+class NotAFingerprint(MalformedInput):
+    """This is not a certificate's SHA-256"""
+
+    remedy = "`attestd trust list` shows them."
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    service: Service
+
+    # ---- TPM makers -------------------------------------------------------------------------------------------
+
+    def list_makers(self) -> Response:
+        """GET /v1/admin/trust"""
+        Query()
+        with self.service.registry.reading() as c:
+            found = trust.every(c)
+        return answer({"makers": [_maker_members(maker) for maker in found]})
+
+    def add_makers(self) -> Response:
+        """POST /v1/admin/trust: a PEM or DER file; all of its certificates, or none"""
+        current = exchange()
+        added = self.service.operations.add_makers(current.body, current.act())
+        return answer({"makers": [_maker_members(maker) for maker in added]})
+
+    def remove_maker(self, sha256: str) -> Response:
+        """DELETE /v1/admin/trust/<sha256>"""
+        if not _SHA256.fullmatch(sha256):
+            raise NotAFingerprint(seen=repr(sha256[:80]), expected="64 hexadecimal digits")
+        self.service.operations.remove_maker(bytes.fromhex(sha256), exchange().act())
+        return answer({"sha256": sha256.lower()})
+
+    # ---- Policy -----------------------------------------------------------------------------------------------
+
+    def show_policy(self) -> Response:
+        """GET /v1/admin/policy"""
+        Query()
+        with self.service.registry.reading() as c:
+            policy = policies.latest(c)
+        return answer(
+            {
+                "version": policy.version,
+                "text": policy.text,
+                "created_at": policy.created_at,
+                "created_by": policy.created_by,
+            }
+        )
+
+    def set_policy(self) -> Response:
+        """PUT /v1/admin/policy"""
+        current = exchange()
+        message = read_message(current.body)
+        text = message.text("text", limit=MAX_POLICY)
+        message.done()
+        return answer({"version": self.service.operations.set_policy(text, current.act())})
+
+    # ---- Edge proxies -----------------------------------------------------------------------------------------
+
+    def list_proxies(self) -> Response:
+        """GET /v1/admin/proxies"""
+        Query()
+        with self.service.registry.reading() as c:
+            found = proxies.every(c)
+        return answer(
+            {
+                "proxies": [
+                    {
+                        "name": proxy.name,
+                        "site": proxy.site,
+                        "serial": str(proxy.serial),
+                        "created_at": proxy.created_at,
+                        "disabled_at": proxy.disabled_at,
+                    }
+                    for proxy in found
+                ]
+            }
+        )
+
+    def add_proxy(self) -> Response:
+        """POST /v1/admin/proxies"""
+        current = exchange()
+        message = read_message(current.body)
+        name = message.text("name", limit=64)
+        site = Site(message.text("site", limit=64))
+        public_key = message.text("public_key", limit=_MAX_KEY)
+        message.done()
+        chain = self.service.operations.add_proxy(name, site, public_key, current.act())
+        return answer({"name": name, "site": site, "chain": chain}, status=201)
+
+    def disable_proxy(self, name: str) -> Response:
+        """POST /v1/admin/proxies/<name>/disable"""
+        current = exchange()
+        read_message(current.body).done()
+        self.service.operations.disable_proxy(name, current.act())
+        return answer({"name": name})
+
+
+def _maker_members(maker: TrustedMaker) -> dict[str, Any]:
+    return {
+        "sha256": maker.sha256.hex(),
+        "subject": maker.subject,
+        "not_after": maker.not_after,
+        "is_root": maker.is_root,
+        "added_at": maker.added_at,
+        "added_by": maker.added_by,
+    }
+
+
+def blueprint(service: Service) -> Blueprint:
+    """This door's routes."""
+    settings = _Settings(service)
+    routes = Blueprint("admin_settings", __name__, url_prefix="/v1/admin")
+    routes.get("/trust")(settings.list_makers)
+    routes.post("/trust")(settings.add_makers)
+    routes.delete("/trust/<sha256>")(settings.remove_maker)
+    routes.get("/policy")(settings.show_policy)
+    routes.put("/policy")(settings.set_policy)
+    routes.get("/proxies")(settings.list_proxies)
+    routes.post("/proxies")(settings.add_proxy)
+    routes.post("/proxies/<name>/disable")(settings.disable_proxy)
+    return routes

@@ -1,0 +1,43 @@
+"""The WSGI application: hooks in their order, then one blueprint a door."""
+
+from __future__ import annotations
+
+from flask import Flask, Response
+
+from attestd.web import access, admin, admin_settings, admin_views, devices, health, logs, problems, publishing
+from attestd.web.context import Service
+
+__all__ = ["Service", "create_app"]
+
+# The API answers programs; a browser that lands here shall make nothing of it.
+_SECURITY_HEADERS = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("Referrer-Policy", "no-referrer"),
+)
+
+
+def create_app(service: Service) -> Flask:
+    """The application around these verbs. Make one a process, after forking.
+
+    Hooks before a view run in this order, those after it in the opposite one: the log's is first and last.
+    """
+    app = Flask("attestd", static_folder=None, template_folder=None)
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # OPTIONS is answered by 405 with Allow: no browser calls this
+    app.url_map.merge_slashes = False  # no redirects: a signature names one URL
+
+    logs.register(app, service)
+    health.register(app, service)
+    app.after_request(_secure)
+    access.register(app, service)
+    problems.register(app)
+
+    for door in (devices, publishing, admin, admin_views, admin_settings):
+        app.register_blueprint(door.blueprint(service))
+    return app
+
+
+def _secure(response: Response) -> Response:
+    for name, value in _SECURITY_HEADERS:
+        response.headers.setdefault(name, value)
+    return response

@@ -1,0 +1,400 @@
+"""attestd-agent: gives this device an identity from its TPM, and keeps it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from cryptography import x509
+
+from attestd.errors import AttestdError, Misconfigured
+from attestd.protocol.messages import WaitAnswer
+from attestd_agent.agent import Agent, NotEnrolled
+from attestd_agent.assemble import DEFAULT_TCTI, FileUnreadable, Options, assemble, boot_clock, open_clock, open_device
+from attestd_agent.daemon import Daemon, Notifier, StopRequest
+from attestd_agent.ekcerts import MAX_FILE, read_certificate_file
+from attestd_agent.failures import HierarchyLocked, TpmFailed, TpmFull, TpmUnavailable
+from attestd_agent.journal import configure
+from attestd_agent.records import Enrolled
+from attestd_agent.schedule import Schedule
+from attestd_agent.server import ServerRefused
+from attestd_agent.state import StateDir
+from attestd_agent.transport import ServerTooSlow, ServerUnreachable
+
+_log = logging.getLogger(__name__)
+
+OK, FAILED, MISUSED, NOT_ENROLLED, WAITING, EXPIRED, REFUSED, UNREACHABLE, TPM = 0, 1, 2, 3, 4, 5, 6, 7, 8
+_CODES = (
+    "Exit codes: 0 done, or healthy · 1 failed · 2 wrong option or setting · 3 not enrolled · 4 waiting: for approval, "
+    "or quarantined · 5 the certificate has expired · 6 the service refused · 7 the service can't be reached · "
+    "8 the TPM can't be used."
+)
+
+app = typer.Typer(
+    name="attestd-agent",
+    help="""Gives this device an identity from its TPM, and keeps it.
+
+    \b
+    A first device with a real TPM:
+      attestd-agent evidence       shows the TPM, and its EK hash for the inventory
+      attestd-agent enroll --server https://attestd.example.org:8443 --ca root.pem
+      attestd-agent run            attests and renews from now on (better: the systemd unit)
+
+    The key never leaves the TPM. Programs use STATE/credentials/key.pem and chain.pem through OpenSSL's tpm2 provider.
+    """,
+    epilog=_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+StateOption = Annotated[
+    Path,
+    typer.Option(
+        "--state-dir", envvar="ATTESTD_AGENT_STATE_DIR", help="Where the agent keeps its keys and what it knows (0700)."
+    ),
+]
+TctiOption = Annotated[
+    str,
+    typer.Option(
+        "--tcti",
+        envvar="ATTESTD_AGENT_TCTI",
+        help="The TPM: device:/dev/tpmrm0, swtpm:path=SOCKET or swtpm:host=HOST,port=PORT.",
+    ),
+]
+ServerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--server", envvar="ATTESTD_AGENT_SERVER", help="The service: https://HOST[:PORT]. Remembered after enrolling."
+    ),
+]
+CaOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ca",
+        envvar="ATTESTD_AGENT_CA",
+        help="The service's root: a PEM file, or sha256:FINGERPRINT to fetch and pin it. Remembered.",
+    ),
+]
+EkOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ek",
+        envvar="ATTESTD_AGENT_EK",
+        help="Which endorsement key, where the TPM has several: rsa-2048, ecc-p256, ecc-p384-high, …",
+    ),
+]
+EkCertOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--ek-cert",
+        envvar="ATTESTD_AGENT_EK_CERT",
+        help="The EK certificate (DER or PEM, issuers may follow), where the TPM itself holds none.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON; logs too.")]
+
+DEFAULT_STATE = Path(os.environ.get("STATE_DIRECTORY", "/var/lib/attestd-agent").partition(":")[0])
+
+
+@app.command(epilog=_CODES)
+def enroll(
+    state_dir: StateOption = DEFAULT_STATE,
+    tcti: TctiOption = DEFAULT_TCTI,
+    server: ServerOption = None,
+    ca: CaOption = None,
+    ek: EkOption = None,
+    ek_cert: EkCertOption = None,
+    again: Annotated[bool, typer.Option("--again", help="Enroll anew with new keys, though enrolled already.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until an operator has approved the device.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Prove this device's TPM to the service and get its first certificate.
+
+    A device that the inventory does not know waits for an operator's approval (exit code 4): run it again, or --wait.
+    """
+    with _reported(as_json):
+        agent = assemble(Options(state_dir, tcti, server, ca, ek, ek_cert))
+        known = None if again else agent.state.load()
+        if known is not None and known.record.expires_at > agent.clock.now().timestamp():
+            _show_credential("already enrolled (--again enrolls anew, with new keys)", known, as_json)
+            return
+        stop = StopRequest()
+        if wait:
+            stop.listen()
+        answer = agent.enroll()
+        while wait and isinstance(answer, WaitAnswer) and not stop.requested:
+            typer.echo(f"{answer.state}; asking again in {answer.retry_after} s (Ctrl-C ends)", err=True)
+            stop.sleep(max(answer.retry_after, 1))
+            if not stop.requested:
+                answer = agent.enroll()
+        _show_answer("enrolled", answer, as_json)
+
+
+@app.command(epilog=_CODES)
+def run(
+    state_dir: StateOption = DEFAULT_STATE,
+    tcti: TctiOption = DEFAULT_TCTI,
+    server: ServerOption = None,
+    ca: CaOption = None,
+    ek: EkOption = None,
+    ek_cert: EkCertOption = None,
+    once: Annotated[bool, typer.Option("--once", help="Enroll or attest once, now, then end.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Log more.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Keep this device's certificate fresh: enroll if needed, attest and renew ahead of time, until told to stop.
+
+    Uses the TPM for moments only. Goes on through a dead service until the certificate ends, and after. SIGTERM stops.
+    """
+    configure(objects=as_json, debug=debug)
+    with _reported(as_json):
+        stop = StopRequest()
+        options = Options(state_dir, tcti, server, ca, ek, ek_cert)
+        if once:
+            agent = assemble(options)
+            waiting = agent.state.waiting()
+            pending = waiting is not None and waiting.state == "pending"
+            if pending or agent.state.load() is None:
+                _show_answer("enrolled", agent.enroll(), as_json)
+            else:
+                _show_answer("attested", agent.attest(), as_json)
+            return
+        stop.listen()
+        notifier = Notifier(os.environ)
+        notifier.tell(READY="1")
+        daemon_agent = _assembled(options, stop, notifier)
+        if daemon_agent is not None:
+            schedule = Schedule(random.SystemRandom().random)
+            Daemon(daemon_agent, schedule=schedule, stop=stop, notifier=notifier, boot=boot_clock).run()
+
+
+@app.command(epilog=_CODES)
+def renew(
+    state_dir: StateOption = DEFAULT_STATE,
+    tcti: TctiOption = DEFAULT_TCTI,
+    new_key: Annotated[
+        bool, typer.Option("--new-key", help="For a new key, certified by the attestation key.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Get a new certificate now, without a new quote, while the last attestation still counts."""
+    with _reported(as_json):
+        agent = assemble(Options(state_dir, tcti))
+        _show_answer("renewed", agent.renew(new_key=new_key), as_json)
+
+
+@app.command(epilog=_CODES)
+def token(
+    audience: Annotated[str, typer.Option("--audience", help="Whom the token is for; issuance policy names them.")],
+    state_dir: StateOption = DEFAULT_STATE,
+    tcti: TctiOption = DEFAULT_TCTI,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Bind it to the certificate, for mutual TLS; else to the key.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print an access token, bound to this device's key: worthless without it."""
+    with _reported(as_json):
+        answer = assemble(Options(state_dir, tcti)).token(audience, binding="tls" if tls else "dpop")
+        _show({"token": answer.token, "expires_in": answer.expires_in}, answer.token, as_json)
+
+
+@app.command(epilog=_CODES)
+def status(state_dir: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -> None:
+    """Say who this device is, until when, and when it renews. Asks neither the TPM nor the service.
+
+    Exit code 0: healthy. 3: not enrolled. 4: waiting for approval, or quarantined. 5: the certificate has expired.
+    """
+    with _reported(as_json):
+        state = StateDir(state_dir)
+        known, waiting = state.load(), state.waiting()
+        now = open_clock(state).now().timestamp()
+        code, word = OK, "healthy"
+        if known is None:
+            code, word = NOT_ENROLLED, "not enrolled"
+        elif known.record.expires_at <= now:
+            code, word = EXPIRED, "expired"
+        if waiting is not None:
+            code, word = WAITING, waiting.state
+        found: dict[str, Any] = {"state": word}
+        lines = [f"state:        {word}"]
+        if known is not None:
+            found |= _members(known)
+            lines += _lines(known, now)
+        if waiting is not None:
+            found |= {"waiting_since": waiting.since, "retry_at": waiting.retry_at, "server": waiting.server}
+            lines.append(f"waiting:      since {_when(waiting.since)}, asks again {_when(waiting.retry_at)}")
+        if code == NOT_ENROLLED:
+            lines.append(f"what to do:   {NotEnrolled.remedy}")
+        _show(found, "\n".join(lines), as_json)
+        raise typer.Exit(code)
+
+
+@app.command(epilog=_CODES)
+def evidence(
+    tcti: TctiOption = DEFAULT_TCTI, ek: EkOption = None, ek_cert: EkCertOption = None, as_json: JsonOption = False
+) -> None:
+    """Show what this TPM is: its EK hash (for the inventory), EK certificate and PCRs. Asks nobody but the TPM."""
+    with _reported(as_json):
+        given = () if ek_cert is None else read_certificate_file(_file(ek_cert))
+        device = open_device(tcti)
+        maker, found = device.properties(), device.endorsement(kind=ek, given=given)
+        pcrs = device.read_pcrs(device.banks())
+        certificates = [_certificate(der) for der in found.certificates]
+        members = {
+            "ek_hash": found.hash.hex(),
+            "ek": found.kind,
+            "ek_handle": None if found.handle is None else f"0x{found.handle:08x}",
+            "certificates": certificates,
+            "tpm": dict(maker),
+            "pcrs": {bank: {str(i): value.hex() for i, value in values.items()} for bank, values in pcrs.items()},
+        }
+        where = "created when needed" if found.handle is None else f"at 0x{found.handle:08x}"
+        lines = [
+            f"EK hash:      {found.hash.hex()}",
+            f"EK:           {found.kind}, {where}",
+            f"TPM:          {maker['manufacturer']} {maker['model']}, firmware {maker['firmware_version']}",
+        ]
+        if not certificates:
+            lines.append("certificate:  none: only an inventory entry with the EK hash lets this device in")
+        for one in certificates:
+            lines.append(f"certificate:  sha256 {one['sha256']}")
+            lines += [f"  {name:11} {one[name]}" for name in ("issuer", "not_after") if name in one]
+        for bank, values in pcrs.items():
+            lines += [f"{f'{bank}:{index}':13} {value.hex()}" for index, value in values.items()]
+        _show(members, "\n".join(lines), as_json)
+
+
+# ---- What people and machines are shown -----------------------------------------------------------------------------
+
+
+def _assembled(options: Options, stop: StopRequest, notifier: Notifier) -> Agent | None:
+    """A daemon that starts before the network, the TPM or its settings are there waits for them."""
+    delay = 1.0
+    while not stop.requested:
+        try:
+            return assemble(options, interruptible=stop.interruptible)
+        except (ServerUnreachable, ServerTooSlow) as failure:
+            notifier.tell(WATCHDOG="1", STATUS=f"fetching the service's root: {failure.detail}")
+            _log.warning("no root yet", extra={"why": str(failure), "retry_in": delay})
+            stop.sleep(delay)
+            delay = min(delay * 2, 60.0)
+    return None
+
+
+@contextmanager
+def _reported(as_json: bool) -> Iterator[None]:
+    """Errors as people and machines can use them, with the exit code that says what kind it was."""
+    try:
+        yield
+    except AttestdError as error:
+        if as_json:
+            members = {"name": error.slug(), "title": error.title(), "detail": error.detail, "seen": error.seen}
+            members |= {"expected": error.expected, "remedy": error.what_to_do}
+            if isinstance(error, ServerRefused):
+                members |= {"problem": error.problem, "status": str(error.status), "request_id": error.request_id}
+            typer.echo(json.dumps({"error": {name: value for name, value in members.items() if value}}))
+        else:
+            typer.echo(f"attestd-agent: {error.title()}. {error}\n  what to do: {error.what_to_do}", err=True)
+        raise typer.Exit(_code(error)) from None
+
+
+def _code(error: AttestdError) -> int:
+    table: tuple[tuple[tuple[type[AttestdError], ...], int], ...] = (
+        ((NotEnrolled,), NOT_ENROLLED),
+        ((ServerRefused,), REFUSED),
+        ((ServerUnreachable, ServerTooSlow), UNREACHABLE),
+        ((TpmUnavailable, TpmFailed, TpmFull, HierarchyLocked), TPM),
+        ((Misconfigured,), MISUSED),
+    )
+    return next((code for kinds, code in table if isinstance(error, kinds)), FAILED)
+
+
+def _show(members: dict[str, Any], text: str, as_json: bool) -> None:
+    typer.echo(json.dumps(members, ensure_ascii=False) if as_json else text)
+
+
+def _show_answer(word: str, answer: Enrolled | WaitAnswer, as_json: bool) -> None:
+    if isinstance(answer, Enrolled):
+        _show_credential(word, answer, as_json)
+        return
+    text = (
+        f"{answer.state}: the service knows this device and gives it nothing yet; ask again in {answer.retry_after} s"
+    )
+    _show({"state": answer.state, "retry_after": answer.retry_after, "result": dict(answer.result)}, text, as_json)
+    raise typer.Exit(WAITING)
+
+
+def _show_credential(word: str, known: Enrolled, as_json: bool) -> None:
+    now = known.record.obtained_at
+    _show({"state": word.partition(" (")[0]} | _members(known), "\n".join([word, *_lines(known, now)]), as_json)
+
+
+def _members(known: Enrolled) -> dict[str, Any]:
+    record = known.record
+    return {
+        "server": record.server,
+        "device_id": record.device_id,
+        "spiffe_id": record.spiffe_id,
+        "serial": f"{known.leaf.serial_number:040x}",
+        "obtained_at": record.obtained_at,
+        "renew_at": record.renew_at,
+        "expires_at": record.expires_at,
+        "result": dict(record.result),
+    }
+
+
+def _lines(known: Enrolled, now: float) -> list[str]:
+    record = known.record
+    return [
+        f"identity:     {record.spiffe_id}",
+        f"serial:       {known.leaf.serial_number:040x}",
+        f"server:       {record.server}",
+        f"expires:      {_when(record.expires_at)} ({_span(record.expires_at - now)})",
+        f"renews:       {_when(record.renew_at)} ({_span(record.renew_at - now)})",
+    ]
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _span(seconds: float) -> str:
+    size = abs(int(seconds))
+    said = f"{size // 3600} h {size // 60 % 60} min" if size >= 3600 else f"{size // 60} min {size % 60} s"
+    return f"in {said}" if seconds >= 0 else f"{said} ago"
+
+
+def _certificate(der: bytes) -> dict[str, str]:
+    found = {"sha256": hashlib.sha256(der).hexdigest()}
+    try:
+        read = x509.load_der_x509_certificate(der)
+        found |= {"issuer": read.issuer.rfc4514_string(), "not_after": f"{read.not_valid_after_utc:%Y-%m-%d}"}
+    except (ValueError, AttributeError):
+        pass  # some makers' certificates are odd; the service reads them with more patience
+    return found
+
+
+def _file(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_FILE + 1)
+    except OSError as failure:
+        raise FileUnreadable(f"{path}: {failure.strerror}.") from None
+
+
+def main() -> None:
+    """The entry point."""
+    sys.exit(app())

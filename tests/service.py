@@ -1,0 +1,440 @@
+"""A whole service for tests, and everybody who calls it: devices with an imitated TPM, operators, edge proxies.
+
+    world = World(tmp_path)                            # a frozen clock, a real registry, a real authority, one TPM maker
+    device = world.device()                            # an imitated TPM with an EK certificate of that maker
+    assert device.enroll().status_code == 202          # unknown: it waits for approval
+    world.approve(device)
+    assert device.enroll().status_code == 200          # device.chain, device.id, device.answer
+    assert device.attest().status_code == 200
+    assert world.admin.post("/v1/admin/devices/import", b"…", content_type="text/csv").status_code == 200
+    world.clock.advance(hours=5)
+
+A device's steps can be taken one by one, with a lie in any of them: `begin`, `evidence`, `complete`, `signed`.
+Answers are Flask test responses.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from werkzeug.test import TestResponse
+
+from attestd.ca.hierarchy import Hierarchy, create_hierarchy
+from attestd.ca.profiles import load_profiles
+from attestd.callers import Callers
+from attestd.config import ServerSettings, Settings
+from attestd.credentials.requests import SoftwareKey
+from attestd.ids import EkHash, Site, TrustDomain
+from attestd.issuance.enrollment import Enrollment
+from attestd.issuance.grants import Granter
+from attestd.issuance.lifecycle import Lifecycle
+from attestd.issuance.trust import Trust
+from attestd.operations import Act, Operations
+from attestd.policy import PolicySet, default_policy, edge_tokens_policy
+from attestd.protocol.derivations import (
+    completion_proof,
+    device_certify_data,
+    device_quote_data,
+    enrollment_certify_data,
+    enrollment_quote_data,
+)
+from attestd.protocol.encoding import b64decode, read_object, write_object
+from attestd.protocol.messages import (
+    AttestationRequest,
+    BeginAnswer,
+    BeginRequest,
+    CertifiedKey,
+    CompleteRequest,
+    CredentialAnswer,
+    EnrollmentEvidence,
+    QuoteEvidence,
+    RenewalRequest,
+    TokenRequest,
+    WaitAnswer,
+)
+from attestd.protocol.signed import Sign, sign_detached, sign_flattened
+from attestd.publication import Publication
+from attestd.registry import devices, policies
+from attestd.registry.devices import Device
+from attestd.registry.engine import Registry
+from attestd.registry.operators import Role
+from attestd.web.app import Service, create_app
+from tests import ek_ca
+from tests.forger import Forger, forge_ck
+
+TRUST_DOMAIN = TrustDomain("fleet.example")
+URL = "https://attestd.example:8443"
+START = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
+PCRS = {"sha256": {index: bytes([index]) * 32 for index in range(8)}}
+SITE = "shop-1"
+
+
+class Clock:
+    """Stands still until told otherwise."""
+
+    def __init__(self, now: datetime = START) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, **amount: float) -> datetime:
+        """`advance(minutes=5)`: arguments as for timedelta."""
+        self.now += timedelta(**amount)
+        return self.now
+
+
+@cache
+def _template() -> Path:
+    """An instance's folder, made once a process and copied for each test: authority, empty registry, first policy."""
+    folder = Path(tempfile.mkdtemp(prefix="attestd-test-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    create_hierarchy(folder, TRUST_DOMAIN, now=START, entropy=os.urandom)
+    registry = Registry.open(f"sqlite:///{folder}/registry.db", create=True)
+    with registry.acting() as c:
+        policies.add(
+            c,
+            text=default_policy() + edge_tokens_policy(),
+            created_by="test",
+            now=int(START.timestamp()),
+            expected_version=0,
+        )
+    registry.close()
+    return folder
+
+
+class World:
+    """One instance with everybody around it. `settings` replaces sections of the settings: `enrollment=…`."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        shutil.copytree(_template(), folder, dirs_exist_ok=True)
+        (folder / "keys").chmod(0o700)
+        self.clock = Clock()
+        server = ServerSettings(public_url=URL)
+        self.settings = replace(Settings(dir=folder, trust_domain=TRUST_DOMAIN, server=server), **settings)
+        self.hierarchy = Hierarchy.load(folder)
+        self.registry = Registry.open(f"sqlite:///{folder}/registry.db")
+        self.service = wire(self.settings, self.hierarchy, self.registry, self.clock)
+        self.app = create_app(self.service)
+        self.maker = ek_ca.maker()
+        self.service.operations.add_makers(self.maker.root.certificate, self.act)
+        self._callers: dict[str, Caller] = {}
+
+    def close(self) -> None:
+        self.registry.close()
+
+    @property
+    def act(self) -> Act:
+        """Something that happened before the test's story begins."""
+        return Act(actor="test", now=self.clock(), request_id="test-setup")
+
+    # ---- Who calls --------------------------------------------------------------------------------------------
+
+    def device(self, forger: Forger | None = None, *, certificates: list[bytes] | None = None) -> SoftDevice:
+        """A machine with a TPM of the maker that this instance trusts; `certificates` [] leaves the EK's out."""
+        forger = forger or Forger()
+        if certificates is None:
+            leaf = self.maker.intermediate.ek_certificate(forger.ek.private.public_key())
+            certificates = self.maker.chain(leaf)
+        return SoftDevice(self, forger, certificates)
+
+    def enrolled(self, **approval: Any) -> SoftDevice:
+        """A device with credentials."""
+        device = self.device()
+        assert device.enroll().status_code == 202
+        self.approve(device, **approval)
+        answer = device.enroll()
+        assert answer.status_code == 200, answer.text
+        return device
+
+    def caller(self, role: str) -> Caller:
+        """An operator with this role (viewer, operator, admin), or a proxy; always the same one."""
+        if role not in self._callers:
+            self._callers[role] = self.new_caller(role)
+        return self._callers[role]
+
+    def new_caller(self, role: str, name: str | None = None) -> Caller:
+        key = SoftwareKey(ec.generate_private_key(ec.SECP256R1()))
+        if role == "proxy":
+            pem = key.public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+            self.service.operations.add_proxy(name or "proxy-1", Site(SITE), pem, self.act)
+        else:
+            self.service.operations.register_operator(name or f"{role}-1", Role(role), key.public_key, self.act)
+        return Caller(self, key)
+
+    @property
+    def admin(self) -> Caller:
+        return self.caller("admin")
+
+    @property
+    def operator(self) -> Caller:
+        return self.caller("operator")
+
+    @property
+    def viewer(self) -> Caller:
+        return self.caller("viewer")
+
+    @property
+    def proxy(self) -> Caller:
+        return self.caller("proxy")
+
+    # ---- Shortcuts --------------------------------------------------------------------------------------------
+
+    def request(self, method: str, path: str, body: bytes = b"", **options: Any) -> TestResponse:
+        """An unsigned request."""
+        return self.app.test_client().open(path, method=method, data=body or None, **options)
+
+    def get(self, path: str, **options: Any) -> TestResponse:
+        return self.request("GET", path, **options)
+
+    def post(self, path: str, body: bytes, *, content_type: str = "application/json", **options: Any) -> TestResponse:
+        return self.request("POST", path, body, content_type=content_type, **options)
+
+    def nonce(self) -> bytes:
+        return b64decode(self.get("/v1/nonce").headers["Replay-Nonce"])
+
+    def approve(self, device: SoftDevice, *, tier: str = "device", site: str = SITE, **more: Any) -> TestResponse:
+        message = {"v": 1, "tier": tier, "site": site, **more}
+        return self.operator.post(f"/v1/admin/devices/{self.row(device).id}/approve", message)
+
+    def row(self, device: SoftDevice) -> Device:
+        """What the registry knows of it."""
+        with self.registry.reading() as c:
+            found = devices.by_ek_hash(c, device.ek_hash)
+        assert found is not None, "the registry does not know this device"
+        return found
+
+
+def wire(settings: Settings, hierarchy: Hierarchy, registry: Registry, clock: Callable[[], datetime]) -> Service:
+    """The parts put together as `attestd serve` does."""
+    entropy = os.urandom
+    profiles = load_profiles()
+    granter = Granter(settings.trust_domain, hierarchy, profiles, entropy)
+
+    def policy() -> PolicySet:
+        with registry.reading() as c:
+            stored = policies.latest(c)
+        return PolicySet.parse(stored.text, stored.version)
+
+    return Service(
+        settings=settings,
+        registry=registry,
+        enrollment=Enrollment(settings, registry, hierarchy.sealing, granter, Trust(registry), entropy),
+        lifecycle=Lifecycle(settings, registry, hierarchy, hierarchy.sealing, granter, policy, entropy),
+        operations=Operations(settings, registry, hierarchy, profiles, entropy),
+        callers=Callers(registry, hierarchy.sealing),
+        publication=Publication(settings, registry, hierarchy),
+        clock=clock,
+        entropy=entropy,
+    )
+
+
+@dataclass
+class Caller:
+    """An operator or a proxy: ordinary requests with a signature beside them."""
+
+    world: World
+    key: SoftwareKey
+
+    def open(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        content_type: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        **signed: Any,
+    ) -> TestResponse:
+        """`signed` replaces what the signature says: url, method, nonce, kid, body …"""
+        told = {**(headers or {}), "Authorization": self.authorize(method, path, body, **signed)}
+        return self.world.request(method, path, body, headers=told, content_type=content_type)
+
+    def authorize(self, method: str, path: str, body: bytes = b"", **signed: Any) -> str:
+        said: dict[str, Any] = {
+            "sign": self.key.sign,
+            "alg": "ES256",
+            "kid": self.key.thumbprint,
+            "method": method,
+            "url": URL + path,
+            "nonce": b"" if "nonce" in signed else self.world.nonce(),
+            **{name: value for name, value in signed.items() if name != "body"},
+        }
+        return sign_detached(signed.get("body", body), **said)
+
+    def get(self, path: str, **options: Any) -> TestResponse:
+        return self.open("GET", path, **options)
+
+    def post(
+        self, path: str, message: Mapping[str, Any] | bytes, *, content_type: str = "application/json", **options: Any
+    ) -> TestResponse:
+        body = message if isinstance(message, bytes) else write_object(message)
+        return self.open("POST", path, body, content_type=content_type, **options)
+
+    def put(self, path: str, message: Mapping[str, Any], **options: Any) -> TestResponse:
+        return self.open("PUT", path, write_object(message), content_type="application/json", **options)
+
+    def delete(self, path: str, **options: Any) -> TestResponse:
+        return self.open("DELETE", path, **options)
+
+
+class SoftDevice:
+    """A device's side of the protocol, over an imitated TPM."""
+
+    def __init__(self, world: World, forger: Forger, certificates: list[bytes]) -> None:
+        self.world = world
+        self.tpm = forger
+        self.certificates = certificates
+        self.pcrs: Mapping[str, Mapping[int, bytes]] = PCRS
+        self.answer: CredentialAnswer | None = None  # the newest credential
+        self.waits: WaitAnswer | None = None
+        self.completion = b""  # the last completion's octets, for a retry
+
+    @property
+    def ek_hash(self) -> EkHash:
+        return EkHash(hashlib.sha256(self.tpm.ek.public).digest())
+
+    @property
+    def id(self) -> str:
+        assert self.answer is not None, "this device has no credential yet"
+        return self.answer.device_id
+
+    # ---- Enrollment -------------------------------------------------------------------------------------------
+
+    def begin(self, **lies: Any) -> BeginAnswer:
+        """The challenge; `lies` replace members of the BeginRequest."""
+        answer = self.world.post("/v1/enrollments", self.begin_request(**lies).to_bytes())
+        assert answer.status_code == 200, answer.text
+        return BeginAnswer.parse(answer.data)
+
+    def begin_request(self, **lies: Any) -> BeginRequest:
+        said = {
+            "ek_public": self.tpm.ek.public,
+            "ak_public": self.tpm.ak.public,
+            "ek_certificates": tuple(self.certificates),
+            **lies,
+        }
+        return BeginRequest(**said)
+
+    def evidence(self, challenge: BeginAnswer, **lies: Any) -> EnrollmentEvidence:
+        """`lies`: nonce, id, ek_hash, ak_name or ck_name of the qualifying data."""
+        bound = {
+            "nonce": challenge.nonce,
+            "id": challenge.id,
+            "ek_hash": self.ek_hash,
+            "ak_name": self.tpm.ak.name,
+            "ck_name": self.tpm.ck.name,
+            **lies,
+        }
+        attest, signature = self.tpm.certify(enrollment_certify_data(**bound))
+        return EnrollmentEvidence(
+            CertifiedKey(self.tpm.ck.public, attest, signature), self._quote(enrollment_quote_data(**bound))
+        )
+
+    def complete(
+        self, challenge: BeginAnswer, body: bytes | None = None, *, proof: bytes | None = None, **options: Any
+    ) -> TestResponse:
+        """Activates, proves and sends; `body` and `proof` may be something else than the truth."""
+        secret = self.tpm.activate(challenge.credential_blob, challenge.secret)
+        body = self.evidence(challenge).to_bytes() if body is None else body
+        proof = completion_proof(secret=secret, body=body) if proof is None else proof
+        self.completion = CompleteRequest(challenge.challenge, body, proof).to_bytes()
+        return self.resend(**options)
+
+    def resend(self, **options: Any) -> TestResponse:
+        """The last completion once more, octet by octet."""
+        return self._noted(self.world.post("/v1/enrollments/complete", self.completion, **options))
+
+    def enroll(self) -> TestResponse:
+        return self.complete(self.begin())
+
+    # ---- Afterwards -------------------------------------------------------------------------------------------
+
+    def signed(
+        self, path: str, payload: bytes, *, content_type: str = "application/jose+json", **said: Any
+    ) -> TestResponse:
+        """A request signed by the credential key; `said` replaces what the signature says: kid, url, nonce, sign."""
+        members: dict[str, Any] = {
+            "sign": self.sign,
+            "alg": "ES256",
+            "kid": self.id if "kid" not in said else said["kid"],
+            "url": URL + path,
+            "nonce": said.get("nonce") or self.world.nonce(),
+            **said,
+        }
+        return self._noted(self.world.post(path, sign_flattened(payload, **members), content_type=content_type))
+
+    def attest(self, **said: Any) -> TestResponse:
+        nonce = said.pop("nonce", None) or self.world.nonce()
+        return self.signed("/v1/attestations", self.attestation(nonce).to_bytes(), nonce=nonce, **said)
+
+    def attestation(self, nonce: bytes, **lies: Any) -> AttestationRequest:
+        bound = {"nonce": nonce, "device_id": self.id, "ak_name": self.tpm.ak.name, "ck_name": self.tpm.ck.name, **lies}
+        return AttestationRequest(self._quote(device_quote_data(**bound)))
+
+    def renew(self, **said: Any) -> TestResponse:
+        return self.signed("/v1/renewals", RenewalRequest().to_bytes(), **said)
+
+    def rekey(self, *, nonce: bytes | None = None, **lies: Any) -> TestResponse:
+        """A new credential key, certified by the AK; this request is signed by the old one."""
+        nonce = nonce or self.world.nonce()
+        old, new = self.tpm.ck, forge_ck()
+        self.tpm.ck = new
+        bound = {"nonce": nonce, "device_id": self.id, "ak_name": self.tpm.ak.name, "ck_name": new.name, **lies}
+        attest, signature = self.tpm.certify(device_certify_data(**bound))
+        payload = RenewalRequest(CertifiedKey(new.public, attest, signature)).to_bytes()
+        answer = self.signed("/v1/renewals", payload, nonce=nonce, sign=signer(old.private))
+        if answer.status_code != 200:
+            self.tpm.ck = old
+        return answer
+
+    def token(self, audience: str = "edge", binding: str = "dpop", **said: Any) -> TestResponse:
+        return self.signed("/v1/tokens", TokenRequest(audience, binding).to_bytes(), **said)
+
+    def sign(self, data: bytes) -> bytes:
+        return signer(self.tpm.ck.private)(data)
+
+    def _quote(self, qualifying_data: bytes) -> QuoteEvidence:
+        attest, signature = self.tpm.quote(qualifying_data, self.pcrs)
+        return QuoteEvidence(attest, signature, self.pcrs)
+
+    def _noted(self, answer: TestResponse) -> TestResponse:
+        if answer.status_code == 200 and b'"chain"' in answer.data:
+            self.answer = CredentialAnswer.parse(answer.data)
+        if answer.status_code == 202:
+            self.waits = WaitAnswer.parse(answer.data)
+        return answer
+
+
+def signer(key: ec.EllipticCurvePrivateKey) -> Sign:
+    """ES256: r ‖ s."""
+
+    def sign(data: bytes) -> bytes:
+        r, s = decode_dss_signature(key.sign(data, ec.ECDSA(hashes.SHA256())))
+        return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+
+    return sign
+
+
+def problem(answer: TestResponse) -> str:
+    """The problem's name, of an answer that is one in every respect."""
+    document = read_object(answer.data, limit=64 * 1024)
+    assert answer.content_type == "application/problem+json"
+    assert document["status"] == answer.status_code
+    assert document["request_id"] == answer.headers["X-Request-Id"]
+    assert all(document[name] for name in ("title", "detail", "remedy"))
+    return str(document["type"]).removeprefix("urn:attestd:problem:")

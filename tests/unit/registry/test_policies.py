@@ -1,0 +1,53 @@
+"""Versions of the policy only grow, one at a time."""
+
+from __future__ import annotations
+
+import pytest
+
+from attestd.registry import policies, revision
+from attestd.registry.engine import Connection, Registry
+from attestd.registry.policies import PolicyRaced, StoredPolicy, UnknownPolicy
+
+from .conftest import NOW
+from .test_devices import race
+
+
+def test_versions_grow(registry: Registry) -> None:
+    with registry.acting() as c:
+        with pytest.raises(UnknownPolicy):
+            policies.latest(c)
+        first = policies.add(c, text="permit", created_by="ada", now=NOW)
+        assert policies.latest(c) == first == StoredPolicy(1, "permit", NOW, "ada")
+        second = policies.add(c, text="forbid", created_by="bob", now=NOW + 1)
+        assert policies.latest(c) == second == StoredPolicy(2, "forbid", NOW + 1, "bob")
+        assert policies.by_version(c, 1) == first
+        assert policies.page(c) == [second, first]
+        assert policies.page(c, limit=1) == [second]
+        assert policies.page(c, before=2) == [first]
+        with pytest.raises(UnknownPolicy):
+            policies.by_version(c, 3)
+
+
+def test_a_policy_asks_for_a_bundle(registry: Registry) -> None:
+    with registry.acting() as c:
+        before = revision.current(c)
+        policies.add(c, text="permit", created_by="ada", now=NOW)
+        assert revision.current(c) > before
+
+
+def test_a_version_that_its_author_did_not_know(registry: Registry) -> None:
+    with registry.acting() as c:
+        policies.add(c, text="1", created_by="ada", now=NOW, expected_version=0)
+        policies.add(c, text="2", created_by="ada", now=NOW, expected_version=1)
+        for unknown in (0, 1, 3):
+            with pytest.raises(PolicyRaced):
+                policies.add(c, text="3", created_by="bob", now=NOW, expected_version=unknown)
+        assert policies.latest(c).text == "2"
+
+
+def test_of_several_at_the_same_time_one_wins(registry: Registry, database: object) -> None:
+    def act(c: Connection, number: int) -> int:
+        return policies.add(c, text=str(number), created_by="ada", now=NOW, expected_version=0).version
+
+    outcomes = race(f"sqlite:///{database}", 4, act)
+    assert (outcomes.count(1), outcomes.count(PolicyRaced)) == (1, 3)

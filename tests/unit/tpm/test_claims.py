@@ -1,0 +1,147 @@
+"""Two readers of the same claims agree on what is well formed; the lenient one still refuses what can't be read."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from attestd.tpm.claims import Claims, read_leniently, read_strictly
+from attestd.tpm.der import Element, MalformedCertificate, children, whole
+from tests import ek_ca as ca
+
+KEY = ca.ec_key("claims")
+CA = ca.maker().intermediate
+RICH = (
+    CA.ek_form(KEY.public_key())
+    .with_extension(
+        ca.Extension("2.5.29.32", ca.seq(ca.seq(ca.oid("1.2.3"))), True),
+        ca.subject_key(b"subject key id"),
+        ca.alternative_name(ca.tpm_attributes(), ca.tpm_attributes(model="Two"), critical=True),
+        ca.purposes(ca.EK_PURPOSE, "2.23.133.8.3"),
+    )
+    .but(not_after=datetime(2060, 1, 2, 3, 4, 5, tzinfo=UTC))
+)
+
+
+def parts(der: bytes) -> tuple[Element, Element | None]:
+    fields = children(children(whole(der))[0])
+    return fields[4], next((item for item in fields if item.tag == 0xA3), None)
+
+
+def both(form: ca.Form) -> Claims:
+    der = form.sign(CA.key)
+    strict = read_strictly(der)
+    assert read_leniently(*parts(der)) == strict
+    return strict
+
+
+def test_every_claim_is_read() -> None:
+    claims = both(RICH)
+    assert claims.not_before == ca.START
+    assert claims.not_after == datetime(2060, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert (claims.is_ca, claims.path_length) == (False, None)
+    assert claims.usages == {"key_agreement"}
+    assert claims.purposes == {"2.23.133.8.1", "2.23.133.8.3"}
+    assert claims.subject_key_id == b"subject key id"
+    assert claims.authority_key_id == ca.subject_key_id(CA.key.public_key())
+    assert [dict(name)["2.23.133.2.2"] for name in claims.directory_names] == ["SLB 9670", "Two"]
+    assert claims.extensions == {f"2.5.29.{n}" for n in (14, 15, 17, 19, 32, 35, 37)}
+    assert claims.critical == {f"2.5.29.{n}" for n in (15, 17, 19, 32)}
+
+
+def test_what_a_certificate_does_not_say_is_none() -> None:
+    claims = both(CA.ek_form(KEY.public_key()).but(extensions=()))
+    assert claims == Claims(
+        ca.START, ca.END, False, None, None, None, None, None, (), extensions=frozenset(), critical=frozenset()
+    )
+
+
+@pytest.mark.parametrize(
+    "extension",
+    [
+        ca.basic_constraints(True, 3),
+        ca.basic_constraints(True),
+        ca.basic_constraints(True, 0, critical=None),
+        ca.key_usage("key_cert_sign", "crl_sign"),
+        ca.key_usage("digital_signature", "content_commitment", "key_encipherment", "data_encipherment"),
+        ca.purposes("2.5.29.37.0", critical=True),
+        ca.authority_key(b""),
+        ca.alternative_name(critical=True),
+        ca.alternative_name(ca.tpm_attributes(one_set=True, write=ca.printable)),
+        ca.Extension("2.5.29.35", ca.seq()),
+        ca.Extension("1.2.3.4", b"anything", True),
+    ],
+)
+def test_both_readers_agree(extension: ca.Extension) -> None:
+    both(RICH.with_extension(extension))
+
+
+def test_an_empty_list_of_purposes_is_never_any_purpose() -> None:
+    der = RICH.with_extension(ca.purposes()).sign(CA.key)
+    with pytest.raises(MalformedCertificate):
+        read_strictly(der)
+    assert read_leniently(*parts(der)).purposes == frozenset()
+
+
+@pytest.mark.parametrize(
+    "extension",
+    [
+        pytest.param(ca.Extension("2.5.29.19", b"\x30\x03\x01\x01"), id="cut basicConstraints"),
+        pytest.param(ca.Extension("2.5.29.19", ca.seq() + b"\0"), id="octets after basicConstraints"),
+        pytest.param(ca.Extension("2.5.29.19", ca.integer(1)), id="basicConstraints of another type"),
+        pytest.param(ca.Extension("2.5.29.15", ca.seq()), id="keyUsage of another type"),
+        pytest.param(ca.Extension("2.5.29.37", ca.integer(1)), id="extKeyUsage of another type"),
+        pytest.param(ca.Extension("2.5.29.14", ca.integer(1)), id="subjectKeyIdentifier of another type"),
+        pytest.param(ca.Extension("2.5.29.35", ca.integer(1)), id="authorityKeyIdentifier of another type"),
+        pytest.param(ca.Extension("2.5.29.17", b"\x30\x05"), id="cut subjectAltName"),
+        pytest.param(ca.Extension("2.5.29.17", ca.seq(ca.der(0xA4, ca.seq(ca.utf8("x"))))), id="a name that is none"),
+        pytest.param(ca.Extension("2.5.29.17", ca.seq(ca.der(0xA4))), id="an empty directoryName"),
+        pytest.param(ca.Extension("2.5.29.32", ca.seq(ca.seq(ca.integer(1)))), id="policies of another type"),
+        pytest.param(ca.Extension("2.5.29.32", ca.integer(1)), id="policies that are none"),
+    ],
+)
+def test_broken_extensions_are_refused_by_both(extension: ca.Extension) -> None:
+    der = RICH.with_extension(extension).sign(CA.key)
+    with pytest.raises(MalformedCertificate):
+        read_strictly(der)
+    with pytest.raises(MalformedCertificate):
+        read_leniently(*parts(der))
+
+
+def test_an_extension_that_appears_twice_is_refused_by_both() -> None:
+    der = RICH.but(extensions=(*RICH.extensions, ca.basic_constraints(True))).sign(CA.key)
+    with pytest.raises(MalformedCertificate):
+        read_strictly(der)
+    with pytest.raises(MalformedCertificate):
+        read_leniently(*parts(der))
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        pytest.param(ca.seq(ca.oid("1.2.3")), id="no value"),
+        pytest.param(ca.seq(ca.oid("1.2.3"), ca.integer(1), ca.der(0x04)), id="critical is no boolean"),
+        pytest.param(ca.seq(ca.integer(1), ca.der(0x04)), id="no type"),
+    ],
+)
+def test_extensions_of_another_shape_are_refused(item: bytes) -> None:
+    validity = whole(ca.seq(ca.time(ca.START), ca.time(ca.END)))
+    good = ca.Extension("1.2.3", b"", True).encode()
+    assert read_leniently(validity, whole(ca.der(0xA3, ca.seq(good)))).critical == {"1.2.3"}
+    with pytest.raises(MalformedCertificate):
+        read_leniently(validity, whole(ca.der(0xA3, ca.seq(item))))
+
+
+@pytest.mark.parametrize(
+    "validity",
+    [
+        pytest.param(ca.seq(ca.time(ca.START)), id="one date"),
+        pytest.param(ca.seq(ca.time(ca.START), ca.der(0x17, b"not a date")), id="no date"),
+        pytest.param(ca.seq(ca.time(ca.START), ca.der(0x18, b"00000101000000Z")), id="the year 0"),
+        pytest.param(ca.seq(ca.integer(1), ca.integer(2)), id="numbers"),
+    ],
+)
+def test_dates_that_are_none_are_refused(validity: bytes) -> None:
+    with pytest.raises(MalformedCertificate):
+        read_leniently(whole(validity), None)
