@@ -12,10 +12,10 @@ help:            ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
 
 run: $(VENV)/.ready          ## Set up, show the main job on a software TPM, stay up until Ctrl-C
-	@$(BIN)/attestd demo --stay
+	@$(BIN)/python -m attestd_demo --stay
 
 demo: $(VENV)/.ready         ## The same story; ends, and fails unless every step came out as it should
-	@$(BIN)/attestd demo
+	@$(BIN)/python -m attestd_demo
 
 test: $(VENV)/.ready-tests check   ## Lint, types, layers and every test
 	@$(BIN)/pytest -n $(PYTEST_WORKERS)

@@ -115,7 +115,7 @@ class Publication:
             roots=(self._hierarchy.root.public_bytes(serialization.Encoding.DER),),
             issuers=(self._hierarchy.issuer.certificate.public_bytes(serialization.Encoding.DER),),
             token_issuer=self._settings.server.url,
-            token_keys={key["kid"]: key for key in jwks(self._hierarchy)["keys"]},
+            token_keys=self._hierarchy.token_jwks,
             policy_version=policy.version,
             policy=policy.text,
             status=StatusList.of(entries, size=max(entries, default=-1) + 1),

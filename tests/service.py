@@ -1,6 +1,6 @@
 """A whole service for tests, and everybody who calls it: devices with an imitated TPM, operators, edge proxies.
 
-    world = World(tmp_path)                            # a frozen clock, a real registry, a real authority, one TPM maker
+    world = World(tmp_path)                            # a frozen clock, a real registry and authority, one TPM maker
     device = world.device()                            # an imitated TPM with an EK certificate of that maker
     assert device.enroll().status_code == 202          # unknown: it waits for approval
     world.approve(device)
@@ -258,23 +258,23 @@ class Caller:
         *,
         content_type: str | None = None,
         headers: Mapping[str, str] | None = None,
-        **signed: Any,
+        **lies: Any,
     ) -> TestResponse:
-        """`signed` replaces what the signature says: url, method, nonce, kid, body …"""
-        told = {**(headers or {}), "Authorization": self.authorize(method, path, body, **signed)}
+        """`lies` replace what is signed: url, nonce, kid, alg, sign, signed_method, signed_body."""
+        told = {**(headers or {}), "Authorization": self.authorize(method, path, body, **lies)}
         return self.world.request(method, path, body, headers=told, content_type=content_type)
 
-    def authorize(self, method: str, path: str, body: bytes = b"", **signed: Any) -> str:
+    def authorize(self, method: str, path: str, body: bytes = b"", **lies: Any) -> str:
+        """The Authorization header of such a call."""
         said: dict[str, Any] = {
             "sign": self.key.sign,
             "alg": "ES256",
             "kid": self.key.thumbprint,
-            "method": method,
+            "method": lies.pop("signed_method", method),
             "url": URL + path,
-            "nonce": b"" if "nonce" in signed else self.world.nonce(),
-            **{name: value for name, value in signed.items() if name != "body"},
+            "nonce": b"" if "nonce" in lies else self.world.nonce(),
         }
-        return sign_detached(signed.get("body", body), **said)
+        return sign_detached(lies.pop("signed_body", body), **said | lies)
 
     def get(self, path: str, **options: Any) -> TestResponse:
         return self.open("GET", path, **options)
@@ -371,7 +371,7 @@ class SoftDevice:
         members: dict[str, Any] = {
             "sign": self.sign,
             "alg": "ES256",
-            "kid": self.id if "kid" not in said else said["kid"],
+            "kid": said["kid"] if "kid" in said else self.id,  # noqa: SIM401 - self.id may not exist yet
             "url": URL + path,
             "nonce": said.get("nonce") or self.world.nonce(),
             **said,

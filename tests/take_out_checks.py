@@ -1,10 +1,11 @@
-"""Takes the checks out of a module one by one and shows that a test notices: `make checks`, or
+"""Takes the checks out of a module one by one and shows that a test notices:
 
     python tests/take_out_checks.py attestd/tpm/attest.py tests/unit/tpm
 
-A check is an `if` that raises (each side of an `or` by itself), a row of a table that names a refusal, or a statement that calls something named
-check…, verify…, require… or done. Each is taken out in a copy of the tree, never in the tree itself; then the given
-tests run until the first failure. A check that can go without a failure is printed, and the exit code is 1.
+A check is an `if` that raises (each side of an `or` by itself), a row of a table that names a refusal, or a statement
+that calls something named check…, verify…, require… or done. Each is taken out in a copy of the tree, never in the tree
+itself; then the given tests run until the first failure. A check that can go without a failure is printed, and the exit
+code is 1.
 """
 
 # ruff: noqa: T201

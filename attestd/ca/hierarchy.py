@@ -271,12 +271,13 @@ class _Reading:
         return tuple(found)
 
     def _root(self, entry: _Entry, trust_domain: TrustDomain) -> x509.Certificate:
-        certificate = load_certificate(self._certificates / f"{entry[0]}.pem")
+        path = self._certificates / f"{entry[0]}.pem"
+        certificate = load_certificate(path)
         self.certificates.append(certificate)
         require_root(certificate, trust_domain)
         key = self._keys / f"{entry[0]}.pem"
         if key.exists():  # else it is kept elsewhere
-            FileSigner.load(key, self._certificates / f"{entry[0]}.pem")
+            self._noting(lambda: FileSigner.load(key, path))
         return certificate
 
     def _issued(
@@ -285,15 +286,15 @@ class _Reading:
         roots: Sequence[x509.Certificate],
         require: Callable[[x509.Certificate, x509.Certificate], None],
     ) -> FileSigner:
-        certificate = load_certificate(self._certificates / f"{entry[0]}.pem")
+        path = self._certificates / f"{entry[0]}.pem"
+        certificate = load_certificate(path)
         self.certificates.append(certificate)
         named = [root for root in roots if root.subject == certificate.issuer]
-        if not named:
-            raise ChainBroken(
-                f"{entry[0]}.pem names an issuer that is not here.", seen=certificate.issuer.rfc4514_string()
-            )
-        require(certificate, named[0])
-        return FileSigner.load(self._keys / f"{entry[0]}.pem", self._certificates / f"{entry[0]}.pem")
+        if named:
+            require(certificate, named[0])
+        elif roots:  # without any root, that is the problem to mend, and it has been noted
+            raise ChainBroken(f"{path} names an issuer that is not here.", seen=certificate.issuer.rfc4514_string())
+        return FileSigner.load(self._keys / f"{entry[0]}.pem", path)
 
     def _token_key(self, entry: _Entry) -> TokenKey:
         return TokenKey(entry[1], SoftwareKey(load_key(self._keys / f"{entry[0]}.pem")))

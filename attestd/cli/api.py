@@ -17,13 +17,11 @@ from urllib.parse import urlencode
 import httpx
 
 from attestd.ca.keyfiles import read_secret
-from attestd.cli.instance import open_instance
 from attestd.config import Settings
 from attestd.credentials.requests import SoftwareKey
 from attestd.errors import AttestdError, Misconfigured, Unavailable
 from attestd.protocol.encoding import b64decode
 from attestd.protocol.signed import sign_detached
-from attestd.web.app import create_app
 
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 
@@ -73,6 +71,10 @@ class AdminApi:
         if running is not None:
             client = httpx.Client(base_url=running, verify=trusting(dir), timeout=_TIMEOUT)
             return cls(client, settings.server.url, key)
+        # Only now: a running service is asked without loading one's own.
+        from attestd.cli.instance import open_instance
+        from attestd.web.app import create_app
+
         application = create_app(open_instance(dir, os.environ).service)
         transport = httpx.WSGITransport(application)
         return cls(httpx.Client(base_url=settings.server.url, transport=transport), settings.server.url, key)

@@ -15,7 +15,6 @@ from attestd.ca.authorities import AuthorityExpiring
 from attestd.ca.hierarchy import Hierarchy, examine
 from attestd.cli.api import running_url
 from attestd.cli.instance import now, profiles_of
-from attestd.cli.options import DEFAULT_DIR, Dir, Json
 from attestd.cli.output import FAILED, emit
 from attestd.config import Settings
 from attestd.errors import AttestdError, Misconfigured
@@ -66,11 +65,8 @@ class NotRunning(Misconfigured):
 _WARNINGS = (AuthorityExpiring, NoMakers, RootKeyOnline, NotRunning, AdminExpiring)
 
 
-def doctor(dir: Dir = DEFAULT_DIR, as_json: Json = False) -> None:
-    """Examine this instance: settings, lifetimes, keys, database, policy, operators, trust store, the service.
-
-    Says what is wrong and how to mend it. Exit code 0: nothing is broken (there may be warnings); 1: something is.
-    """
+def report_on(dir: Path, *, as_json: bool) -> None:
+    """Prints every problem; exits with 1 if something is broken, and not just worth knowing."""
     found = list(examinations(dir, now()))
     broken = [error for error in found if not isinstance(error, _WARNINGS)]
     document = [

@@ -1,4 +1,7 @@
-"""The command's table of contents."""
+"""The command's table of contents.
+
+Commands that open an instance import what that takes when they run: the others, and --help, answer at once.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,8 @@ from typing import Annotated
 import typer
 
 from attestd.cli import credentials, devices, proxies, trust
-from attestd.cli.doctor import doctor
-from attestd.cli.instance import create_instance, describe, now, open_instance, renew_admin
 from attestd.cli.options import DEFAULT_DIR, Dir, Json
 from attestd.cli.output import emit, failing, say
-from attestd.cli.serve import serve
 from attestd.ids import TrustDomain
 
 app = typer.Typer(
@@ -32,8 +32,6 @@ app.add_typer(credentials.app, name="credentials")
 app.add_typer(proxies.app, name="proxies")
 app.add_typer(proxies.policy, name="policy")
 app.add_typer(admin, name="admin")
-app.command()(serve)
-app.command()(doctor)
 
 
 @app.command()
@@ -47,6 +45,8 @@ def init(
 
     Nothing is overwritten: an instance that exists is left alone, and the command fails.
     """
+    from attestd.cli.instance import create_instance, describe
+
     with failing(as_json=as_json):
         instance = create_instance(dir, TrustDomain(trust_domain), listen=listen, environ=os.environ)
         said = describe(instance)
@@ -64,11 +64,40 @@ def init(
 @admin.command("renew")
 def admin_renew(dir: Dir = DEFAULT_DIR, as_json: Json = False) -> None:
     """Make a fresh key and credential for the first admin. Needs the instance's folder, not the old key."""
+    from attestd.cli.instance import now, open_instance, renew_admin
+
     with failing(as_json=as_json):
         instance = open_instance(dir, os.environ)
         renew_admin(instance, now())
         key = dir / "admin" / "admin.key"
         emit({"key": str(key)}, as_json=as_json, text=f"The admin's new key is {key}.")
+
+
+@app.command()
+def serve(
+    dir: Dir = DEFAULT_DIR,
+    listen: Annotated[str | None, typer.Option(help="Listen here instead; port 0 takes a free one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the service with TLS until SIGTERM or Ctrl-C, which let requests in progress finish.
+
+    Prints its URL once it answers. Logs are JSON lines on stderr.
+    """
+    from attestd.cli.serve import run_service
+
+    with failing(as_json=as_json):
+        run_service(dir, listen, as_json=as_json)
+
+
+@app.command()
+def doctor(dir: Dir = DEFAULT_DIR, as_json: Json = False) -> None:
+    """Examine this instance: settings, lifetimes, keys, database, policy, operators, trust store, the service.
+
+    Says what is wrong and how to mend it. Exit code 0: nothing is broken (there may be warnings); 1: something is.
+    """
+    from attestd.cli.doctor import report_on
+
+    report_on(dir, as_json=as_json)
 
 
 @app.command()

@@ -14,10 +14,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
 
 import httpx
-import typer
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -31,8 +29,7 @@ from attestd.ca.keyfiles import write_secret
 from attestd.ca.signer import load_key
 from attestd.cli.api import trusting
 from attestd.cli.instance import Instance, describe, now, open_instance
-from attestd.cli.options import DEFAULT_DIR, Dir, Json
-from attestd.cli.output import emit, failing, report
+from attestd.cli.output import emit, report
 from attestd.cli.worker import DIR_VARIABLE
 from attestd.errors import Unavailable
 from attestd.ids import Serial, SpiffeId
@@ -50,22 +47,14 @@ class AddressTaken(Unavailable):
     remedy = "Stop what listens there, or set server.listen in attestd.toml (or --listen)."
 
 
-def serve(
-    dir: Dir = DEFAULT_DIR,
-    listen: Annotated[str | None, typer.Option(help="Listen here instead; port 0 takes a free one.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Run the service with TLS until SIGTERM or Ctrl-C, which let requests in progress finish.
-
-    Prints its URL once it answers. Logs are JSON lines on stderr.
-    """
-    with failing(as_json=as_json):
-        if listen is not None:
-            os.environ["ATTESTD_SERVER_LISTEN"] = _with_port(listen)
-        os.environ[DIR_VARIABLE] = str(dir.resolve())
-        instance = open_instance(dir, os.environ)
-        _require_free(instance)
-        _Supervisor(instance, lambda: _announce(instance, as_json)).run()
+def run_service(dir: Path, listen: str | None, *, as_json: bool) -> None:
+    """Serves until a signal ends it. Raises Misconfigured's children and AddressTaken."""
+    if listen is not None:
+        os.environ["ATTESTD_SERVER_LISTEN"] = _with_port(listen)
+    os.environ[DIR_VARIABLE] = str(dir.resolve())
+    instance = open_instance(dir, os.environ)
+    _require_free(instance)
+    _Supervisor(instance, lambda: _announce(instance, as_json)).run()
 
 
 def _with_port(listen: str) -> str:

@@ -139,6 +139,9 @@ class ParsedCertificate:
             raise CertificateMalformed("The serial number is out of range.", expected=error.expected) from None
         if certificate.version is not x509.Version.v3:
             raise CertificateMalformed("The certificate is not of version 3.", seen=certificate.version.name)
+        # The one field that is not signed is the signature: its BIT STRING has one spelling, without unused bits.
+        if not der.endswith(b"\x00" + certificate.signature):
+            raise CertificateMalformed("The signature is not a whole number of octets.")
         if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, _CURVES):
             raise AlgorithmRefused("The key is of another kind.", expected="P-256 or P-384")
         if algorithm not in _SIGNATURES:

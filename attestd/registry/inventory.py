@@ -191,7 +191,7 @@ def _read_json_lines(reading: _Reading, lines: Iterator[tuple[int, str]]) -> Non
         labels = members.pop("labels", {})
         unknown = sorted(members.keys() - set(_COLUMNS))
         if unknown:
-            reading.wrong(number, f"unknown members: {', '.join(unknown)[:200]}")
+            reading.wrong(number, f"unknown members: {', '.join(map(repr, unknown))[:200]}")
         elif not isinstance(labels, dict):
             reading.wrong(number, "labels is not an object")
         elif wrong := [name for name, value in members.items() if not isinstance(value, str | None)]:

@@ -19,7 +19,7 @@ from attestd.errors import EvidenceRefused
 from attestd.protocol.derivations import completion_proof
 from attestd.tpm.endorsement import VerifiedEndorsement
 from attestd.tpm.makecred import Entropy, protect, share_seed
-from attestd.tpm.objects import P256, P384, Alg, Attributes, TpmPublic, parse_public
+from attestd.tpm.objects import HASHES, P256, P384, Alg, Attributes, TpmPublic, parse_public
 
 SECRET_SIZE = 32  # octets of an activation secret (docs/protocol.md, section 1)
 
@@ -106,7 +106,7 @@ _REQUIRED: tuple[tuple[Attributes, type[EvidenceRefused]], ...] = (
     (Attributes.RESTRICTED, AkNotRestricted),
     (Attributes.SIGN, AkNotSigning),
 )
-_STRONG_HASHES = (Alg.SHA256, Alg.SHA384, Alg.SHA512)
+_STRONG_HASHES = (HASHES[Alg.SHA256], HASHES[Alg.SHA384], HASHES[Alg.SHA512])
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +161,10 @@ def vet_ak(area: bytes) -> VettedAk:
         raise AkSymmetricPresent(seen=public.symmetric, expected="NULL")
     # 4. The scheme is fixed in the key and fits its kind.
     fitting = (Alg.ECDSA,) if public.type is Alg.ECC else (Alg.RSASSA, Alg.RSAPSS)
-    if public.scheme not in fitting or public.scheme_hash is None:
-        raise AkSchemeUnsuitable(seen=public.scheme.name, expected=" or ".join(s.name for s in fitting))
-    if public.scheme_hash.alg not in _STRONG_HASHES:
-        raise AkHashWeak(seen=public.scheme_hash.name, expected="sha256, sha384 or sha512")
+    if public.scheme not in fitting:
+        raise AkSchemeUnsuitable(seen=public.scheme.name, expected=" or ".join(scheme.name for scheme in fitting))
+    if public.scheme_hash not in _STRONG_HASHES:
+        raise AkHashWeak(seen=public.signs_by, expected="sha256, sha384 or sha512")
     # 5. The key is strong enough, and of a kind that clients are tested with.
     if public.curve not in (P256, P384) if public.type is Alg.ECC else public.bits < 2048:
         raise AkKeyUnsuitable(

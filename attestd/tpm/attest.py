@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from attestd.errors import EvidenceRefused
 from attestd.protocol.messages import BANKS, PcrSelection, PcrValues
 from attestd.tpm.activation import VerifiedAk
-from attestd.tpm.objects import HASHES, P256, Alg, Attributes, TpmPublic, parse_public, parse_signature
+from attestd.tpm.objects import HASHES, Alg, Attributes, TpmPublic, parse_public, parse_signature
 from attestd.tpm.statements import ClockInfo, Quote, Statement, parse_certification, parse_quote
 
 _MEND_CK = "Create the credential key as docs/protocol.md describes it; `attestd-agent enroll` does."
@@ -203,12 +203,10 @@ def verify_quote(
     # 6. The values are of the quoted PCRs, all of them and no other: what the quote does not cover is not evidence.
     values = _match_values(quote, pcrs)
     # 7. The digest is over the values in the quote's own order, by the hash of the signing scheme (Part 3, 18.4.1).
-    digest = hashlib.new(scheme_hash)
-    for bank, indices in quote.selection:
-        for index in indices:
-            digest.update(values[bank][index])
-    if digest.digest() != quote.digest:
-        raise PcrDigestMismatch(seen=digest.hexdigest(), expected=quote.digest.hex())
+    in_order = b"".join(values[bank][index] for bank, indices in quote.selection for index in indices)
+    digest = hashlib.new(scheme_hash, in_order).digest()
+    if digest != quote.digest:
+        raise PcrDigestMismatch(seen=digest.hex(), expected=quote.digest.hex())
     return VerifiedQuote(MappingProxyType(values), quote.clock, quote.firmware_version, quote.qualified_signer)
 
 
@@ -222,7 +220,7 @@ def _check_signature(ak: VerifiedAk, attest: bytes, signature: bytes) -> str:
     if parsed.scheme is not public.scheme or parsed.hash != public.scheme_hash:
         raise SignatureSchemeMismatch(
             seen=f"{parsed.scheme.name} with {parsed.hash.name}",
-            expected=f"{public.scheme.name} with {public.scheme_hash.name if public.scheme_hash else 'no hash'}",
+            expected=public.signs_by,
         )
     key, algorithm = public.key, parsed.hash.algorithm
     try:
@@ -253,14 +251,15 @@ def _vet_ck(public: TpmPublic) -> ec.EllipticCurvePublicKey:
             raise refusal(
                 seen=f"0x{public.attributes:08x}", expected=f"{attribute.name} {'set' if wanted else 'clear'}"
             )
-    if public.curve != P256 or not isinstance(public.key, ec.EllipticCurvePublicKey):
+    key = public.key
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise CkKeyUnsuitable(seen=f"{public.type.name} {public.bits}", expected="ECC P-256")
     if (public.scheme, public.scheme_hash) not in _CK_SCHEMES:
         raise CkSchemeUnsuitable(
-            seen=f"{public.scheme.name} {public.scheme_hash.name if public.scheme_hash else ''}".strip(),
+            seen=public.signs_by,
             expected="NULL, or ECDSA with sha256",
         )
-    return public.key
+    return key
 
 
 _CK_ATTRIBUTES: tuple[tuple[Attributes, bool, type[EvidenceRefused]], ...] = (

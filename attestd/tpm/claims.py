@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from asn1crypto import core as asn1
 from asn1crypto import x509 as lenient
@@ -100,10 +100,10 @@ def read_strictly(der: bytes) -> Claims:
 def _read_strictly(der: bytes) -> Claims:
     certificate = x509.load_der_x509_certificate(der)
     extensions = list(certificate.extensions)
-    values = [extension.value for extension in extensions]
+    values = {type(extension.value): extension.value for extension in extensions}  # `cryptography` allows each once
 
     def pick(kind: type[_Value]) -> _Value | None:
-        return next((value for value in values if isinstance(value, kind)), None)
+        return cast("_Value | None", values.get(kind))
 
     basic, usage = pick(x509.BasicConstraints), pick(x509.KeyUsage)
     purposes, names = pick(x509.ExtendedKeyUsage), pick(x509.SubjectAlternativeName)

@@ -7,7 +7,7 @@ A certificate says that a maker put this key into a chip. Only the template says
 inside the TPM (restricted, decrypt), never sign, never leave (fixedTPM, fixedParent). A certified key of any other
 shape could open our challenges outside a TPM's rules, so it is refused even with a perfect certificate.
 
-`swtpm_setup` 0.7 makes L-1, L-2 on request, and H-3 where it is asked for an ECC key (`--ecc`).
+`swtpm_setup` 0.7 makes two: L-1 (at 0x81010001) and, with or without `--ecc`, the P-384 key of H-3 (at 0x81010016).
 """
 
 from __future__ import annotations

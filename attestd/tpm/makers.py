@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -66,28 +65,31 @@ def describe_certificate(der: bytes, *, now: datetime) -> CertificateDescription
     )
 
 
-_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----\s*([A-Za-z0-9+/=\s]+?)\s*-----END CERTIFICATE-----")
+_BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 
 
 def certificates_in(file: bytes) -> tuple[bytes, ...]:
-    """The DER certificates in a file: every PEM block, or certificates in DER, one after another.
+    """The DER certificates in a file: every PEM block (RFC 7468), or certificates in DER, one after another.
 
-    They are cut, not parsed. Raises CertificateFileTooLarge, and MalformedCertificate where there is none.
+    They are cut, not parsed. Raises CertificateFileTooLarge, and MalformedCertificate where there is none or a broken
+    one: half a file is never taken for the whole.
     """
     if len(file) > MAX_FILE:
         raise CertificateFileTooLarge(seen=f"{len(file)} octets", expected=f"at most {MAX_FILE}")
     found: list[bytes] = []
-    if b"-----BEGIN CERTIFICATE-----" in file:
-        for block in _PEM.finditer(file):
-            try:
-                found.append(base64.b64decode(b"".join(block[1].split()), validate=True))
-            except binascii.Error:
-                raise MalformedCertificate("A PEM block in this file is not base64.") from None
-    else:
-        at = 0
-        while file[at : at + 1] == b"\x30":
-            found.append(element(file, at).raw)
-            at += len(found[-1])
+    blocks = file.split(_BEGIN)[1:]
+    for block in blocks:
+        text, end, _ = block.partition(_END)
+        if not end:
+            raise MalformedCertificate("A PEM block in this file does not end.", expected=_END.decode())
+        try:
+            found.append(base64.b64decode(b"".join(text.split()), validate=True))
+        except binascii.Error:
+            raise MalformedCertificate("A PEM block in this file is not base64.") from None
+    at = 0
+    while not blocks and file[at : at + 1] == b"\x30":
+        found.append(element(file, at).raw)
+        at += len(found[-1])
     if not found:
         raise MalformedCertificate("This file holds no certificate.", expected="PEM or DER")
     return tuple(found)

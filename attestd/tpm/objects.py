@@ -169,6 +169,11 @@ class TpmPublic:
     name: bytes
     key: PublicKey = field(compare=False, repr=False)
 
+    @property
+    def signs_by(self) -> str:
+        """The scheme and its hash, for people."""
+        return self.scheme.name if self.scheme_hash is None else f"{self.scheme.name} with {self.scheme_hash.name}"
+
     def has(self, wanted: Attributes) -> bool:
         """Whether all these attributes are SET."""
         return self.attributes & wanted == wanted
@@ -259,7 +264,10 @@ def _read_rsa(reader: Reader) -> _Details:
             seen=f"{number.bit_length()} bits",
             expected=f"{bits} bits",
         )
-    key = rsa.RSAPublicNumbers(exponent, number).public_key()
+    try:
+        key = rsa.RSAPublicNumbers(exponent, number).public_key()
+    except ValueError as refused:  # the library's own minimum, should it rise above what is known here
+        raise UnusableTpmKey(seen=refused) from None
     return scheme, scheme_hash, bits, 0, exponent, modulus, key
 
 

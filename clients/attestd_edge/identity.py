@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +15,6 @@ from attestd.credentials.requests import SoftwareKey
 from attestd.credentials.x509 import Authorities, VerifiedCertificate, verify_chain
 from attestd.errors import Misconfigured
 from attestd.ids import TrustDomain
-from attestd.protocol.encoding import b64encode
 from attestd_edge.files import read_file, replace_file
 
 MAX_PEM = 64 * 1024  # octets
@@ -62,8 +60,8 @@ class ProxyIdentity:
 
     @property
     def kid(self) -> str:
-        """x5t#S256 of the certificate: how the service knows the caller."""
-        return b64encode(hashlib.sha256(self.chain[0]).digest())
+        """The key's RFC 7638 thumbprint: how the service knows the caller, whatever certificate it has just now."""
+        return self.key.thumbprint
 
     @property
     def half_life(self) -> datetime:

@@ -106,7 +106,7 @@ def _tls_config(app: App, where: TlsListen) -> uvicorn.Config:
 
 def _config(app: App, **more: object) -> uvicorn.Config:
     return uvicorn.Config(
-        app,  # type: ignore[arg-type]  # ours is ASGI with plain mappings
+        app,
         lifespan="on",
         http="h11",
         ws="none",

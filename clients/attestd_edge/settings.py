@@ -123,7 +123,7 @@ class Settings:
         if (audience is None) != (not origins):
             raise SettingsInvalid("tokens.audience and tokens.origins belong together.", expected="both, or neither")
         settings = cls(
-            server=edge.parsed("server", _origin),
+            server=edge.parsed("server", read_origin),
             root=edge.path("root"),
             trust_domain=edge.parsed("trust_domain", TrustDomain),
             state_dir=edge.path("state_dir"),
@@ -221,7 +221,7 @@ class _Table:
 _LOOPBACK = re.compile(r"http://(?:127\.0\.0\.1|localhost|\[::1\])(?::[0-9]+)?", re.ASCII)
 
 
-def _origin(text: str) -> str:
+def read_origin(text: str) -> str:
     """`https://host[:port]` in its normal form. Raises MalformedUri or SettingsInvalid."""
     plain = normal_uri(text).removesuffix("/")
     if plain.count("/") != 2 or "?" in text or "#" in text or not plain.startswith("https://"):
@@ -230,9 +230,9 @@ def _origin(text: str) -> str:
 
 
 def _own_origin(text: str) -> str:
-    """As `_origin`; without TLS on the loopback interface only, for trying things out."""
+    """As `read_origin`; without TLS on the loopback interface only, for trying things out."""
     plain = normal_uri(text).removesuffix("/")
-    return plain if _LOOPBACK.fullmatch(plain) else _origin(text)
+    return plain if _LOOPBACK.fullmatch(plain) else read_origin(text)
 
 
 def _boundary(table: _Table) -> Guarded:

@@ -550,6 +550,18 @@ def test_truncated_certificates_are_refused() -> None:
             verify(HONEST[:length], trusted=trusted)
 
 
+def test_the_signature_has_one_spelling() -> None:
+    """A BIT STRING with unused bits that are zero is DER as well, and would be a second thumbprint for one serial."""
+    for number in range(100):
+        der = leaf(not_after=NOW + HOUR + number * SECOND)
+        unused_bits = len(der) - len(x509.load_der_x509_certificate(der).signature) - 1
+        if der[-1] % 2 == 0:
+            break
+    verify(der)
+    with pytest.raises(CertificateMalformed):
+        verify(der[:unused_bits] + b"\x01" + der[unused_bits + 1 :])
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("by", [0x01, 0x02, 0x20, 0x80, 0xFF])
 def test_any_changed_octet_is_noticed(by: int) -> None:

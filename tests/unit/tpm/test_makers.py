@@ -78,7 +78,8 @@ def test_certificates_are_found_in_pem(newline: str) -> None:
 
 def test_certificates_are_found_in_der() -> None:
     assert certificates_in(ROOT.certificate) == (ROOT.certificate,)
-    assert certificates_in(ROOT.certificate + MIDDLE.certificate + b"\xff\xff") == (ROOT.certificate, MIDDLE.certificate)
+    both = (ROOT.certificate, MIDDLE.certificate)
+    assert certificates_in(b"".join(both) + b"\xff\xff") == both
 
 
 @pytest.mark.parametrize(

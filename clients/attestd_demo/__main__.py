@@ -1,0 +1,287 @@
+"""`python -m attestd_demo [--stay]`: the whole story, told on embedded defaults (SQLite, software TPMs).
+
+Without --stay it plays in a folder of its own that is removed afterwards, and exits with 0 only if every step came out
+as it should. With --stay it plays in the instance under --dir, which is made if needed and kept, and stays up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+
+from attestd.errors import AttestdError
+from attestd.protocol.messages import WaitAnswer
+from attestd_agent.records import Enrolled
+from attestd_demo.impostors import enroll_without_tpm, replay_quote
+from attestd_demo.software_tpm import Maker
+from attestd_demo.story import NotAsExpected, Story, expect_refusal
+from attestd_demo.world import TRUST_DOMAIN, Gadget, World
+
+
+class Refused(AttestdError):
+    """The edge refused the request"""
+
+    def __init__(self, problem: dict[str, str], reasons: str) -> None:
+        super().__init__(reasons or problem["title"])
+        self.problem = problem["type"]
+
+
+class _Reasons(logging.Handler):
+    """The edge's log of decisions, where the reasons are told in full."""
+
+    last = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.last = "; ".join(getattr(record, "attestd", {}).get("reasons", ()))
+
+
+class Play:
+    """The scenes, in order."""
+
+    def __init__(self, story: Story, world: World) -> None:
+        self.story, self.world = story, world
+        self.reasons = _Reasons()
+        decisions = logging.getLogger("attestd_edge.decisions")
+        decisions.addHandler(self.reasons)
+        decisions.propagate = False
+        logging.getLogger("attestd_agent").setLevel(logging.CRITICAL)
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        self.maker = Maker(world.props / "maker")
+        self.stranger = Maker(world.props / "unknown-maker")
+
+    def run(self) -> None:
+        """The whole story."""
+        story, world = self.story, self.world
+        story.chapter("The authority")
+        story.step("an instance: certificate authority, SQLite registry, an admin", self.make_instance)
+        story.step("the service answers with TLS", world.start_service)
+        world.props.mkdir(mode=0o700, exist_ok=True)
+        with ThreadPoolExecutor(1) as background:
+            machines = background.submit(self.power_on)
+            story.step("the policy also permits tokens for the audience edge", world.permit_tokens)
+            story.step("an edge proxy for the site berlin, with an application behind it", world.open_edge)
+            self.device(machines)
+        self.boundary()
+        self.impostors()
+        self.quarantine()
+
+    def make_instance(self) -> str:
+        if (self.world.dir / "attestd.toml").exists():
+            return f"{self.world.dir} is kept as it is."
+        listen = f"127.0.0.1:{_free_port()}"
+        return self.world.attestd("init", "--trust-domain", TRUST_DOMAIN, "--listen", listen)
+
+    def power_on(self) -> tuple[Gadget, Gadget, Gadget]:
+        names = (("bike-berlin", self.maker), ("bike-munich", self.maker), ("stranger", self.stranger))
+        first, second, third = (self.world.power_on(name, maker) for name, maker in names)
+        return first, second, third
+
+    def device(self, machines: Future[tuple[Gadget, Gadget, Gadget]]) -> None:
+        """A device proves its TPM and keeps its credential fresh."""
+        story = self.story
+        story.chapter("A device")
+
+        def manufacture() -> str:
+            self.berlin, self.munich, self.outsider = machines.result()
+            found = self.berlin.agent.device.endorsement()
+            return f"{found.kind} endorsement key with a certificate of its maker; EK hash {found.hash.hex()[:16]}…"
+
+        story.step("software TPMs with EK certificates (swtpm_setup)", manufacture)
+        story.step("an operator trusts their maker, in this instance alone", self.trust_maker)
+        story.step("unknown to the inventory, the device waits for approval", lambda: self.ask(self.berlin))
+        story.step("approved for tier device, site berlin, it enrolls", lambda: self.join(self.berlin, "berlin"))
+        story.step("openssl verifies the issued chain against the root", self.openssl)
+        story.step("it renews its certificate", lambda: _credential(self.berlin.agent.renew()))
+        story.step("it re-attests, with a fresh quote", lambda: _credential(self.berlin.agent.attest()))
+        story.step("a second device enrolls for site munich", lambda: self.ask_and_join(self.munich, "munich"))
+
+    def trust_maker(self) -> str:
+        return self.world.attestd("trust", "add", str(self.maker.certificates))
+
+    def ask(self, gadget: Gadget) -> str:
+        if gadget.agent.state.load() is not None:
+            return "It is enrolled from an earlier run."
+        answer = gadget.agent.enroll()
+        if not isinstance(answer, WaitAnswer):
+            raise NotAsExpected("An unknown device was not made to wait.", seen=answer)
+        return f"{answer.state}; nothing was issued"
+
+    def join(self, gadget: Gadget, site: str) -> str:
+        if gadget.agent.state.load() is not None:
+            for device in self.world.asked("devices", "list", "--state", "quarantined"):
+                if device["id"] == gadget.id:  # an earlier run was cut off in the last scene
+                    self.world.attestd("devices", "release", gadget.id)
+            return _credential(gadget.agent.attest())
+        (waiting,) = self.world.asked("devices", "list", "--state", "pending")
+        self.world.attestd("devices", "approve", waiting["id"], "--tier", "device", "--site", site)
+        return _credential(gadget.agent.enroll())
+
+    def ask_and_join(self, gadget: Gadget, site: str) -> str:
+        self.ask(gadget)
+        return self.join(gadget, site)
+
+    def openssl(self) -> str:
+        chain = str(self.berlin.session.chain_path)
+        command = ["openssl", "verify", "-CAfile", str(self.world.dir / "ca" / "root.pem"), "-untrusted", chain, chain]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise NotAsExpected("openssl refuses the chain.", seen=done.stderr.strip())
+        return "openssl verify: OK"
+
+    def boundary(self) -> None:
+        """The device's request crosses, and nobody's without a credential."""
+        story = self.story
+        story.chapter("The boundary")
+        story.step("the edge has its signed bundle", self.wait_for_bundle)
+        story.refused(
+            "a request without a credential",
+            lambda: expect_refusal(lambda: self.request(None), slug="no-credential"),
+        )
+        story.step("the device's request goes through, proven by its TPM", lambda: self.request(self.berlin))
+
+    def wait_for_bundle(self) -> str:
+        upstream = self.world.upstream
+        deadline = time.monotonic() + 15
+        while upstream is not None and time.monotonic() < deadline:
+            status = upstream.edge.status()
+            if status["ready"]:
+                return f"epoch {status['epoch']}, version {status['version']}, policy {status['policy_version']}"
+            time.sleep(0.05)
+        raise NotAsExpected("The edge has no fresh bundle.", seen=upstream.edge.status() if upstream else "no edge")
+
+    def request(self, gadget: Gadget | None) -> str:
+        """GET /readings at the edge. With a device: a token and a proof of possession for the edge's nonce."""
+        url = f"{self.world.origin}/readings"
+        headers: dict[str, str] = {}
+        answer = httpx.get(url)
+        if gadget is not None:
+            for _ in range(2):  # without a nonce of the edge's the proof is sent back once (RFC 9449, section 8)
+                nonce = answer.headers.get("DPoP-Nonce", "")
+                headers = gadget.session.dpop_headers("GET", url, audience="edge", edge_nonce=nonce)
+                answer = httpx.get(url, headers=headers)
+                if answer.status_code != 401:
+                    break
+        if answer.status_code != 200:
+            raise Refused(answer.json(), self.reasons.last)
+        said = answer.json()
+        return f"200: hello {said['hello']}"
+
+    def impostors(self) -> None:
+        """Each is refused, with its reason."""
+        story = self.story
+        story.chapter("Impostors")
+        attempts: list[tuple[str, Callable[[], object], str]] = [
+            ("a TPM of an unknown maker", self.outsider.agent.enroll, "issuer-key-differs"),
+            ("a software key without a TPM", lambda: enroll_without_tpm(self.berlin), "activation-proof-wrong"),
+            (
+                "a quote replayed from another device",
+                lambda: replay_quote(self.munich, self.berlin),
+                "signature-wrong",
+            ),
+            (
+                "a credential for another boundary (munich's device in berlin)",
+                lambda: self.request(self.munich),
+                "crossing-denied",
+            ),
+        ]
+        for title, attempt, slug in attempts:
+            story.refused(title, lambda attempt=attempt, slug=slug: expect_refusal(attempt, slug=slug))  # type: ignore[misc]
+
+    def quarantine(self) -> None:
+        """Trust that is lost is lost at every edge within two seconds; and it can come back."""
+        story, world = self.story, self.world
+
+        def quarantined() -> str:
+            world.attestd("devices", "quarantine", self.berlin.id, "--reason", "seen in a pawnshop")
+            time.sleep(2)
+            return expect_refusal(lambda: self.request(self.berlin), slug="device-suspended")
+
+        def released() -> str:
+            world.attestd("devices", "release", self.berlin.id, "--reason", "it was another one")
+            deadline = time.monotonic() + 3
+            while True:
+                try:
+                    return self.request(self.berlin)
+                except Refused:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.1)
+
+        story.refused("a device quarantined two seconds ago", quarantined)
+        story.refused(
+            "a certificate for the quarantined device's renewal",
+            self.refused_renewal,
+        )
+        story.step("released by the operator, it crosses again", released)
+
+    def refused_renewal(self) -> str:
+        return expect_refusal(self.berlin.agent.renew, slug="device-quarantined")
+
+
+def _credential(answer: Enrolled | WaitAnswer) -> str:
+    if isinstance(answer, WaitAnswer):
+        raise NotAsExpected("The device was given no credential.", seen=answer.state)
+    record = answer.record
+    valid = record.expires_at - record.obtained_at
+    return f"{record.spiffe_id}\nserial {answer.leaf.serial_number:040x}, valid for {valid} s"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def main() -> int:
+    """The entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="attestd_demo", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--stay", action="store_true", help="keep the instance, and stay up until Ctrl-C")
+    parser.add_argument("--dir", type=Path, default=Path(".attestd"), help="the instance's folder, with --stay")
+    options = parser.parse_args()
+    scratch = None if options.stay else Path(tempfile.mkdtemp(prefix="attestd-demo-"))
+    world = World(options.dir.resolve() if scratch is None else scratch / "instance")
+    story = Story()
+    started = time.monotonic()
+    try:
+        Play(story, world).run()
+        if options.stay:
+            _stay(story, world)
+    except KeyboardInterrupt:
+        print("\nstopping ...", flush=True)
+    finally:
+        world.close()
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+    print(f"\n{time.monotonic() - started:.1f} s in all")
+    print(story.conclusion(), flush=True)
+    return 0 if story.steps and story.steps == story.as_expected else 1
+
+
+def _stay(story: Story, world: World) -> None:
+    if world.gadgets:
+        world.start_daemon(world.gadgets[0])
+    print(f"\n{story.conclusion()}\n")
+    print(f"  service   {world.url}   (root certificate: {world.dir}/ca/root.pem)")
+    print(f"  metrics   {world.url}/metrics      keys {world.url}/v1/jwks      CRL {world.url}/v1/crl")
+    print(f"  edge      {world.origin}/readings")
+    print(f"  operate   {Path(sys.executable).parent}/attestd devices list --dir {world.dir}")
+    print("\nUp until Ctrl-C; the device bike-berlin renews by itself.", flush=True)
+    while world.service is not None and world.service.poll() is None:
+        time.sleep(0.5)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,237 @@
+"""The stage: an instance, its running service, software TPMs with their agents, an edge with something behind it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from attestd.errors import AttestdError, Unavailable
+from attestd.policy import default_policy, edge_tokens_policy
+from attestd_agent.agent import Agent
+from attestd_agent.assemble import Options, assemble
+from attestd_agent.session import DeviceSession
+from attestd_demo.software_tpm import Maker, SoftwareTpm
+from attestd_demo.upstream import BOUNDARY, Upstream
+from attestd_edge.edge import Edge
+
+TRUST_DOMAIN = "demo.example"
+_START_LIMIT = 30.0  # seconds
+
+
+class CommandFailed(AttestdError):
+    """A command failed"""
+
+    remedy = "Its own words are above."
+
+
+class ServiceDidNotStart(Unavailable):
+    """The service did not start"""
+
+    remedy = "Its log is in the instance's folder: demo/service.log."
+
+
+@dataclass
+class Gadget:
+    """One machine with a software TPM and an agent."""
+
+    name: str
+    tpm: SoftwareTpm
+    agent: Agent
+    state: Path
+    session: DeviceSession  # the device's voice, as programs on it have it
+
+    @property
+    def id(self) -> str:
+        return self.session.enrolled.record.device_id
+
+
+@dataclass
+class World:
+    """Everything that the story needs; `close` ends all that it started."""
+
+    dir: Path
+    service: subprocess.Popen[str] | None = None
+    url: str = ""
+    gadgets: list[Gadget] = field(default_factory=list)
+    upstream: Upstream | None = None
+    daemon: subprocess.Popen[bytes] | None = None
+    origin: str = ""
+
+    @property
+    def props(self) -> Path:
+        """Where the story keeps its software TPMs, agents and edge."""
+        return self.dir / "demo"
+
+    # ---- The authority ----------------------------------------------------------------------------------------
+
+    def attestd(self, *words: str) -> str:
+        """One `attestd` command, as an operator would type it. Raises CommandFailed."""
+        return _command("attestd", *words, "--dir", str(self.dir))
+
+    def asked(self, *words: str) -> Any:
+        """The same, for its JSON."""
+        return json.loads(self.attestd(*words, "--json"))
+
+    def start_service(self) -> str:
+        """Starts `attestd serve` on a free port (or the instance's) and waits until it answers."""
+        self.props.mkdir(mode=0o700, exist_ok=True)
+        with (self.props / "service.log").open("ab") as log:
+            self.service = subprocess.Popen(
+                [_program("attestd"), "serve", "--dir", str(self.dir), "--json"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            )
+        lines: list[str] = []
+        if self.service.stdout is not None:
+            for line in self.service.stdout:
+                lines.append(line)
+                if line.rstrip() == "}":
+                    break
+        try:
+            self.url = json.loads("".join(lines))["url"]
+        except (ValueError, KeyError):
+            raise ServiceDidNotStart("The service ended before it answered.", seen="".join(lines)[-300:]) from None
+        return self.url
+
+    def permit_tokens(self) -> str:
+        """The default policy, and tokens for the audience "edge"."""
+        text = default_policy() + "\n" + edge_tokens_policy()
+        if self.asked("policy", "show")["text"] == text:
+            return "The policy is in force already."
+        file = self.props / "policy.cedar"
+        file.write_text(text, "utf-8")
+        return self.attestd("policy", "set", str(file))
+
+    # ---- Machines ---------------------------------------------------------------------------------------------
+
+    def power_on(self, name: str, maker: Maker) -> Gadget:
+        """A machine whose TPM `maker` made (now, or in an earlier run), with its agent."""
+        state = self.props / name
+        tpm_state = state / "tpm"
+        if not tpm_state.exists():
+            maker.make(tpm_state)
+        tpm = SoftwareTpm(tpm_state)
+        try:
+            options = Options(state / "agent", tpm.tcti, self.url, str(self.dir / "ca" / "root.pem"))
+            agent = assemble(options)
+            gadget = Gadget(name, tpm, agent, state / "agent", DeviceSession(agent))
+        except BaseException:
+            tpm.close()
+            raise
+        self.gadgets.append(gadget)
+        return gadget
+
+    def start_daemon(self, gadget: Gadget) -> None:
+        """Leaves a machine to `attestd-agent run`, as on a real one."""
+        with (self.props / "agent.log").open("ab") as log:
+            self.daemon = subprocess.Popen(
+                [_program("attestd-agent"), "run", "--tcti", gadget.tpm.tcti, "--state-dir", str(gadget.state)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    # ---- The edge ---------------------------------------------------------------------------------------------
+
+    def open_edge(self) -> str:
+        """Registers a proxy for the site berlin, and puts a small application behind its middleware."""
+        folder = self.props / "edge"
+        (folder / "state").mkdir(mode=0o700, parents=True, exist_ok=True)
+        key_file, public_file = folder / "proxy.key.pem", folder / "proxy.pub.pem"
+        if not key_file.exists():
+            key = ec.generate_private_key(ec.SECP256R1())
+            pem = serialization.Encoding.PEM
+            secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+            _write_secret(key_file, secret)
+            public = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+            public_file.write_bytes(public)
+        words = ("berlin-front", "--site", "berlin", "--key", str(public_file), "--out", str(folder / "proxy.pem"))
+        self.attestd("proxies", "add", *words)
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        settings = folder / "edge.toml"
+        settings.write_text(_EDGE.format(world=self, boundary=BOUNDARY, folder=folder), "utf-8")
+        self.upstream = Upstream(Edge.from_file(settings), listener)
+        self.upstream.start()
+        return f"{self.origin} is guarded: tier device, site berlin -> tier edge, site berlin."
+
+    # ---- The end ----------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Ends what was started, in the order in which it depends on each other."""
+        _end(self.daemon)
+        if self.upstream is not None:
+            self.upstream.close()
+        for gadget in self.gadgets:
+            gadget.tpm.close()
+        _end(self.service)
+
+
+_EDGE = """\
+[edge]
+server = "{world.url}"
+root = "{world.dir}/ca/root.pem"
+trust_domain = "demo.example"
+state_dir = "{folder}/state"
+key = "{folder}/proxy.key.pem"
+certificate = "{folder}/proxy.pem"
+
+[tokens]
+audience = "edge"
+origins = ["{world.origin}"]
+
+[[boundary]]
+name = "{boundary}"
+from = {{ tier = "device", site = "berlin" }}
+to = {{ tier = "edge", site = "berlin" }}
+"""
+
+
+def _command(program: str, *words: str) -> str:
+    done = subprocess.run(
+        [_program(program), *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60
+    )
+    if done.returncode:
+        raise CommandFailed(
+            f"{program} {' '.join(words[:2])} failed.", seen=(done.stderr or done.stdout).strip()[-500:]
+        )
+    return done.stdout.strip()
+
+
+def _program(name: str) -> str:
+    """The console script beside this interpreter."""
+    beside = Path(sys.executable).parent / name
+    return str(beside) if beside.exists() else shutil.which(name) or name
+
+
+def _write_secret(path: Path, data: bytes) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
+
+
+def _end(process: subprocess.Popen[Any] | None) -> None:
+    if process is None or process.poll() is not None:
+        return
+    process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + 10
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if process.poll() is None:
+        process.kill()
+        process.wait()

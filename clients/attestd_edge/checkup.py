@@ -1,0 +1,131 @@
+"""`attestd-edge check`: what is configured, what is on disk, and what is wrong with either.
+
+Each finding stands by itself, so that one fault does not hide the next.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from attestd.errors import AttestdError, Misconfigured
+from attestd_edge.edge import Edge
+from attestd_edge.files import read_file
+from attestd_edge.identity import MAX_PEM, ProxyIdentity, read_certificates
+from attestd_edge.service import Service
+from attestd_edge.settings import Settings, TlsListen, UnixListen
+
+_CLOCK_TOLERANCE = timedelta(seconds=60)
+
+
+class Unwell(Misconfigured):
+    """Something about this edge is not as it should be"""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at: what it is, whether it is well, what was found and what to do about it."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+
+def examine(settings: Settings, *, now: datetime, online: bool) -> Iterator[Finding]:
+    """Looks at everything, in the order in which things depend on each other. `online` asks the service, too."""
+    roots: list[bytes] = []
+    who: list[ProxyIdentity] = []
+    edges: list[Edge] = []
+
+    def root() -> str:
+        roots.extend(read_certificates(read_file(settings.root, limit=MAX_PEM), where=str(settings.root)))
+        return f"{len(roots)} pinned in {settings.root}"
+
+    def key() -> str:
+        who.append(ProxyIdentity.load(settings.key, settings.certificate))
+        if (mode := stat.S_IMODE(settings.key.stat().st_mode)) & 0o077:
+            raise Unwell(f"{settings.key} can be read by others (mode {mode:04o}).", remedy="chmod 600")
+        return f"key {who[0].kid}"
+
+    def certificate() -> str:
+        if not os.access(settings.certificate.parent, os.W_OK):
+            raise Unwell(
+                f"{settings.certificate.parent} can't be written to, so the certificate can't be renewed.",
+                remedy="Keep the certificate in a folder that the edge's user may write to.",
+            )
+        verified = who[0].verify(roots=roots, trust_domain=settings.trust_domain, now=now)
+        return f"{verified.spiffe_id}, until {_shown(verified.not_after)}, renewed from {_shown(who[0].half_life)} on"
+
+    def state() -> str:
+        if not os.access(settings.state_dir, os.R_OK | os.W_OK | os.X_OK):
+            raise Unwell(f"{settings.state_dir} is not a folder that this user may write to.")
+        edges.append(Edge.open(settings))
+        floor = edges[0].store.floor
+        return f"{settings.state_dir}, nothing below bundle {floor.epoch}.{floor.version} is accepted"
+
+    def clock() -> str:
+        if (ahead := edges[0].store.clock.ahead()) > _CLOCK_TOLERANCE:
+            raise Unwell(
+                f"The system's clock is {int(ahead.total_seconds())} s behind a time that has passed here.",
+                remedy="Set the clock. If it was ahead before and is right now, remove floor.json from the state folder; "
+                "the next bundle fetched sets it anew.",
+            )
+        return "not behind the time's floor"
+
+    def bundle() -> str:
+        ready, why = edges[0].readiness()
+        if not ready:
+            raise Unwell(why, remedy="Let the edge reach the service; `--online` tries it.")
+        view = edges[0].store.view()
+        return (
+            f"{view.bundle.epoch}.{view.bundle.version}, policy {view.bundle.policy_version}, "
+            f"good until {_shown(view.bundle.age_limit)}"
+        )
+
+    def service() -> str:
+        with Service(settings.server, roots=roots) as asked:
+            fetched = asked.bundle(who[0], etag=None)
+        return f"{settings.server} answers with a bundle of {len(fetched.unverified_jws) if fetched else 0} characters"
+
+    def boundaries() -> str:
+        return ", ".join(settings.boundaries) or "none: only the middleware can be used, with boundaries of its own"
+
+    def listener() -> str:
+        if isinstance(settings.listen, UnixListen):
+            return f"unix:{settings.listen.path}, mode {settings.listen.mode:04o}"
+        if isinstance(settings.listen, TlsListen):
+            for file in (settings.listen.certificate, settings.listen.key, settings.listen.hop_ca):
+                read_file(file, limit=MAX_PEM)
+            return f"TLS on {settings.listen.host}:{settings.listen.port}, for certificates of {settings.listen.hop_ca}"
+        return "none: only the middleware can be used"
+
+    steps: list[tuple[str, Callable[[], str], tuple[list[bytes] | list[ProxyIdentity] | list[Edge], ...]]] = [
+        ("root", root, ()),
+        ("key", key, ()),
+        ("certificate", certificate, (roots, who)),
+        ("state", state, (roots,)),
+        ("clock", clock, (edges,)),
+        ("bundle", bundle, (edges,)),
+        ("boundaries", boundaries, ()),
+        ("listener", listener, ()),
+    ]
+    if online:
+        steps.append(("service", service, (roots, who)))
+    for name, step, needed in steps:
+        if not all(needed):
+            yield Finding(name, False, "not looked at: something above is missing")
+            continue
+        try:
+            yield Finding(name, True, step())
+        except AttestdError as error:
+            yield Finding(name, False, str(error), error.what_to_do)
+        except OSError as error:
+            yield Finding(name, False, str(error))
+
+
+def _shown(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
