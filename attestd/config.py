@@ -53,8 +53,25 @@ class ServerSettings:
         return int(self.listen.rpartition(":")[2])
 
     @property
+    def local_host(self) -> str:
+        """Where this machine itself reaches the service: its address, or loopback when it listens on all."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+
+    @property
+    def all_names(self) -> frozenset[str]:
+        """The names and addresses in the TLS certificate."""
+        return frozenset({*self.names, self.local_host})
+
+    @property
     def url(self) -> str:
-        return self.public_url.rstrip("/") or f"https://{self.listen}"
+        """What devices, operators and proxies sign for, unless they call the service by another of its names."""
+        return self.public_url.rstrip("/") or f"https://{self.local_host}:{self.port}"
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """Every origin under which the service is itself: the public one, and each of its names at its own port."""
+        hosts = {f"[{name}]" if ":" in name else name for name in self.all_names}
+        return frozenset({self.url, *(f"https://{host}:{self.port}" for host in hosts)})
 
 
 @dataclass(frozen=True, slots=True)

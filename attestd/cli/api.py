@@ -69,8 +69,7 @@ class AdminApi:
         key = SoftwareKey.from_pem(read_secret(key_file, limit=16 * 1024))
         running = running_url(dir)
         if running is not None:
-            client = httpx.Client(base_url=running, verify=trusting(dir), timeout=_TIMEOUT)
-            return cls(client, settings.server.url, key)
+            return cls(httpx.Client(base_url=running, verify=trusting(dir), timeout=_TIMEOUT), running, key)
         # Only now: a running service is asked without loading one's own.
         from attestd.cli.instance import open_instance
         from attestd.web.app import create_app

@@ -128,7 +128,7 @@ class _Supervisor:
 
     def _say_when_answering(self) -> None:
         server = self._instance.settings.server
-        host = "127.0.0.1" if server.host == "0.0.0.0" else server.host  # noqa: S104 - the meaning of "all addresses"
+        host = f"[{server.local_host}]" if ":" in server.local_host else server.local_host
         url = f"https://{host}:{server.port}"
         context = trusting(self._instance.settings.dir)
         while not self._ended.wait(0.05):
@@ -163,7 +163,7 @@ class _Supervisor:
         """A TLS certificate with a third of its life left and the names of today; True if a new one was made."""
         key_file, chain_file = self._tls / "server.key", self._tls / "server.pem"
         settings = self._instance.settings
-        names = {*settings.server.names, settings.server.host}
+        names = settings.server.all_names
         if key_file.exists() and chain_file.exists():
             held = x509.load_pem_x509_certificates(chain_file.read_bytes())[0]
             life = held.not_valid_after_utc - held.not_valid_before_utc

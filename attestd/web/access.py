@@ -141,8 +141,14 @@ DOORS: Final[Mapping[str, Door]] = {
 
 
 def signed_url(service: Service, asked: Request) -> str:
-    """The URL that the sender of this request must have signed: the public address, not what a Host header says."""
-    url = service.settings.server.url + quote(asked.path)
+    """The URL that the sender of this request must have signed.
+
+    The Host header may choose among the service's own origins, and nothing else: a request for `localhost` is signed
+    for `localhost`. Whatever else it says (a load balancer's inner name, an attacker's), the public address counts.
+    """
+    server = service.settings.server
+    called = f"https://{asked.host}"
+    url = (called if called in server.origins else server.url) + quote(asked.path)
     query = asked.query_string.decode("latin-1")
     return f"{url}?{query}" if query else url
 

@@ -71,8 +71,8 @@ def examine(settings: Settings, *, now: datetime, online: bool) -> Iterator[Find
         if (ahead := edges[0].store.clock.ahead()) > _CLOCK_TOLERANCE:
             raise Unwell(
                 f"The system's clock is {int(ahead.total_seconds())} s behind a time that has passed here.",
-                remedy="Set the clock. If it was ahead before and is right now, remove floor.json from the state folder; "
-                "the next bundle fetched sets it anew.",
+                remedy="Set the clock. If it was ahead before and is right now, remove floor.json from the state "
+                "folder; the next bundle sets it anew.",
             )
         return "not behind the time's floor"
 

@@ -71,7 +71,8 @@ def init(
         made = starter.make(folder, server=server, trust_domain=trust_domain, site=site)
         text = (
             f"Wrote {made.key} (keep it here), {made.public_key} and {made.config}.\n"
-            f"Next, where the service runs: attestd proxies add NAME --site {site} --key proxy.pub.pem --out proxy.pem\n"
+            "Next, where the service runs:\n"
+            f"  attestd proxies add NAME --site {site} --key proxy.pub.pem --out proxy.pem\n"
             f"Then put proxy.pem and the service's root.pem into {folder}, and run attestd-edge check."
         )
         document = {"key": str(made.key), "public_key": str(made.public_key), "config": str(made.config)}
