@@ -58,6 +58,11 @@ class ServerSettings:
         return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
 
     @property
+    def local_url(self) -> str:
+        """How this machine itself calls the service."""
+        return self._at(self.local_host)
+
+    @property
     def all_names(self) -> frozenset[str]:
         """The names and addresses in the TLS certificate."""
         return frozenset({*self.names, self.local_host})
@@ -65,13 +70,15 @@ class ServerSettings:
     @property
     def url(self) -> str:
         """What devices, operators and proxies sign for, unless they call the service by another of its names."""
-        return self.public_url.rstrip("/") or f"https://{self.local_host}:{self.port}"
+        return self.public_url.rstrip("/") or self.local_url
 
     @property
     def origins(self) -> frozenset[str]:
         """Every origin under which the service is itself: the public one, and each of its names at its own port."""
-        hosts = {f"[{name}]" if ":" in name else name for name in self.all_names}
-        return frozenset({self.url, *(f"https://{host}:{self.port}" for host in hosts)})
+        return frozenset({self.url, *(self._at(name) for name in self.all_names)})
+
+    def _at(self, host: str) -> str:
+        return f"https://[{host}]:{self.port}" if ":" in host else f"https://{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

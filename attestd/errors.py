@@ -39,8 +39,9 @@ class AttestdError(Exception):
 
     @classmethod
     def slug(cls) -> str:
-        """The stable name in `type` URNs, logs and metrics: AkNotRestricted -> ak-not-restricted."""
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower()
+        """The stable name in `type` URNs, logs and metrics: AkNotRestricted -> ak-not-restricted, NotADevice ->
+        not-a-device."""
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", cls.__name__).lower()
 
     def __str__(self) -> str:
         parts = [self.detail]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -69,11 +70,8 @@ def name(text: str) -> x509.Name:
 
 
 def usage(**named: bool) -> x509.KeyUsage:
-    every = (
-        "digital_signature content_commitment key_encipherment data_encipherment key_agreement "
-        "key_cert_sign crl_sign encipher_only decipher_only"
-    ).split()
-    return x509.KeyUsage(**{one: named.get(one, False) for one in every})
+    nothing = dict.fromkeys(inspect.signature(x509.KeyUsage).parameters, False)
+    return x509.KeyUsage(**{**nothing, **named})
 
 
 @dataclass(frozen=True)
@@ -358,6 +356,7 @@ def signed_bundle(made: Bundle | None = None, *, payload: Any = None, **lies: An
     return delegated(content, typ=lies.pop("typ", "attestd-bundle+jws"), **lies)
 
 
-def signed_time(*, nonce: bytes = b"n" * 32, time: Any = int(NOW.timestamp()), payload: Any = None, **lies: Any) -> str:
-    content = {"nonce": b64(nonce), "time": time} if payload is None else payload
+def signed_time(*, nonce: bytes = b"n" * 32, time: Any = None, payload: Any = None, **lies: Any) -> str:
+    seconds = int(NOW.timestamp()) if time is None else time
+    content = {"nonce": b64(nonce), "time": seconds} if payload is None else payload
     return delegated(content, typ=lies.pop("typ", "attestd-time+jws"), **lies)

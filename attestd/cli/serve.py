@@ -127,9 +127,7 @@ class _Supervisor:
         threading.Thread(target=self._look_after, daemon=True).start()
 
     def _say_when_answering(self) -> None:
-        server = self._instance.settings.server
-        host = f"[{server.local_host}]" if ":" in server.local_host else server.local_host
-        url = f"https://{host}:{server.port}"
+        url = self._instance.settings.server.local_url
         context = trusting(self._instance.settings.dir)
         while not self._ended.wait(0.05):
             try:

@@ -171,7 +171,8 @@ def verify_dpop(
         # 10 and 11. Fresh, by a time that we manage.
         claims.integer("iat")
         nonce = claims.text("nonce", limit=128) if "nonce" in claims else ""
-        jti = claims.text("jti", limit=128)
+        if not (jti := claims.text("jti", limit=128)):
+            raise ProofMalformed("The proof has no id.", expected="jti: 1 to 128 characters")
         claims.done()
     except (MalformedInput, InputTooLarge) as error:
         raise ProofMalformed(error.detail, seen=error.seen, expected=error.expected) from error

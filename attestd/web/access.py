@@ -218,6 +218,11 @@ def _prove(service: Service, authorization: str, current: Exchange, who: Who) ->
     envelope = SignedEnvelope.parse_detached(authorization, current.body)
     caller = service.callers.require(envelope, url=signed_url(service, request), method=request.method, now=current.now)
     current.signed_by = caller  # so that a refusal is logged with the name of who was refused
+    require_role(caller, who)
+    return caller
+
+
+def require_role(caller: Caller, who: Who) -> None:
+    """Raises RoleTooLow unless this caller is a proxy, or an operator of at least this role, as `who` says."""
     if not (caller.role == "proxy" if who is Who.PROXY else _RANKS.get(caller.role, 0) >= _RANKS[who.value]):
         raise RoleTooLow("The caller's role does not allow this.", seen=caller.role, expected=who.value)
-    return caller

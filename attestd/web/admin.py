@@ -13,9 +13,10 @@ from flask import Blueprint, Response
 from attestd.errors import MalformedInput
 from attestd.ids import DeviceId, EkHash, Serial, Site, Tier
 from attestd.protocol.encoding import Members
-from attestd.registry import devices
+from attestd.registry import devices, issued
 from attestd.registry.devices import Device
 from attestd.registry.states import Event, StateChanged
+from attestd.web.access import Who, require_role
 from attestd.web.admin_views import answer, device_members
 from attestd.web.bodies import read_message
 from attestd.web.context import Service, exchange
@@ -98,12 +99,16 @@ class _Fleet:
         return self._device(self.service.operations.replace_tpm(device_id, ek_hash, current.act(said.reason)))
 
     def revoke(self, serial: str) -> Response:
-        """POST /v1/admin/credentials/<serial>/revoke"""
+        """POST /v1/admin/credentials/<serial>/revoke: operators' and proxies' own ones are an admin's business"""
         current = exchange()
         message = read_message(current.body)
         reason = _reason(message)
         message.done()
         number = Serial.parse(serial)
+        with self.service.registry.reading() as c:
+            of_a_device = issued.by_serial(c, number).device_id is not None
+        if not of_a_device:
+            require_role(current.caller, Who.ADMIN)
         self.service.operations.revoke(number, current.act(reason))
         return answer({"serial": str(number)})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from datetime import timedelta
 from typing import Any
@@ -120,7 +121,7 @@ def test_pyjwt_agrees() -> None:
         ({"nonce": "AAAA"}, FreshNonceNeeded),
         ({"nonce": NONCE[:-1] + ("A" if NONCE[-1] != "A" else "Q")}, FreshNonceNeeded),
         ({"nonce": NONCE + "="}, FreshNonceNeeded),
-        ({"nonce": "A" + NONCE[1:-1] + NONCE[-1]} if NONCE[0] != "A" else {"nonce": "B" + NONCE[1:]}, FreshNonceNeeded),
+        ({"nonce": "B" + NONCE[1:]}, FreshNonceNeeded),
         ({"nonce": EdgeNonces(b"t" * 32).issue(NOW)}, FreshNonceNeeded),
         ({"nonce": NONCES.issue(NOW - 300 * SECOND)}, FreshNonceNeeded),
         ({"nonce": NONCES.issue(NOW + SECOND)}, FreshNonceNeeded),
@@ -430,10 +431,8 @@ def test_normal_is_normal(path: str) -> None:
 
 def test_hard_urls_take_no_time() -> None:
     for text in ("https://a.example" + "/" * 2000, "https://" + "a" * 2000, "https://a.example/" + "%" * 2000):
-        try:
+        with contextlib.suppress(MalformedUri):
             normal_uri(text)
-        except MalformedUri:
-            pass
 
 
 def test_other_curves_make_no_proofs() -> None:

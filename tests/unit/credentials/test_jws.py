@@ -36,9 +36,7 @@ def read(text: str, *, key: ec.EllipticCurvePublicKey = KEY, limit: int = 2000) 
 
 
 def header(**lies: Any) -> dict[str, Any]:
-    return {
-        name: value for name, value in {"alg": "ES256", "typ": TYP, "kid": "k", **lies}.items() if value is not ...
-    }
+    return {name: value for name, value in {"alg": "ES256", "typ": TYP, "kid": "k", **lies}.items() if value is not ...}
 
 
 def signed(payload: bytes = b"{}", sign: Any = es256(LEAF_KEY), **lies: Any) -> str:  # noqa: B008

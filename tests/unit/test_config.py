@@ -1,0 +1,105 @@
+"""Settings: read whole, checked, and refused with the setting's name."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from attestd.config import InstanceMissing, SettingInvalid, Settings, parse_duration
+
+GOOD = 'trust_domain = "example.org"\n'
+
+
+def load(folder: Path, text: str, environ: dict[str, str] | None = None) -> Settings:
+    (folder / "attestd.toml").write_text(text, "utf-8")
+    return Settings.load(folder, environ or {})
+
+
+def test_defaults_are_safe(tmp_path: Path) -> None:
+    settings = load(tmp_path, GOOD)
+    assert settings.server.listen == "127.0.0.1:8443"
+    assert settings.attestation.pcrs == {"sha256": tuple(range(8))}
+    assert not settings.attestation.release_after_good
+    assert settings.database_url == f"sqlite:///{tmp_path / 'registry.db'}"
+
+
+def test_a_missing_instance_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(InstanceMissing) as refused:
+        Settings.load(tmp_path, {})
+    assert "attestd init" in refused.value.what_to_do
+
+
+def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
+    text = GOOD + '[server]\nlisten = "127.0.0.1:1"\n[attestation]\nvalidity = "1h"\n'
+    environ = {"ATTESTD_SERVER_LISTEN": "127.0.0.1:2", "ATTESTD_ATTESTATION_VALIDITY": "2h"}
+    settings = load(tmp_path, text, environ)
+    assert settings.server.port == 2
+    assert settings.attestation.validity == timedelta(hours=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "trust_domain"),
+        ("trust_domain = 5\n", "trust_domain"),
+        ("trust_domain = \n", "TOML"),
+        (GOOD + "[sever]\n", "unknown sections"),
+        (GOOD + '[server]\nlisten = "nowhere"\n', "server.listen"),
+        (GOOD + '[server]\nlisten = "127.0.0.1:99999"\n', "server.listen"),
+        (GOOD + '[server]\npublic_url = "http://example.org"\n', "public_url"),
+        (GOOD + "[server]\nworkers = 0\n", "server.workers"),
+        (GOOD + "[server]\nworkers = true\n", "server.workers"),
+        (GOOD + "[server]\ncolour = 1\n", "unknown settings"),
+        (GOOD + "server = 5\n", "server"),
+        (GOOD + '[attestation]\nvalidity = "soon"\n', "attestation.validity"),
+        (GOOD + "[attestation]\nvalidity = 5\n", "attestation.validity"),
+        (GOOD + "[attestation]\npcrs = { sha256 = [] }\n", "pcrs"),
+        (GOOD + "[attestation]\npcrs = {}\n", "pcrs"),
+        (GOOD + "[attestation]\npcrs = { sha256 = [24] }\n", "pcrs"),
+        (GOOD + "[attestation]\npcrs = { md5 = [0] }\n", "unknown bank"),
+        (GOOD + '[attestation]\nrelease_after_good = "yes"\n', "release_after_good"),
+        (GOOD + '[[reference]]\nname = "x"\n', "reference 1"),
+        (GOOD + '[[reference]]\nname = "x"\npcrs = {}\n', "no PCR"),
+        (GOOD + '[[reference]]\nname = "x"\n[reference.pcrs.sha256]\n7 = ["00"]\n', "length"),
+        (GOOD + '[[reference]]\nname = "x"\n[reference.pcrs.sha256]\n7 = ["zz"]\n', "hexadecimal"),
+        (GOOD + '[[reference]]\nname = "x"\n[reference.pcrs.sha256]\n7 = []\n', "no PCR with values"),
+        (GOOD + f'[[reference]]\nname = "x"\n[reference.pcrs.sha256]\n9 = ["{"00" * 32}"]\n', "do not cover"),
+    ],
+)
+def test_wrong_settings_are_named(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(SettingInvalid) as refused:
+        load(tmp_path, text)
+    assert named in refused.value.detail
+
+
+def test_reference_values_are_read(tmp_path: Path) -> None:
+    text = GOOD + f'[[reference]]\nname = "x"\ntier = "edge"\n[reference.pcrs.sha256]\n7 = ["{"ab" * 32}"]\n'
+    (reference,) = load(tmp_path, text).references
+    assert reference.pcrs == {"sha256": {7: (b"\xab" * 32,)}}
+    assert reference.tier == "edge"
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1h", 3600), ("7d", 604800)])
+def test_durations(text: str, seconds: int) -> None:
+    assert parse_duration(text, "x").total_seconds() == seconds
+
+
+@pytest.mark.parametrize("text", ["0s", "-1s", "1", "1w", "1.5h", "", " 1h", "99999999s"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(SettingInvalid):
+        parse_duration(text, "x")
+
+
+def test_a_service_is_itself_under_each_of_its_names(tmp_path: Path) -> None:
+    text = GOOD + '[server]\nlisten = "0.0.0.0:9443"\npublic_url = "https://a.example/"\nnames = ["b.example"]\n'
+    server = load(tmp_path, text).server
+    assert server.url == "https://a.example"
+    assert server.local_url == "https://127.0.0.1:9443"
+    assert server.origins == {"https://a.example", "https://b.example:9443", "https://127.0.0.1:9443"}
+
+
+def test_ipv6_addresses_are_bracketed(tmp_path: Path) -> None:
+    server = load(tmp_path, GOOD + '[server]\nlisten = "[::1]:9443"\nnames = []\n').server
+    assert (server.host, server.port, server.url) == ("::1", 9443, "https://[::1]:9443")

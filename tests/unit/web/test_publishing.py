@@ -1,0 +1,117 @@
+"""What everybody may fetch, and what only edge proxies may."""
+
+from __future__ import annotations
+
+import ssl
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from attestd.credentials.bundle import Bundle, verify_bundle
+from attestd.credentials.status import Status
+from attestd.ids import Serial
+from attestd.protocol.encoding import read_object
+from attestd.registry import issued
+from tests.service import TRUST_DOMAIN, World, problem
+
+
+def bundle(world: World) -> Bundle:
+    answer = world.proxy.get("/v1/bundle")
+    assert (answer.status_code, answer.content_type) == (200, "application/jose")
+    root = world.hierarchy.root.public_bytes(Encoding.DER)
+    return verify_bundle(answer.text, roots=[root], trust_domain=TRUST_DOMAIN, floor=(0, 0), now=world.clock())
+
+
+def test_the_root(world: World) -> None:
+    answer = world.get("/v1/root")
+    assert (answer.status_code, answer.content_type) == (200, "application/pem-certificate-chain")
+    assert ssl.PEM_cert_to_DER_cert(answer.text) == world.hierarchy.root.public_bytes(Encoding.DER)
+    assert answer.headers["Cache-Control"] == "public, max-age=300"
+
+
+@pytest.mark.parametrize("path", ["/v1/jwks", "/.well-known/jwks.json"])
+def test_token_keys_without_their_private_halves(world: World, path: str) -> None:
+    answer = world.get(path)
+    assert (answer.status_code, answer.content_type) == (200, "application/jwk-set+json")
+    keys = read_object(answer.data, limit=65536)["keys"]
+    assert len(keys) == 2
+    assert all(set(key) == {"kty", "crv", "x", "y", "kid", "use", "alg"} for key in keys)
+
+
+def test_the_crl_names_what_is_revoked(world: World) -> None:
+    device = world.enrolled()
+    with world.registry.reading() as c:
+        serial = issued.page(c, device_id=world.row(device).id)[0].serial
+    world.operator.post(f"/v1/admin/credentials/{serial}/revoke", {"v": 1})
+    answer = world.get("/v1/crl")
+    assert (answer.status_code, answer.content_type) == (200, "application/pkix-crl")
+    crl = x509.load_der_x509_crl(answer.data)
+    assert crl.is_signature_valid(world.hierarchy.issuer.certificate.public_key())  # type: ignore[arg-type]
+    assert [entry.serial_number for entry in crl] == [serial.number]
+
+
+def test_a_bundle_says_what_is_so_now(world: World) -> None:
+    device = world.enrolled()
+    index = world.row(device).status_index
+    assert index is not None
+    assert bundle(world).status[index] is Status.VALID
+    world.operator.post(f"/v1/admin/devices/{device.id}/quarantine", {"v": 1})
+    assert bundle(world).status[index] is Status.SUSPENDED
+    world.operator.post(f"/v1/admin/devices/{device.id}/retire", {"v": 1})
+    latest = bundle(world)
+    assert latest.status[index] is Status.INVALID
+    assert Serial(x509.load_pem_x509_certificates(device.answer.chain.encode())[0].serial_number) in latest.revoked
+
+
+def test_a_bundle_that_the_proxy_has_is_not_sent_again(world: World) -> None:
+    first = world.proxy.get("/v1/bundle")
+    etag = first.headers["ETag"]
+    again = world.proxy.get("/v1/bundle", headers={"If-None-Match": etag})
+    assert (again.status_code, again.data, again.headers["ETag"]) == (304, b"", etag)
+    assert "Replay-Nonce" in again.headers
+    world.enrolled()
+    changed = world.proxy.get("/v1/bundle", headers={"If-None-Match": etag})
+    assert changed.status_code == 200
+    assert changed.headers["ETag"] != etag
+
+
+def test_another_etag_gets_the_bundle(world: World) -> None:
+    world.proxy.get("/v1/bundle")
+    assert world.proxy.get("/v1/bundle", headers={"If-None-Match": '"0.0"'}).status_code == 200
+
+
+def test_a_bundle_holds_no_ek_hash_and_no_device_id(world: World) -> None:
+    device = world.enrolled()
+    content = bundle(world).to_bytes()
+    assert device.ek_hash.hex().encode() not in content
+    assert device.id.encode() not in content
+
+
+def test_a_proxy_renews_its_own_certificate(world: World) -> None:
+    answer = world.proxy.post("/v1/proxies/renewals", {"v": 1})
+    assert answer.status_code == 200
+    members = read_object(answer.data, limit=65536)
+    assert set(members) == {"v", "chain", "renew_after", "expires_in"}
+    assert (members["renew_after"], members["expires_in"]) == (43200, 86400)
+    leaf = x509.load_pem_x509_certificates(members["chain"].encode())[0]
+    assert leaf.public_key() == world.proxy.key.public_key
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.UniformResourceIdentifier) == [
+        f"spiffe://{TRUST_DOMAIN}/proxy/shop-1/proxy-1"
+    ]
+
+
+@pytest.mark.parametrize("message", [{"v": 2}, {"v": 1, "name": "proxy-2"}, {"v": "1"}])
+def test_another_message_renews_nothing(world: World, message: dict[str, object]) -> None:
+    answer = world.proxy.post("/v1/proxies/renewals", message)
+    assert (answer.status_code, problem(answer)) in ((400, "unsupported-version"), (400, "malformed-json"))
+
+
+def test_head_is_get_without_a_body(world: World) -> None:
+    for path in ("/v1/root", "/v1/jwks", "/v1/crl", "/healthz"):
+        answer = world.request("HEAD", path)
+        assert (answer.status_code, answer.data) == (200, b"")
+        assert int(answer.headers["Content-Length"]) > 0
+    answer = world.proxy.open("HEAD", "/v1/bundle")
+    assert (answer.status_code, answer.data) == (200, b"")
