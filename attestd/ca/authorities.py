@@ -163,13 +163,23 @@ class Ceremony:
 def require_root(certificate: x509.Certificate, trust_domain: TrustDomain) -> None:
     """Raises ChainBroken, NotAnAuthority unless this is a root of the trust domain, signed by itself."""
     _require_issued(certificate, certificate)
-    _require_authority(certificate, trust_domain, least_path_length=1)
+    _require_authority(certificate, trust_domain)
+    length = _extension(certificate, x509.BasicConstraints).path_length
+    if length is not None and length < 1:
+        raise ChainBroken(
+            f"{_shown(certificate)} allows no issuer below it.", seen=length, expected="a path length of at least 1"
+        )
 
 
 def require_issuer(certificate: x509.Certificate, root: x509.Certificate, trust_domain: TrustDomain) -> None:
     """Raises ChainBroken, NotAnAuthority unless `root` made this certificate an issuer in the trust domain."""
     _require_issued(certificate, root)
-    _require_authority(certificate, trust_domain, least_path_length=0)
+    _require_authority(certificate, trust_domain)
+    length = _extension(certificate, x509.BasicConstraints).path_length
+    if length != 0:
+        raise ChainBroken(
+            f"{_shown(certificate)} may make issuers of its own.", seen=length, expected="a path length of 0"
+        )
 
 
 def require_bundle_signer(certificate: x509.Certificate, root: x509.Certificate) -> None:
@@ -206,17 +216,12 @@ def _require_issued(certificate: x509.Certificate, issuer: x509.Certificate) -> 
         ) from None
 
 
-def _require_authority(certificate: x509.Certificate, trust_domain: TrustDomain, *, least_path_length: int) -> None:
+def _require_authority(certificate: x509.Certificate, trust_domain: TrustDomain) -> None:
     key = certificate.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise ChainBroken(f"{_shown(certificate)} has a key of another kind.", expected="P-256")
-    basic = _extension(certificate, x509.BasicConstraints)
-    if not basic.ca or (basic.path_length is not None and basic.path_length < least_path_length):
-        raise ChainBroken(
-            f"{_shown(certificate)} can't stand where it stands.",
-            seen=f"CA: {basic.ca}, path length: {basic.path_length}",
-            expected=f"a CA with a path length of at least {least_path_length}",
-        )
+    if not _extension(certificate, x509.BasicConstraints).ca:
+        raise ChainBroken(f"{_shown(certificate)} is no CA.", expected="basicConstraints: cA")
     if not _extension(certificate, x509.KeyUsage).key_cert_sign:
         raise ChainBroken(f"{_shown(certificate)} may not sign certificates.", expected="keyUsage: keyCertSign")
     if (seen := authority_domain(certificate)) != trust_domain:

@@ -190,7 +190,7 @@ def verify_bundle(
     `roots`: the pinned roots (DER). `floor`: the highest (epoch, version) that was ever persisted here, (0, 0) at
     first; the caller persists the new one **before** it uses the bundle. Whether the bundle is fresh is another
     question, asked at every use: `Bundle.check_fresh`.
-    Raises MalformedInput, InputTooLarge, Unauthenticated.
+    Raises MalformedInput, InputTooLarge, Unauthenticated; NoAuthorities if the bundle withdrew the pinned roots.
     """
     # 1. Signed by a key that a pinned root delegated to this, and that is within its time.
     signed = UnverifiedJws.read(jws, typ=BUNDLE_TYP, limit=MAX_BUNDLE, name="bundle")
@@ -209,6 +209,8 @@ def verify_bundle(
         )
     if datetime.fromtimestamp(bundle.issued_at, UTC) > now + CLOCK_SKEW:
         raise BundleFromTheFuture(seen=bundle.issued_at, expected=f"at most {int(now.timestamp())}")
+    # 4. Usable: the caller is about to persist its version, and could not go back to the bundle before.
+    bundle.authorities(roots)
     return bundle
 
 

@@ -17,6 +17,7 @@ from attestd.errors import InputTooLarge, MalformedInput
 
 _ALPHABET = re.compile(r"[A-Za-z0-9_-]*", re.ASCII)
 MAX_DEPTH = 16  # nesting of JSON containers in any message
+MAX_SECONDS = 10 * 366 * 86400  # any duration in a message
 
 
 class MalformedJson(MalformedInput):
@@ -142,6 +143,12 @@ class Members:
 
     def integer(self, name: str) -> int:
         return cast("int", self._take(name, int, "a whole number"))
+
+    def seconds(self, name: str) -> int:
+        """A duration: nothing that a clock's arithmetic could stumble over."""
+        if not 0 <= (value := self.integer(name)) <= MAX_SECONDS:
+            raise MalformedJson(f"{self._where}.{name} is not a duration.", expected=f"0 to {MAX_SECONDS} seconds")
+        return value
 
     def octets(self, name: str, *, limit: int, least: int = 0) -> bytes:
         """A base64url member of `least` to `limit` octets."""

@@ -104,7 +104,7 @@ class BeginAnswer:
             nonce=message.octets("nonce", limit=32, least=32),
             pcrs=parse_selection(message.object("pcrs")),
             wants=message.texts("wants", most=8),
-            expires_in=message.integer("expires_in"),
+            expires_in=message.seconds("expires_in"),
         )
         message.done()
         return parsed
@@ -283,8 +283,8 @@ class CredentialAnswer:
             spiffe_id=message.text("spiffe_id", limit=2048),
             chain=message.text("chain", limit=MAX_BEGIN),
             result=dict(message.object("result").items()),
-            renew_after=message.integer("renew_after"),
-            expires_in=message.integer("expires_in"),
+            renew_after=message.seconds("renew_after"),
+            expires_in=message.seconds("expires_in"),
         )
         message.done()
         return parsed
@@ -317,7 +317,7 @@ class WaitAnswer:
         message.version()
         parsed = cls(
             state=message.text("state", limit=20),
-            retry_after=message.integer("retry_after"),
+            retry_after=message.seconds("retry_after"),
             result=dict(message.object("result").items()),
         )
         message.done()
@@ -394,7 +394,7 @@ class TokenAnswer:
     def parse(cls, data: bytes) -> Self:
         message = Members(read_object(data, limit=MAX_SMALL), "answer")
         message.version()
-        parsed = cls(token=message.text("token", limit=MAX_SMALL), expires_in=message.integer("expires_in"))
+        parsed = cls(token=message.text("token", limit=MAX_SMALL), expires_in=message.seconds("expires_in"))
         message.done()
         return parsed
 

@@ -135,7 +135,7 @@ def read_leniently(validity: Element, extensions: Element | None) -> Claims:
 
 
 def _read_leniently(validity: Element, extensions: Element | None) -> Claims:
-    dates = lenient.Validity.load(validity.raw, strict=True)
+    dates = lenient.Validity.load(validity.raw)
     values: dict[str, bytes] = {}
     critical = set()
     for oid, is_critical, value in list_extensions(extensions):

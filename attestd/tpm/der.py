@@ -41,7 +41,7 @@ def element(data: bytes, at: int = 0) -> Element:
     begin, length = at + 2, head[1]
     if length & 0x80:
         count = length & 0x7F
-        if not 1 <= count <= 3 or begin + count > len(data):  # a count of zero is BER's indefinite form
+        if not 1 <= count <= 3:  # a count of zero is BER's indefinite form
             raise MalformedCertificate("A certificate holds a length that can't be read.", seen=f"0x{length:02x}")
         length = int.from_bytes(data[begin : begin + count], "big")
         begin += count

@@ -15,7 +15,14 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from flask import Blueprint, Flask, Response, request
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, multiprocess
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+    multiprocess,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -35,6 +42,7 @@ class Metrics:
     """What one process counts. With PROMETHEUS_MULTIPROC_DIR set, processes add up in that folder's files."""
 
     def __init__(self, service: Service) -> None:
+        disable_created_metrics()  # a second series beside every counter, which nobody asks for
         self._registry = CollectorRegistry()
         self._multiprocess = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         self._gauges = _Gauges(service)

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import ssl
 import stat
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
@@ -68,14 +71,28 @@ def _clear(path: Path) -> None:
             raise ListenerFailed(f"Somebody listens on {path} already.")
 
 
+class _Server(uvicorn.Server):
+    """Ends by returning: uvicorn's own would send itself the signal again and leave the socket behind."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """SIGTERM and SIGINT ask for a graceful end; a second SIGINT does not wait for it."""
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
 def serve(app: App, where: UnixListen | TlsListen) -> None:
     """Serves until SIGTERM or SIGINT, then ends what is under way. Raises ListenerFailed."""
     listener: socket.socket | None = None
     if isinstance(where, UnixListen):
         listener = open_unix(where)
-        server = uvicorn.Server(_config(app))
+        server = _Server(_config(app))
     else:
-        server = uvicorn.Server(_tls_config(app, where))
+        server = _Server(_tls_config(app, where))
     try:
         server.run(sockets=None if listener is None else [listener])
     finally:

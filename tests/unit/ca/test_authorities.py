@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from attestd.ca.authorities import (
@@ -113,7 +113,7 @@ def remade(
     signer: FileSigner,
     change: Callable[[dict[type[Any], x509.ExtensionType]], object] = lambda found: None,
     *,
-    key: ec.EllipticCurvePrivateKey | None = None,
+    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None = None,
     signed_by: ec.EllipticCurvePrivateKey = ROOT_KEY,
 ) -> x509.Certificate:
     """The same certificate with changed extensions, signed again."""
@@ -161,11 +161,13 @@ def test_a_root_that_is_wrong_in_one_point(lie: str) -> None:
         require_root(remade(ROOT, change), DOMAIN)
 
 
-@pytest.mark.parametrize("lie", AUTHORITY_LIES)
+@pytest.mark.parametrize("lie", [*AUTHORITY_LIES, "too long a path", "any path"])
 def test_an_issuer_that_is_wrong_in_one_point(lie: str) -> None:
+    length = 1 if lie == "too long a path" else None
+    change = AUTHORITY_LIES.get(lie, with_(x509.BasicConstraints(ca=True, path_length=length)))
     require_issuer(remade(ISSUER), ROOT.certificate, DOMAIN)
     with pytest.raises(ChainBroken):
-        require_issuer(remade(ISSUER, AUTHORITY_LIES[lie]), ROOT.certificate, DOMAIN)
+        require_issuer(remade(ISSUER, change), ROOT.certificate, DOMAIN)
 
 
 def test_an_authority_names_its_trust_domain() -> None:
@@ -173,15 +175,24 @@ def test_an_authority_names_its_trust_domain() -> None:
         require_issuer(remade(ISSUER, without(x509.SubjectAlternativeName)), ROOT.certificate, DOMAIN)
 
 
-def test_an_authority_without_a_path_length_is_accepted() -> None:
-    unbounded = with_(x509.BasicConstraints(ca=True, path_length=None))
-    require_root(remade(ROOT, unbounded), DOMAIN)
+def test_a_root_may_have_any_path() -> None:
+    for length in (None, 1, 2):
+        require_root(remade(ROOT, with_(x509.BasicConstraints(ca=True, path_length=length))), DOMAIN)
 
 
-@pytest.mark.parametrize("curve", [ec.SECP384R1(), ec.SECP256K1()], ids=["P-384", "secp256k1"])
-def test_an_authority_of_another_curve_is_refused(curve: ec.EllipticCurve) -> None:
+@pytest.mark.parametrize(
+    "key",
+    [
+        ec.derive_private_key(5, ec.SECP384R1()),
+        ec.derive_private_key(5, ec.SECP256K1()),
+        rsa.generate_private_key(65537, 2048),
+    ],
+    ids=["P-384", "secp256k1", "RSA"],
+)
+def test_an_authority_with_a_key_of_another_kind_is_refused(key: Any) -> None:
+    require_issuer(remade(ISSUER, key=OTHER_KEY), ROOT.certificate, DOMAIN)
     with pytest.raises(ChainBroken, match="another kind"):
-        require_issuer(remade(ISSUER, key=ec.derive_private_key(5, curve)), ROOT.certificate, DOMAIN)
+        require_issuer(remade(ISSUER, key=key), ROOT.certificate, DOMAIN)
 
 
 def test_forged_signatures_are_refused() -> None:

@@ -226,21 +226,14 @@ def test_another_instances_files_do_not_fit(instance: Path, tmp_path_factory: py
     Hierarchy.load(instance)
 
 
-def test_certificates_in_each_others_place_are_refused(instance: Path) -> None:
-    for wrong, place, error in (
-        ("issuer", "bundle-1", ChainBroken),
-        ("bundle-1", "issuer", ChainBroken),
-        ("root", "issuer", ChainBroken),
-        ("issuer", "root", ChainBroken),
-    ):
-        kept = {kind: (instance / f"{kind}/{place}.pem").read_bytes() for kind in ("ca", "keys")}
-        for kind in kept:
-            shutil.copy(instance / f"{kind}/{wrong}.pem", instance / f"{kind}/{place}.pem")
-        with pytest.raises((error, KeyReused)):
-            Hierarchy.load(instance)
-        assert any(isinstance(problem, (error, KeyReused)) for problem in problems(instance))
-        for kind, data in kept.items():
-            (instance / f"{kind}/{place}.pem").write_bytes(data)
+@pytest.mark.parametrize(
+    ("wrong", "place"), [("issuer", "bundle-1"), ("bundle-1", "issuer"), ("root", "issuer"), ("issuer", "root")]
+)
+def test_certificates_in_each_others_place_are_refused(instance: Path, wrong: str, place: str) -> None:
+    for kind in ("ca", "keys"):
+        shutil.copy(instance / f"{kind}/{wrong}.pem", instance / f"{kind}/{place}.pem")
+    with pytest.raises(ChainBroken):
+        Hierarchy.load(instance)
 
 
 def test_another_trust_domain_is_refused(instance: Path) -> None:

@@ -97,7 +97,7 @@ def test_a_profile_is_read() -> None:
 
 LIES: dict[str, dict[str, Any]] = {
     "path without a slash": {"path": "edge/*/*"},
-    "path of no kind": {"path": "/*/*/*"},
+    "path of no kind": {"path": "/*/*/*", "facts": False},
     "path with an odd segment": {"path": "/edge/A/*"},
     "path that is no text": {"path": 5},
     "lifetime without a unit": {"lifetime": "60"},
@@ -130,6 +130,13 @@ def test_a_profile_that_is_wrong_in_one_point_is_refused(lie: str) -> None:
 def test_every_setting_must_be_there(name: str) -> None:
     with pytest.raises(ProfileInvalid, match=name):
         Profile.parse("edge", toml({key: value for key, value in GOOD.items() if key != name}))
+
+
+def test_a_table_is_no_choice() -> None:
+    text = toml(GOOD).replace("['digitalSignature']", "{digitalSignature = 1}")
+    assert text != toml(GOOD)
+    with pytest.raises(ProfileInvalid, match="key_usage"):
+        Profile.parse("edge", text)
 
 
 def test_text_that_is_no_toml() -> None:

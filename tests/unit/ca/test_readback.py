@@ -261,6 +261,16 @@ def test_the_signature_is_a_whole_bit_string(issued_by: Issue, tag: int) -> None
         issued_by(lie)
 
 
+def test_the_signature_ends_where_the_certificate_does(issued_by: Issue) -> None:
+    def lie(der: bytes, _: ec.EllipticCurvePrivateKey) -> bytes:
+        tbs, algorithm, signature = elements(der)
+        assert signature[1] < 0x7F
+        return tlv(0x30, tbs + algorithm + signature[:1] + bytes((signature[1] + 1,)) + signature[2:])
+
+    with pytest.raises(SignedBytesDiffer, match="not a certificate"):
+        issued_by(lie)
+
+
 def test_another_outer_algorithm_is_noticed(issued_by: Issue) -> None:
     def lie(der: bytes, _: ec.EllipticCurvePrivateKey) -> bytes:
         tbs, _, signature = elements(der)

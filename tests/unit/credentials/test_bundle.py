@@ -250,8 +250,11 @@ def test_a_bundle_can_withdraw_roots_and_add_none() -> None:
     with pytest.raises(AttestdError):
         verify_chain((stranger,), authorities=added.authorities((ROOT.der,)), now=NOW)
     verify_chain((stranger,), authorities=added.authorities((OTHER_ROOT.der,)), now=NOW)
+    withdrawn = bundle(roots=(OTHER_ROOT.der,))
     with pytest.raises(NoAuthorities):
-        bundle(roots=(OTHER_ROOT.der,)).authorities((ROOT.der,))
+        withdrawn.authorities((ROOT.der,))
+    with pytest.raises(NoAuthorities):
+        verify(signed_bundle(withdrawn))
     with pytest.raises(NoAuthorities):
         bundle().authorities(())
 
@@ -279,7 +282,10 @@ JWK = MEMBERS["token_keys"]["t1"]
         ({"issued_at": str(T)}, MalformedInput),
         ({"stale_after": 0}, MalformedInput),
         ({"stale_after": 30 * 86400 + 1}, MalformedInput),
-        ({"roots": []}, None),
+        ({"roots": []}, NoAuthorities),
+        ({"roots": ["AAAA"]}, NoAuthorities),
+        ({"issuers": ["AAAA"]}, CertificateMalformed),
+        ({"issuers": []}, None),
         ({"roots": ["A"]}, MalformedInput),
         ({"roots": [5]}, MalformedInput),
         ({"roots": ["AAAA"] * 33}, InputTooLarge),
@@ -388,7 +394,7 @@ def test_what_is_no_time(payload: Any) -> None:
 
 # ---- Rubbish --------------------------------------------------------------------------------------------------------
 
-REFUSALS = (MalformedInput, InputTooLarge, Unauthenticated)
+REFUSALS = (MalformedInput, InputTooLarge, Unauthenticated, NoAuthorities)
 
 
 @given(st.text(max_size=300))

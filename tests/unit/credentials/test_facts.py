@@ -24,6 +24,24 @@ def encoded(**lies: Any) -> bytes:
     return json.dumps(members, separators=(",", ":"), sort_keys=True, ensure_ascii=False).encode()
 
 
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"status_index": True},
+        {"status_index": 1.0},
+        {"status_index": -1},
+        {"attested_at": True},
+        {"attested_at": 1.5},
+        {"attested_at": 0},
+        {"vector": {"hardware": 2.0}},
+        {"boot": {"a": 1.0}},
+    ],
+)
+def test_the_service_can_t_make_facts_that_no_edge_reads(lie: dict[str, Any]) -> None:
+    with pytest.raises(MalformedFacts):
+        dataclasses.replace(FACTS, **lie)
+
+
 def test_the_encoding_is_the_protocol_s() -> None:
     assert FACTS.encode() == (
         b'{"att":1772366340,"boot":{"secure_boot":true},"idx":7,"lbl":{"fleet":"bikes"},"v":1,'

@@ -245,6 +245,15 @@ def test_the_status_list_names_every_device_that_has_an_index(fleet: Fleet) -> N
     assert [d.status_index for d in made] == [None, 0, None, 1, 2, 3, 4]
 
 
+def test_the_status_list_is_in_the_order_of_its_indices(fleet: Fleet) -> None:
+    last, first = fleet.device(State.PENDING), fleet.device(State.PENDING)
+    assert last.id < first.id
+    with fleet.registry.acting() as c:
+        fleet.approve(c, first)
+        fleet.activate(c, fleet.approve(c, last))
+        assert list(devices.status_entries(c)) == [(0, Status.INVALID), (1, Status.VALID)]
+
+
 # ---- Search -----------------------------------------------------------------------------------------------------
 
 SIZE = 3000

@@ -63,6 +63,16 @@ def test_create_makes_a_file_that_only_its_owner_may_read(tmp_path: Path) -> Non
     assert registry.schema_is_current()
 
 
+def test_a_new_file_is_private_from_its_first_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "chmod", lambda *_: None)
+    previous = os.umask(0)
+    try:
+        Registry.open(f"sqlite:///{tmp_path}/registry.db", create=True).close()
+    finally:
+        os.umask(previous)
+    assert stat.S_IMODE((tmp_path / "registry.db").stat().st_mode) == 0o600
+
+
 def test_create_takes_a_file_with_its_rows_as_it_is_and_closes_it_to_others(database: Path) -> None:
     database.chmod(0o644)
     with Registry.open(f"sqlite:///{database}").acting() as c:

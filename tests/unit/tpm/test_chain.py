@@ -156,6 +156,14 @@ def test_a_renewed_intermediate_is_found_beside_the_expired_one() -> None:
         walk(LEAF, [], roots=[ROOT.certificate], store=[expired])
 
 
+def test_the_failure_that_came_furthest_is_reported() -> None:
+    expired = MIDDLE.certified_by(ROOT, not_after=ca.NOW - timedelta(days=1)).certificate
+    spoilt = MIDDLE.ek_form(KEY).sign(MIDDLE.key, spoil=True)
+    for store in ([expired, MIDDLE.certificate], [MIDDLE.certificate, expired]):
+        with pytest.raises(BadCertificateSignature):
+            walk(spoilt, [], roots=[ROOT.certificate], store=store)
+
+
 def test_a_namesake_that_leads_nowhere_does_not_end_the_search() -> None:
     nowhere = MIDDLE.certified_by(ca.maker("Nowhere").root).certificate
     assert walk(LEAF, [nowhere, MIDDLE.certificate], roots=[ROOT.certificate])

@@ -137,6 +137,7 @@ def test_extensions_of_another_shape_are_refused(item: bytes) -> None:
     "validity",
     [
         pytest.param(ca.seq(ca.time(ca.START)), id="one date"),
+        pytest.param(ca.seq(ca.time(ca.START), ca.time(ca.END), ca.time(ca.END)), id="three dates"),
         pytest.param(ca.seq(ca.time(ca.START), ca.der(0x17, b"not a date")), id="no date"),
         pytest.param(ca.seq(ca.time(ca.START), ca.der(0x18, b"00000101000000Z")), id="the year 0"),
         pytest.param(ca.seq(ca.integer(1), ca.integer(2)), id="numbers"),

@@ -28,6 +28,7 @@ RSA_CA = ca.maker(kind="rsa").intermediate
 KEY = ca.rsa_key("ekcert")
 FORM = CA.ek_form(KEY.public_key())
 HONEST = FORM.sign(CA.key)
+LONG_SERIAL = ca.der(0x02, b"\x00\x05")
 
 
 def quirks(der: bytes) -> set[Quirk]:
@@ -91,10 +92,20 @@ def test_two_signature_algorithms_are_refused() -> None:
         parse_certificate(FORM.but(outer_algorithm=other).sign(CA.key))
 
 
-@pytest.mark.parametrize("version", [b"", ca.der(0xA0, ca.integer(0)), ca.der(0xA0, ca.integer(1)), ca.der(0xA0)])
+@pytest.mark.parametrize(
+    "version",
+    [b"", ca.der(0xA0, ca.integer(0)), ca.der(0xA0, ca.integer(1)), ca.der(0xA0), ca.der(0xA1, ca.integer(2))],
+)
 def test_only_version_3(version: bytes) -> None:
+    for form in (FORM, FORM.but(extensions=()), FORM.but(serial=LONG_SERIAL)):  # the last one is read leniently
+        assert parse_certificate(form.sign(CA.key))
+        with pytest.raises(MalformedCertificate):
+            parse_certificate(form.but(version=version).sign(CA.key))
+
+
+def test_an_empty_certificate_is_refused() -> None:
     with pytest.raises(MalformedCertificate):
-        parse_certificate(FORM.but(version=version, extensions=()).sign(CA.key))
+        parse_certificate(ca.seq(ca.seq(), ca.algorithm_id(CA.key, "sha256"), ca.bits(b"signature")))
 
 
 @pytest.mark.parametrize(
@@ -204,7 +215,6 @@ def test_a_broken_key_marked_for_oaep_is_refused(inner: bytes) -> None:
 
 UNSORTED = ca.seq(ca.der(0x31, ca.attribute("2.5.4.10", "Test Maker"), ca.attribute("2.5.4.3", "Odd CA")))
 SORTED = ca.seq(ca.der(0x31, ca.attribute("2.5.4.3", "Odd CA"), ca.attribute("2.5.4.10", "Test Maker")))
-LONG_SERIAL = ca.der(0x02, b"\x00\x05")
 FALSE = ca.boolean(False)
 
 

@@ -89,6 +89,7 @@ def test_certificates_are_found_in_der() -> None:
         pytest.param(b"hello", id="text"),
         pytest.param(ROOT.certificate[:-1], id="cut DER"),
         pytest.param(pem(ROOT.certificate)[:-30], id="cut PEM"),
+        pytest.param(pem(ROOT.certificate).split(b"-----END")[0], id="PEM without its end"),
         pytest.param(b"-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----\n", id="no base64"),
         pytest.param(pem(ROOT.certificate) + pem(MIDDLE.certificate)[:-30], id="a second block that is cut"),
     ],

@@ -209,6 +209,19 @@ def test_a_signature_by_another_kind_of_key_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ["ec", "rsa"])
+def test_a_signature_must_be_by_the_algorithm_that_is_named(kind: str) -> None:
+    """The right key signed the right octets, and the certificate names the other kind of algorithm."""
+    middle = ca.maker(kind=kind).intermediate
+    other = ca.maker(kind="rsa" if kind == "ec" else "ec").intermediate
+    named = ca.algorithm_id(other.key, "sha256")
+    with pytest.raises(v.BadCertificateSignature):
+        v.verify_signature(
+            parse_certificate(middle.ek_form(KEY).but(algorithm=named).sign(middle.key)),
+            parse_certificate(middle.certificate),
+        )
+
+
+@pytest.mark.parametrize("kind", ["ec", "rsa"])
 def test_a_signature_over_other_octets_is_refused(kind: str) -> None:
     maker = ca.maker(kind=kind)
     middle = maker.intermediate
