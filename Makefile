@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTEST_WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check lint types layers lock clean
+.PHONY: help run demo test mutants check lint types layers lock clean
 
 help:            ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -19,6 +19,10 @@ demo: $(VENV)/.ready         ## The same story; ends, and fails unless every ste
 
 test: $(VENV)/.ready-tests check   ## Lint, types, layers and every test
 	@$(BIN)/pytest -n $(PYTEST_WORKERS)
+
+# Takes hours of one core; MODULES=attestd/tpm does a part.
+mutants: $(VENV)/.ready-tests  ## Take every check out of the code, one by one: does a test notice?
+	@$(BIN)/python tests/mutants.py $(MODULES)
 
 check: $(VENV)/.ready lint types layers
 

@@ -5,7 +5,7 @@
 A check is an `if` that raises (each side of an `or` by itself), a row of a table that names a refusal, or a statement
 that calls something named check…, verify…, require… or done. Each is taken out in a copy of the tree, never in the tree
 itself; then the given tests run until the first failure. A check that can go without a failure is printed, and the exit
-code is 1.
+code is 1. `tests/mutants.py` does this for every module that decides something.
 """
 
 # ruff: noqa: T201
@@ -27,7 +27,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 _COPIED = ("attestd", "clients", "certs", "tests", "pyproject.toml")
 _CHECKING_CALL = re.compile(r"_?(check|verify|require|refuse|done)(_|$)")
 _REFUSAL = re.compile(r"[A-Z]\w+")
-_VECTORS = {"ATTESTD_VECTORS": os.environ.get("ATTESTD_VECTORS", str(_ROOT.parent / "shared" / "vectors"))}
+VECTORS = {"ATTESTDVECTORS": os.environ.get("ATTESTDVECTORS", str(_ROOT.parent / "shared" / "vectors"))}
 _LIMIT = 300  # seconds for one run of the tests
 
 
@@ -88,11 +88,20 @@ def _is_rule(node: ast.expr) -> bool:
     return isinstance(last, ast.Name) and bool(_REFUSAL.fullmatch(last.id))
 
 
+def copy_tree(tree: Path) -> None:
+    """What the tests need, copied into this folder."""
+    for name in _COPIED:
+        if (_ROOT / name).is_dir():
+            shutil.copytree(_ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif (_ROOT / name).exists():
+            shutil.copy(_ROOT / name, tree / name)
+
+
 def _notices(tree: Path, tests: list[str]) -> bool:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
         cwd=tree,
-        env={**os.environ, "PYTHONPATH": f"{tree}:{tree / 'clients'}", "PYTHONDONTWRITEBYTECODE": "1", **_VECTORS},
+        env={**os.environ, "PYTHONPATH": f"{tree}:{tree / 'clients'}", "PYTHONDONTWRITEBYTECODE": "1", **VECTORS},
         capture_output=True,
         check=False,
         timeout=_LIMIT,
@@ -111,11 +120,7 @@ def main(arguments: list[str]) -> int:
     missed = 0
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
-        for name in _COPIED:
-            if (_ROOT / name).is_dir():
-                shutil.copytree(_ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-            elif (_ROOT / name).exists():
-                shutil.copy(_ROOT / name, tree / name)
+        copy_tree(tree)
         source = (tree / module).read_text()
         if _notices(tree, tests):
             print("The tests fail before anything is taken out.")

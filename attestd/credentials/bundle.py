@@ -36,8 +36,8 @@ from attestd.errors import InputTooLarge, Unauthenticated, Unavailable
 from attestd.ids import Serial, TrustDomain
 from attestd.protocol.encoding import MalformedJson, Members, b64encode, read_object, write_object
 
-# 2.25.<UUID 1819164a-05ca-461e-9365-cf535f70c2b8>: may sign bundles and times.
-BUNDLE_EKU: Final = x509.ObjectIdentifier("2.25.32031731397988617227061067393319092920")
+# UUID 1819164a-05ca-461e-9365-cf535f70c2b8 (docs/adr/0009-object-ids.md): may sign bundles and times.
+BUNDLE_EKU: Final = x509.ObjectIdentifier("1.2.840.113556.1.8000.2554.6169.5706.1482.17950.37733.13587295.7389880")
 BUNDLE_TYP: Final = "attestd-bundle+jws"
 TIME_TYP: Final = "attestd-time+jws"
 

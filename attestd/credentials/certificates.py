@@ -7,7 +7,6 @@ RFC 5280, sections 4.1, 4.2 and 6.1; SPIFFE X509-SVID, sections 2 to 5.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
@@ -30,15 +29,14 @@ _SIGNATURES = (
     SignatureAlgorithmOID.ECDSA_WITH_SHA384,
     SignatureAlgorithmOID.ECDSA_WITH_SHA512,
 )
+_CONSTRAINTS = ExtensionOID.BASIC_CONSTRAINTS
+_USAGE = ExtensionOID.KEY_USAGE
+_PURPOSES = ExtensionOID.EXTENDED_KEY_USAGE
+_NAMES = ExtensionOID.SUBJECT_ALTERNATIVE_NAME
+_KEY_ID = ExtensionOID.SUBJECT_KEY_IDENTIFIER
+_ISSUER_KEY_ID = ExtensionOID.AUTHORITY_KEY_IDENTIFIER
 # What is processed here, and may therefore be critical (RFC 5280, section 4.2).
-_PROCESSED = frozenset(
-    (
-        ExtensionOID.BASIC_CONSTRAINTS,
-        ExtensionOID.KEY_USAGE,
-        ExtensionOID.EXTENDED_KEY_USAGE,
-        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
-    )
-)
+_PROCESSED = frozenset((_CONSTRAINTS, _USAGE, _PURPOSES, _NAMES))
 
 
 class CertificateRefused(Unauthenticated):
@@ -110,8 +108,7 @@ class ParsedCertificate:
     not_before: datetime
     not_after: datetime
     constraints: x509.BasicConstraints | None
-    usage: x509.KeyUsage | None
-    usage_is_critical: bool
+    usage: x509.Extension[x509.KeyUsage] | None
     purposes: frozenset[x509.ObjectIdentifier] | None
     uris: tuple[str, ...]
     key_id: bytes | None
@@ -151,8 +148,7 @@ class ParsedCertificate:
         for oid, extension in found.items():
             if extension.critical and oid not in _PROCESSED:
                 raise CriticalExtensionUnknown(seen=oid.dotted_string)
-        usage = found.get(ExtensionOID.KEY_USAGE)
-        facts = found.get(FACTS_OID)
+        values: dict[x509.ObjectIdentifier, Any] = {oid: extension.value for oid, extension in found.items()}
         return cls(
             der=der,
             certificate=certificate,
@@ -160,22 +156,13 @@ class ParsedCertificate:
             key=key,
             not_before=certificate.not_valid_before_utc,
             not_after=certificate.not_valid_after_utc,
-            constraints=_value(found, ExtensionOID.BASIC_CONSTRAINTS),
-            usage=None if usage is None else usage.value,
-            usage_is_critical=usage is not None and usage.critical,
-            purposes=frozenset(purposes)
-            if (purposes := _value(found, ExtensionOID.EXTENDED_KEY_USAGE)) is not None
-            else None,
-            uris=tuple(names.get_values_for_type(x509.UniformResourceIdentifier))
-            if (names := _value(found, ExtensionOID.SUBJECT_ALTERNATIVE_NAME)) is not None
-            else (),
-            key_id=identifier.digest
-            if (identifier := _value(found, ExtensionOID.SUBJECT_KEY_IDENTIFIER)) is not None
-            else None,
-            issuer_key_id=issuer.key_identifier
-            if (issuer := _value(found, ExtensionOID.AUTHORITY_KEY_IDENTIFIER)) is not None
-            else None,
-            facts=None if facts is None else facts.value.value,
+            constraints=values.get(_CONSTRAINTS),
+            usage=found.get(_USAGE),
+            purposes=frozenset(values[_PURPOSES]) if _PURPOSES in values else None,
+            uris=tuple(values[_NAMES].get_values_for_type(x509.UniformResourceIdentifier)) if _NAMES in values else (),
+            key_id=values[_KEY_ID].digest if _KEY_ID in values else None,
+            issuer_key_id=values[_ISSUER_KEY_ID].key_identifier if _ISSUER_KEY_ID in values else None,
+            facts=values[FACTS_OID].value if FACTS_OID in values else None,
         )
 
     @property
@@ -212,7 +199,7 @@ class ParsedCertificate:
         """
         if self.constraints is None or not self.constraints.ca:
             raise NotAnAuthority("The issuer's certificate is not an authority's.", expected="basicConstraints: cA")
-        if self.usage is None or not self.usage.key_cert_sign:
+        if self.usage is None or not self.usage.value.key_cert_sign:
             raise NotAnAuthority("The issuer's key may not sign certificates.", expected="keyUsage: keyCertSign")
         if (allowed := self.constraints.path_length) is not None and below > allowed:
             raise PathTooLong(seen=below, expected=f"at most {allowed}")
@@ -221,16 +208,12 @@ class ParsedCertificate:
         """SPIFFE X509-SVID, sections 4.1, 4.3, 4.4 and 5.2. An absent or empty extended key usage is refused."""
         if self.constraints is not None and self.constraints.ca:
             raise LeafIsAuthority(expected="basicConstraints without cA")
-        if self.usage is None or not self.usage_is_critical:
+        if self.usage is None or not self.usage.critical:
             raise KeyUsageWrong("There is no critical key usage.")
-        if not self.usage.digital_signature:
+        usage = self.usage.value
+        if not usage.digital_signature:
             raise KeyUsageWrong("The key may not sign.", expected="keyUsage: digitalSignature")
-        if self.usage.key_cert_sign or self.usage.crl_sign:
+        if usage.key_cert_sign or usage.crl_sign:
             raise KeyUsageWrong("A leaf's key may sign neither certificates nor revocation lists.")
         if self.purposes is None or purpose not in self.purposes:
             raise PurposeWrong(expected=f"extendedKeyUsage: {purpose.dotted_string}")
-
-
-def _value(found: Mapping[x509.ObjectIdentifier, x509.Extension[Any]], oid: x509.ObjectIdentifier) -> Any:
-    extension = found.get(oid)
-    return None if extension is None else extension.value

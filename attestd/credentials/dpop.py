@@ -151,15 +151,15 @@ def verify_dpop(
     Raises Unauthenticated (FreshNonceNeeded: answer with a nonce) or ReplayCacheFull.
     """
     try:
-        # 2 to 6. One well-formed JWS of this type and algorithm, and a public key in its header.
+        # 2, 4, 5 and 7. A well-formed JWS of this type and algorithm, with a public and no private key in its header.
         signed = UnverifiedJws.read(proof, typ=DPOP_TYP, limit=MAX_PROOF, name="DPoP proof")
         key = read_jwk(dict(signed.unverified_header.object("jwk").items()))
         # 12, second half. The key is the token's. Before its signature, which only then is worth the time.
         if not hmac.compare_digest(jwk_thumbprint(key), jkt):
             raise ProofKeyWrong
-        # 7. Signed by that key.
+        # 6. Signed by that key.
         claims = Members(read_object(signed.verified_by(key), limit=MAX_PROOF, name="proof's claims"), "proof")
-        # 8 and 9. For this method and URL.
+        # 3, 8 and 9. For this method and URL; what section 4.2 requires is there, and nothing else.
         if (seen := claims.text("htm", limit=32)) != method:
             raise ProofForAnotherRequest("The proof is for another method.", seen=repr(seen), expected=method)
         if (stated := normal_uri(claims.text("htu", limit=MAX_URI))) != (asked := normal_uri(uri)):

@@ -2,8 +2,8 @@
 
 The same JSON object stands in an X.509 certificate (a non-critical private extension whose value is a DER UTF8String)
 and in a JWT (the claim `attestd`): `{"v":1,"vec":{},"lbl":{},"boot":{},"idx":n,"att":t}`. `vec` is the AR4SI vector
-(draft-ietf-rats-ar4si, section 2.3: claim names and values from -128 to 127), `lbl` the operator's labels, `boot` the
-boot facts that policies read, `idx` the device's index in the status list, `att` the time of its last attestation.
+(draft-ietf-rats-ar4si-09, section 2.3: claim names and values from -128 to 127), `lbl` the operator's labels, `boot`
+the boot facts that policies read, `idx` the device's index in the status list, `att` the time of its last attestation.
 
 The octets are canonical: sorted names, no white space, one spelling. Reading refuses any other.
 """
@@ -21,11 +21,11 @@ from cryptography import x509
 from attestd.errors import InputTooLarge, MalformedInput
 from attestd.protocol.encoding import Members, read_object, write_object
 
-# 2.25.<UUID d3e6d8e8-579a-46ca-8eb5-2c0df0a1d846> (ITU-T X.667: an arc of one's own, without registration).
-FACTS_OID = x509.ObjectIdentifier("2.25.281665734796600056340260149582356404294")
+# UUID d3e6d8e8-579a-46ca-8eb5-2c0df0a1d846, under the arc for GUIDs, in seven small arcs (docs/adr/0009-object-ids.md).
+FACTS_OID = x509.ObjectIdentifier("1.2.840.113556.1.8000.2554.54246.55528.22426.18122.36533.2887152.10606662")
 MAX_FACTS = 1024  # octets of JSON
 
-# draft-ietf-rats-ar4si, section 2.3.
+# draft-ietf-rats-ar4si-09, section 2.3.
 VECTOR_CLAIMS = (
     "instance-identity",
     "configuration",
@@ -114,6 +114,12 @@ class Facts:
     @classmethod
     def read(cls, members: Members) -> Self:
         """From an object that came with something already parsed, such as a token's claims."""
+        facts = cls._read(members)
+        facts.encode()  # the same bound for every carrier
+        return facts
+
+    @classmethod
+    def _read(cls, members: Members) -> Self:
         members.version()
         facts = cls(
             vector=dict(members.object("vec").items()),
@@ -123,13 +129,12 @@ class Facts:
             attested_at=members.integer("att"),
         )
         members.done()
-        facts.encode()  # the same bound for every carrier
         return facts
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """From the canonical JSON, and no other spelling of it. Raises MalformedInput or InputTooLarge."""
-        facts = cls.read(Members(read_object(data, limit=MAX_FACTS, name="facts"), "facts"))
+        facts = cls._read(Members(read_object(data, limit=MAX_FACTS, name="facts"), "facts"))
         if facts.encode() != data:
             raise MalformedFacts("The facts are not in their canonical spelling.", expected="sorted, compact JSON")
         return facts

@@ -1,4 +1,4 @@
-"""The status list: two bits a device (draft-ietf-oauth-status-list, sections 4 and 7).
+"""The status list: two bits a device (draft-ietf-oauth-status-list-21, sections 4 and 7).
 
 Index i stands in octet i // 4, bits 2 * (i % 4) and up, least significant first. The wire form is the octets in a ZLIB
 stream, base64url without padding. Values: VALID 0, INVALID 1, SUSPENDED 2 (section 7.1); 3 is not ours and denies.

@@ -32,6 +32,7 @@ from attestd.errors import InputTooLarge, MalformedInput, Misconfigured
 from attestd.ids import MalformedName, Serial, SpiffeId, Tier, TrustDomain
 
 CLIENT_AUTH: Final = ExtendedKeyUsageOID.CLIENT_AUTH
+_TIERS = frozenset(Tier)
 MAX_CHAIN = 5  # certificates that a peer may present
 MAX_AUTHORITIES = 64  # paths from issuers to roots
 
@@ -245,7 +246,7 @@ def _spiffe_id(leaf: ParsedCertificate) -> SpiffeId:
 
 def _facts(leaf: ParsedCertificate, spiffe_id: SpiffeId) -> Facts | None:
     if leaf.facts is None:
-        if spiffe_id.path[0] in set(Tier):
+        if spiffe_id.path[0] in _TIERS:
             raise FactsMissing(seen=spiffe_id)
         return None
     try:

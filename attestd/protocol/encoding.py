@@ -9,9 +9,10 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from attestd.errors import InputTooLarge, MalformedInput
 
@@ -60,8 +61,17 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _no_constant(text: str) -> Any:
+def _no_constant(text: str) -> NoReturn:
     raise MalformedJson("JSON has no such number.", seen=text)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_constant(text[:20])
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite)
+_ENCODER = json.JSONEncoder(separators=(",", ":"), sort_keys=True, ensure_ascii=False)
 
 
 def read_object(data: bytes, *, limit: int, name: str = "message") -> dict[str, Any]:
@@ -73,7 +83,7 @@ def read_object(data: bytes, *, limit: int, name: str = "message") -> dict[str, 
         raise InputTooLarge(f"The {name} is too large.", seen=f"{len(data)} octets", expected=f"at most {limit}")
     _bound_depth(data, name)
     try:
-        found = json.loads(data.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        found = _DECODER.decode(data.decode("utf-8"))
     except (UnicodeDecodeError, ValueError, RecursionError):
         raise MalformedJson(f"The {name} is not JSON.", expected="one JSON object in UTF-8") from None
     if _SURROGATE.search(data):
@@ -103,14 +113,14 @@ def _bound_depth(data: bytes, name: str) -> None:
 def _refuse_half_characters(found: Any, name: str) -> None:
     """An escaped surrogate without its other half is no text (RFC 8259, section 8.2): nothing could write it again."""
     try:
-        json.dumps(found, ensure_ascii=False).encode()
+        _ENCODER.encode(found).encode()
     except UnicodeEncodeError:
         raise MalformedJson(f"The {name} holds half a character.", expected="surrogates in pairs") from None
 
 
 def write_object(members: Mapping[str, Any]) -> bytes:
     """Compact JSON with sorted names: the same members give the same octets."""
-    return json.dumps(members, separators=(",", ":"), sort_keys=True, ensure_ascii=False).encode()
+    return _ENCODER.encode(members).encode()
 
 
 class Members:

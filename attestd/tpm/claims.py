@@ -135,7 +135,7 @@ def read_leniently(validity: Element, extensions: Element | None) -> Claims:
 
 
 def _read_leniently(validity: Element, extensions: Element | None) -> Claims:
-    dates = lenient.Validity.load(validity.raw)
+    dates = lenient.Validity.load(_of_at_most(2, validity.raw))
     values: dict[str, bytes] = {}
     critical = set()
     for oid, is_critical, value in list_extensions(extensions):
@@ -145,12 +145,14 @@ def _read_leniently(validity: Element, extensions: Element | None) -> Claims:
         if is_critical:
             critical.add(oid)
 
-    def pick(oid: str, kind: Any) -> Any:
-        return kind.load(values[oid], strict=True) if oid in values else None
+    def pick(oid: str, kind: Any, members: int | None = None) -> Any:
+        if oid not in values:
+            return None
+        return kind.load(values[oid] if members is None else _of_at_most(members, values[oid]), strict=True)
 
-    basic, usage = pick(BASIC_CONSTRAINTS, lenient.BasicConstraints), pick(KEY_USAGE, lenient.KeyUsage)
+    basic, usage = pick(BASIC_CONSTRAINTS, lenient.BasicConstraints, 2), pick(KEY_USAGE, lenient.KeyUsage)
     purposes, subject_key = pick(EXTENDED_KEY_USAGE, lenient.ExtKeyUsageSyntax), pick(SUBJECT_KEY_ID, asn1.OctetString)
-    authority_key = pick(AUTHORITY_KEY_ID, lenient.AuthorityKeyIdentifier)
+    authority_key = pick(AUTHORITY_KEY_ID, lenient.AuthorityKeyIdentifier, 3)
     for policy in pick(POLICIES, lenient.CertificatePolicies) or ():
         policy["policy_identifier"].native  # noqa: B018  (reading it is the check: asn1crypto parses on access)
     return Claims(
@@ -166,6 +168,13 @@ def _read_leniently(validity: Element, extensions: Element | None) -> Claims:
         extensions=frozenset(values),
         critical=frozenset(critical),
     )
+
+
+def _of_at_most(members: int, sequence: bytes) -> bytes:
+    """These octets, if they are a SEQUENCE of so few members: asn1crypto lets more of them pass."""
+    if (seen := len(children(whole(sequence)))) > members:
+        raise MalformedCertificate("A part of a certificate has too many members.", seen=seen, expected=members)
+    return sequence
 
 
 def _date(read: object) -> datetime:

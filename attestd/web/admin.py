@@ -12,7 +12,7 @@ from flask import Blueprint, Response
 
 from attestd.errors import MalformedInput
 from attestd.ids import DeviceId, EkHash, Serial, Site, Tier
-from attestd.protocol.encoding import Members
+from attestd.protocol.encoding import MalformedJson, Members
 from attestd.registry import devices, issued
 from attestd.registry.devices import Device
 from attestd.registry.states import Event, StateChanged
@@ -22,6 +22,7 @@ from attestd.web.bodies import read_message
 from attestd.web.context import Service, exchange
 
 _MAX_REASON = 500  # characters
+_MAX_VERSION = 1 << 53
 
 
 class ReasonUnprintable(MalformedInput):
@@ -39,10 +40,10 @@ class _Said:
 
     @classmethod
     def read(cls, message: Members) -> _Said:
-        return cls(
-            reason=_reason(message),
-            expected_version=message.integer("expected_version") if "expected_version" in message else None,
-        )
+        version = message.integer("expected_version") if "expected_version" in message else None
+        if version is not None and not 0 < version < _MAX_VERSION:
+            raise MalformedJson("expected_version is out of range.", expected=f"1 to {_MAX_VERSION - 1}")
+        return cls(_reason(message), version)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from flask import Flask, Response
 
 from attestd.web import access, admin, admin_settings, admin_views, devices, health, logs, problems, publishing
@@ -17,12 +20,18 @@ _SECURITY_HEADERS = (
 )
 
 
+class _Application(Flask):
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Nothing here is a coroutine; Flask would look at each hook and view again for every request."""
+        return func
+
+
 def create_app(service: Service) -> Flask:
     """The application around these verbs. Make one a process, after forking.
 
     Hooks before a view run in this order, those after it in the opposite one: the log's is first and last.
     """
-    app = Flask("attestd", static_folder=None, template_folder=None)
+    app = _Application("attestd", static_folder=None, template_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # OPTIONS is answered by 405 with Allow: no browser calls this
     app.url_map.merge_slashes = False  # no redirects: a signature names one URL
 
@@ -39,5 +48,5 @@ def create_app(service: Service) -> Flask:
 
 def _secure(response: Response) -> Response:
     for name, value in _SECURITY_HEADERS:
-        response.headers.setdefault(name, value)
+        response.headers.add(name, value)
     return response

@@ -42,7 +42,7 @@ class Metrics:
     """What one process counts. With PROMETHEUS_MULTIPROC_DIR set, processes add up in that folder's files."""
 
     def __init__(self, service: Service) -> None:
-        disable_created_metrics()  # a second series beside every counter, which nobody asks for
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside every counter, which nobody asks for
         self._registry = CollectorRegistry()
         self._multiprocess = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         self._gauges = _Gauges(service)

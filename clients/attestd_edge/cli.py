@@ -111,11 +111,11 @@ def serve(
     line on stdout says that it serves, and where.
     """
     with _failing(as_json=as_json):
-        log_to_stderr(verbose=verbose)
         settings = Settings.load(config)
         where = settings.listen
         if where is None:
             raise SettingsInvalid("There is nothing to listen on.", expected="listen.unix or listen.tls")
+        log_to_stderr(verbose=verbose)
         address = f"unix:{where.path}" if isinstance(where, UnixListen) else f"https://{where.host}:{where.port}"
 
         def ready() -> None:

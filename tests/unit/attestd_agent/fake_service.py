@@ -1,5 +1,6 @@
-"""A service small enough to misbehave on command, for the agent's tests: real HTTPS, real verifiers, everything else made
-up. What it accepts, `attestd.tpm` and `attestd.credentials` have verified.
+"""A service small enough to misbehave on command, for the agent's tests: real HTTPS and real verifiers.
+
+What it accepts, `attestd.tpm` and `attestd.credentials` have verified; everything else is made up.
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ class Authority:
             .not_valid_after(end or self.end)
             .add_extension(x509.BasicConstraints(ca=ca is not None, path_length=ca), critical=True)
             .add_extension(
-                x509.KeyUsage(ca is None, False, False, False, False, ca is not None, ca is not None, False, False), True
+                x509.KeyUsage(ca is None, False, False, False, False, ca is not None, ca is not None, False, False),
+                True,
             )
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
@@ -131,8 +133,10 @@ class Authority:
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         if facts is not None:
-            der = bytes([0x0C, 0x82, *len(facts).to_bytes(2, "big")]) if len(facts) > 255 else (
-                bytes([0x0C, 0x81, len(facts)]) if len(facts) > 127 else bytes([0x0C, len(facts)])
+            der = (
+                bytes([0x0C, 0x82, *len(facts).to_bytes(2, "big")])
+                if len(facts) > 255
+                else (bytes([0x0C, 0x81, len(facts)]) if len(facts) > 127 else bytes([0x0C, len(facts)]))
             )
             builder = builder.add_extension(x509.UnrecognizedExtension(FACTS_OID, der + facts), critical=False)
         return builder.sign(signer, hashes.SHA256())
@@ -314,9 +318,7 @@ class FakeService:
             )
         else:
             endorsement = endorse_by_inventory(request.ek_public, known=EkHash.of(request.ek_public))
-        challenge = _Challenge(
-            endorsement, vet_ak(request.ak_public), os.urandom(32), os.urandom(32), os.urandom(16)
-        )
+        challenge = _Challenge(endorsement, vet_ak(request.ak_public), os.urandom(32), os.urandom(32), os.urandom(16))
         made = make_credential(endorsement, challenge.ak, secret=challenge.secret, entropy=os.urandom)
         sealed = os.urandom(100)
         self._challenges[sealed] = challenge
@@ -373,9 +375,7 @@ class FakeService:
         return self.answers[body]
 
     def _wait(self) -> Answer:
-        return Answer(
-            202, WaitAnswer(self.state, self.retry_after).to_bytes(), {"Retry-After": str(self.retry_after)}
-        )
+        return Answer(202, WaitAnswer(self.state, self.retry_after).to_bytes(), {"Retry-After": str(self.retry_after)})
 
     def _credential(self, key: ec.EllipticCurvePublicKey) -> Answer:
         now = self.now()

@@ -1,7 +1,8 @@
 """A disk that loses power at the n-th system call, and forgets what was not synced.
 
 What a file system may do with unsynced data is modelled at its extremes: contents written without fsync are lost or
-kept, and entries made without an fsync of their folder are lost or kept, in every combination.
+kept; entries made without an fsync of their folder are all kept, all lost, or one rename alone is lost while later
+ones are kept (nothing but fsync orders two changes of a folder).
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +24,29 @@ class PowerCut(BaseException):
     """Nothing after this happens: each further call on the disk raises it again."""
 
 
-class Disk:
-    """Counts the calls below `root` and cuts the power before or after the one numbered `at`."""
+@dataclass
+class _Change:
+    """One change of a folder's entries that no fsync of the folder has made lasting yet."""
 
-    def __init__(self, root: Path, *, at: int | None, after: bool) -> None:
-        self.root, self.at, self.after = str(root), at, after
+    kind: str
+    path: str
+    source: str = ""  # where a rename came from
+    former: tuple[str, Any] | None = (
+        None  # what the path held before: ("link", target), ("file", data), ("folder", None)
+    )
+
+
+class Disk:
+    """Counts the calls below `root` and cuts the power when the one numbered `at` is due."""
+
+    def __init__(self, root: Path, *, at: int) -> None:
+        self.root, self.at = str(root), at
         self.calls: list[str] = []
         self.dead = False
         self._real = {name: getattr(os, name) for name in _CALLS}
         self._paths: dict[int, str] = {}
         self._unsynced: set[str] = set()  # files whose contents are not safe
-        self._undo: list[tuple[str, Callable[[], None]]] = []  # folder -> how to forget one entry's change
+        self._changes: list[_Change] = []
 
     @contextmanager
     def mounted(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -45,10 +59,8 @@ class Disk:
         real = self._real[name]
 
         def call(*arguments: Any, **options: Any) -> Any:
-            first = arguments[0]
+            first = arguments[1] if name in ("symlink", "rename") else arguments[0]
             path = self._paths.get(first) if isinstance(first, int) else os.fspath(first)
-            if name in ("symlink", "rename"):
-                path = os.fspath(arguments[1])
             if path is None or not path.startswith(self.root) or path.endswith("/lock"):
                 return real(*arguments, **options)
             if self.dead:
@@ -56,74 +68,82 @@ class Disk:
                     return real(*arguments)
                 raise PowerCut
             self.calls.append(f"{name} {path.removeprefix(self.root)}")
-            mine = self.at == len(self.calls) - 1
-            if mine and not self.after:
+            if self.at == len(self.calls) - 1:
                 self.dead = True
                 raise PowerCut
-            result = self._noted(name, path, arguments, options)
-            if mine:
-                self.dead = True
-                if name == "open":
-                    self._real["close"](result)
-                raise PowerCut
-            return result
+            return self._noted(name, path, arguments, options)
 
         return call
 
     def _noted(self, name: str, path: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        folder, real = str(Path(path).parent), self._real
-        kept = self._keep(path)
-        result = real[name](*arguments, **options)
+        former = _held(path)
+        result = None if name == "fsync" else self._real[name](*arguments, **options)  # the machine's own disk may nap
         if name == "open":
             self._paths[result] = path
-            if arguments[1] & os.O_CREAT and kept is None:
-                self._undo.append((folder, lambda: real["unlink"](path)))
+            if arguments[1] & os.O_CREAT and former is None:
+                self._changes.append(_Change("create", path))
         elif name == "write":
             self._unsynced.add(path)
         elif name == "fsync":
             self._unsynced.discard(path)
-            self._undo = [(where, undo) for where, undo in self._undo if where != path]
+            self._changes = [change for change in self._changes if str(Path(change.path).parent) != path]
         elif name == "close":
             del self._paths[arguments[0]]
-        elif name == "mkdir":
-            self._undo.append((folder, lambda: shutil.rmtree(path)))
-        elif name == "symlink":
-            self._undo.append((folder, lambda: real["unlink"](path)))
         elif name == "rename":
-            source = os.fspath(arguments[0])
-            self._unsynced = {path if one == source else one for one in self._unsynced}
-
-            def back() -> None:
-                real["rename"](path, source)
-                if kept is not None:
-                    kept()
-
-            self._undo.append((folder, back))
-        elif name in ("unlink", "rmdir") and kept is not None:
-            self._undo.append((folder, kept))
+            self._moved(os.fspath(arguments[0]), path)
+            self._changes.append(_Change(name, path, os.fspath(arguments[0]), former))
+        else:
+            self._changes.append(_Change(name, path, former=former))
         return result
 
-    def _keep(self, path: str) -> Callable[[], None] | None:
-        """How to bring back what is at this path now."""
-        if os.path.islink(path):
-            target = os.readlink(path)
-            return lambda: self._real["symlink"](target, path)
-        if os.path.isfile(path):
-            data = Path(path).read_bytes()
-            return lambda: Path(path).write_bytes(data) and None
-        if os.path.isdir(path):
-            return lambda: self._real["mkdir"](path)
-        return None
+    def _moved(self, source: str, target: str) -> None:
+        """A folder takes what is in it along."""
 
-    def forget(self, *, contents: bool, entries: bool) -> None:
-        """What is left after the power came back."""
-        if contents:
-            for path in self._unsynced:
-                if os.path.isfile(path):
-                    Path(path).write_bytes(b"")
-        if entries:
-            for _, undo in reversed(self._undo):
-                try:
-                    undo()
-                except FileNotFoundError:
-                    pass  # inside a folder that is forgotten itself
+        def now(path: str) -> str:
+            return target + path.removeprefix(source) if path.startswith(source + "/") else path
+
+        self._unsynced = {target if path == source else now(path) for path in self._unsynced}
+        for change in self._changes:
+            change.path, change.source = now(change.path), now(change.source)
+
+    @property
+    def renames(self) -> int:
+        """How many renames a power cut could undo now."""
+        return sum(1 for change in self._changes if change.kind == "rename")
+
+    def forget(self, *, contents: bool, entries: bool | int) -> None:
+        """What is left after the power came back. `entries`: all changes are lost, none, or the n-th rename alone."""
+        for path in self._unsynced if contents else ():
+            if Path(path).is_file():
+                Path(path).write_bytes(b"")
+        if entries is True:
+            for change in reversed(self._changes):
+                self._undo(change)
+        elif entries is not False:
+            self._undo([change for change in self._changes if change.kind == "rename"][entries])
+
+    def _undo(self, change: _Change) -> None:
+        with suppress(FileNotFoundError):  # inside a folder that is forgotten itself
+            if change.kind in ("create", "symlink"):
+                Path(change.path).unlink()
+            elif change.kind == "mkdir":
+                shutil.rmtree(change.path)
+            elif change.kind == "rename":
+                Path(change.path).rename(change.source)
+            if change.former is not None:
+                kind, value = change.former
+                if kind == "link":
+                    Path(change.path).symlink_to(value)
+                elif kind == "file":
+                    Path(change.path).write_bytes(value)
+                else:
+                    Path(change.path).mkdir(mode=0o700)
+
+
+def _held(path: str) -> tuple[str, Any] | None:
+    found = Path(path)
+    if found.is_symlink():
+        return "link", str(found.readlink())
+    if found.is_file():
+        return "file", found.read_bytes()
+    return ("folder", None) if found.is_dir() else None

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-
 from attestd.protocol.messages import WaitAnswer
 from attestd.tpm.chain import TrustAnchors
-from attestd_agent.agent import NotEnrolled
 from attestd_agent.records import Enrolled
 from tests.software_tpm import SoftwareTpm
 from tests.unit.attestd_agent.conftest import MakeAgent

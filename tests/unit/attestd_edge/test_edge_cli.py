@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
 import subprocess
 import sys
@@ -146,7 +145,9 @@ class TestCheck:
         assert not finding["ok"]
         assert "ConnectError" in finding["detail"]
 
-    @pytest.mark.parametrize("arguments", [["check", "--config", "/nowhere.toml"], ["serve", "--config", "/nowhere.toml"]])
+    @pytest.mark.parametrize(
+        "arguments", [["check", "--config", "/nowhere.toml"], ["serve", "--config", "/nowhere.toml"]]
+    )
     def test_a_configuration_that_is_not_there(self, arguments):
         result = runner.invoke(app, arguments)
         assert result.exit_code == 3
@@ -186,7 +187,7 @@ class TestInit:
         for wrong in ("http://x.example.org", "nonsense"):
             arguments = ["--server", wrong, "--trust-domain", "example.org", "--site", "munich"]
             assert runner.invoke(app, ["init", str(tmp_path), *arguments]).exit_code in (1, 3)
-        assert os.listdir(tmp_path) == []
+        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", [[], ["serve"], ["check"], ["init"]])

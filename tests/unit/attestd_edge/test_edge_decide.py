@@ -19,7 +19,6 @@ from attestd.credentials.dpop import (
 )
 from attestd.credentials.facts import Facts
 from attestd.credentials.identity import CredentialRevoked, DeviceRevoked, DeviceSuspended, NotADevice, StatusUnknown
-from attestd.credentials.jwk import jwk_thumbprint
 from attestd.credentials.tokens import (
     BoundElsewhere,
     TokenAudienceWrong,

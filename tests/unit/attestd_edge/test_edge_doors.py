@@ -10,17 +10,17 @@ from io import BytesIO
 from urllib.parse import quote
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from attestd.credentials.identity import VerifiedIdentity
-from attestd_edge import asgi, edge as edge_module, wsgi
+from attestd_edge import asgi, wsgi
+from attestd_edge import edge as edge_module
 from attestd_edge.edge import ConnectionAged, Edge
 from attestd_edge.hop import CertificateSource, HopUnauthenticated, UnixSocketHop
 from attestd_edge.settings import SettingsInvalid
 from tests import authority as a
 from tests.authority import NOW
-
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
 LEAF = a.leaf()
 
@@ -95,7 +95,10 @@ class AsgiClient:
             "scheme": "https",
             "path": path,
             "query_string": b"",
-            "headers": [(b"host", b"shop.example.org"), *((n.lower().encode(), v.encode("latin-1")) for n, v in headers)],
+            "headers": [
+                (b"host", b"shop.example.org"),
+                *((n.lower().encode(), v.encode("latin-1")) for n, v in headers),
+            ],
             "client": None if over_unix else ("192.0.2.7", 1234),
             "server": ("/run/app.sock", None) if over_unix else ("192.0.2.1", 443),
         }
@@ -105,9 +108,7 @@ class AsgiClient:
 
         async def send(message):
             if message["type"] == "http.response.start":
-                answer.update(
-                    status=message["status"], headers={k.decode(): v.decode() for k, v in message["headers"]}
-                )
+                answer.update(status=message["status"], headers={k.decode(): v.decode() for k, v in message["headers"]})
             else:
                 answer["body"] += message["body"]
 
@@ -155,8 +156,8 @@ class TestGoingThrough:
         assert "dpop-nonce" not in client.get(chain=(LEAF,))["headers"]
 
     def test_reserved_headers_never_come_to_the_application(self, client):
-        smuggled = [("Attestd-Identity", "spiffe://example.org/cloud/x/admin"), ("X-Client-Cert", "x"),
-                    ("Client-Cert", "x"), ("Client-Cert-Chain", "x"), ("Attestd_Site", "x"), ("X-Other", "y")]  # fmt: skip
+        names = ("Attestd-Identity", "X-Client-Cert", "Client-Cert", "Client-Cert-Chain", "Attestd_Site", "X-Other")
+        smuggled = [(name, "x") for name in names]
         assert client.get(*smuggled, chain=(LEAF,))["status"] == 200
         seen = client.seen[0]
         names = [key for key in seen if key.startswith("HTTP_")] or [name.decode() for name, _ in seen["headers"]]
@@ -164,7 +165,10 @@ class TestGoingThrough:
         assert plain == {"host", "x-other"}
 
     def test_the_paths_that_policy_and_application_see_are_one(self, client):
-        assert client.get(path="/caf\xc3\xa9" if isinstance(client, WsgiClient) else "/café", chain=(LEAF,))["status"] == 200
+        assert (
+            client.get(path="/caf\xc3\xa9" if isinstance(client, WsgiClient) else "/café", chain=(LEAF,))["status"]
+            == 200
+        )
         for path in ("/a/../orders", "//orders", "/a;x", "/a%2fb"):
             assert client.get(path=path, chain=(LEAF,))["status"] == 403
 
@@ -343,7 +347,9 @@ class TestAge:
                 self.closed = True
 
         body = Body([b"x"])
-        app = wsgi.EdgeMiddleware(lambda _e, _s: body, edge, "field-to-munich", certificate_source=CertificateSource.TLS)
+        app = wsgi.EdgeMiddleware(
+            lambda _e, _s: body, edge, "field-to-munich", certificate_source=CertificateSource.TLS
+        )
         app(_environ(), lambda *_: None).close()
         assert body.closed
 

@@ -134,7 +134,9 @@ class TestAnswers:
 
     def test_labels_are_the_boundarys(self, ask, store, bundle):
         policy = 'permit (principal, action == Action::"cross", resource) when { context.labels.hasTag("class") && '
-        store.adopt(a.signed_bundle(bundle(version=6, policy=policy + 'context.labels.getTag("class") == "telemetry" };')))
+        store.adopt(
+            a.signed_bundle(bundle(version=6, policy=policy + 'context.labels.getTag("class") == "telemetry" };'))
+        )
         assert ask(*ASKED)["status"] == 200
         store.adopt(a.signed_bundle(bundle(version=7, policy=policy + 'context.labels.getTag("class") == "other" };')))
         assert ask(*ASKED)["status"] == 403

@@ -106,7 +106,14 @@ class TestWhoseWordCounts:
             presented(door, *headers)
 
     def test_reserved_names(self):
-        for name in ("Client-Cert", "client_cert", "X-CLIENT-CERT", "Client-Cert-Chain", "Attestd-Identity", "ATTESTD_X"):
+        for name in (
+            "Client-Cert",
+            "client_cert",
+            "X-CLIENT-CERT",
+            "Client-Cert-Chain",
+            "Attestd-Identity",
+            "ATTESTD_X",
+        ):
             assert is_reserved(name)
         for name in ("Client-Certificate", "X-Attestd", "Authorization"):
             assert not is_reserved(name)

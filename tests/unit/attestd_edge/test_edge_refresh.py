@@ -44,9 +44,7 @@ def proxy_chain(**lies) -> list[bytes]:
 
 
 def pem(chain) -> bytes:
-    return b"".join(
-        x509.load_der_x509_certificate(der).public_bytes(serialization.Encoding.PEM) for der in chain
-    )
+    return b"".join(x509.load_der_x509_certificate(der).public_bytes(serialization.Encoding.PEM) for der in chain)
 
 
 class Chunks(httpx.SyncByteStream):
@@ -63,9 +61,9 @@ class Chunks(httpx.SyncByteStream):
 class FakeService:
     """The service's two doors, checking every signature; `status` and `headers` make it misbehave."""
 
-    def __init__(self) -> None:
-        self.jws = ""
-        self.etag = '"2.5"'
+    def __init__(self, make_bundle) -> None:
+        self._make_bundle = make_bundle
+        self.publish(version=5)
         self.renewal = {"v": 1, "chain": "", "renew_after": 1, "expires_in": 2}
         self.asked: list[str] = []
         self.nonces: set[str] = set()
@@ -74,6 +72,10 @@ class FakeService:
         self.body = b""
         self.down = False
         self.key = SoftwareKey(PROXY_KEY)
+
+    def publish(self, *, version: int, **lies) -> None:
+        self.jws = a.signed_bundle(self._make_bundle(version=version, **lies))
+        self.etag = f'"2.{version}"'
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         if self.down:
@@ -108,9 +110,7 @@ class FakeService:
 
 @pytest.fixture
 def fake(bundle):
-    made = FakeService()
-    made.jws = a.signed_bundle(bundle())
-    return made
+    return FakeService(bundle)
 
 
 @pytest.fixture
@@ -237,12 +237,12 @@ class TestRounds:
         assert store.view().bundle.version == 5
         assert refresher.connection == "connected"
 
-    def test_the_next_round_asks_with_its_etag(self, refresher, fake, store, bundle):
+    def test_the_next_round_asks_with_its_etag(self, refresher, fake, store):
         refresher.tick()
         fake.jws = "must not be sent"
         refresher.tick()
         assert store.view().bundle.version == 5
-        fake.jws, fake.etag = a.signed_bundle(bundle(version=6)), '"2.6"'
+        fake.publish(version=6)
         refresher.tick()
         assert store.view().bundle.version == 6
 
@@ -270,9 +270,9 @@ class TestRounds:
         fake.status, fake.headers = 429, {"Retry-After": "40"}
         assert refresher.tick() == pytest.approx(40.0)
 
-    def test_a_bundle_that_is_refused_leaves_the_old_one(self, refresher, fake, store, bundle, caplog):
+    def test_a_bundle_that_is_refused_leaves_the_old_one(self, refresher, fake, store, caplog):
         refresher.tick()
-        fake.jws, fake.etag = a.signed_bundle(bundle(version=4)), '"2.4"'
+        fake.publish(version=4)
         refresher.tick()
         assert refresher.connection == "cut off"
         assert BundleRolledBack.slug() in caplog.text
@@ -298,9 +298,7 @@ class TestRounds:
             refresher.tick()
         assert [r.getMessage() for r in caplog.records].count("connected") == 1
 
-    def test_staleness_is_logged_when_it_begins_and_ends_and_kept_at_once(
-        self, refresher, fake, store, bundle, watch, caplog
-    ):
+    def test_staleness_is_logged_when_it_begins_and_ends_and_kept_at_once(self, refresher, fake, store, watch, caplog):
         refresher.tick()
         fake.down = True
         watch.pass_(3600)
@@ -310,13 +308,12 @@ class TestRounds:
             assert caplog.text.count("stale since") == 1
             assert store.floor.time == watch.wall
             fake.down = False
-            fake.jws = a.signed_bundle(bundle(version=6, issued_at=int(watch.wall.timestamp())))
-            fake.etag = '"2.6"'
+            fake.publish(version=6, issued_at=int(watch.wall.timestamp()))
             refresher.tick()
         assert "fresh again" in caplog.text
 
-    def test_beside_another_process_it_reads_along(self, refresher, fake, store, bundle, tmp_path, watch):
-        other = BundleStore(tmp_path, roots=[a.ROOT.der], trust_domain=a.TRUST_DOMAIN, clock=watch.clock())
+    def test_beside_another_process_it_reads_along(self, refresher, fake, store, bundle, watch):
+        other = BundleStore(store.folder, roots=[a.ROOT.der], trust_domain=a.TRUST_DOMAIN, clock=watch.clock())
         assert other.own()
         refresher.tick()
         assert refresher.connection == "reading along"
@@ -325,7 +322,7 @@ class TestRounds:
         refresher.tick()
         assert store.view().bundle.version == 8
         other.disown()
-        fake.jws = a.signed_bundle(bundle(version=9))
+        fake.publish(version=9)
         refresher.tick()
         assert refresher.connection == "connected"
         assert store.view().bundle.version == 9

@@ -17,7 +17,8 @@ from attestd.credentials.bundle import (
 from attestd.credentials.certificates import CertificateRefused
 from attestd.credentials.jws import SignatureWrong
 from attestd.ids import TrustDomain
-from attestd_edge import files, store as store_module
+from attestd_edge import files
+from attestd_edge import store as store_module
 from attestd_edge.decide import BundleUnusable, check_fresh
 from attestd_edge.files import FileUnwritable
 from attestd_edge.store import BUNDLE_FILE, FLOOR_FILE, BundleStore, Floor, FloorUnreadable, NoBundle
@@ -187,7 +188,7 @@ class TestOnDisk:
         with pytest.raises(FileUnwritable):
             files.replace_file(path, b"new", mode=0o600)
         assert path.read_bytes() == b"old"
-        assert os.listdir(tmp_path) == ["file"]
+        assert [found.name for found in tmp_path.iterdir()] == ["file"]
 
 
 class TestTime:

@@ -133,6 +133,14 @@ def test_damaged_signatures(damage: Any) -> None:
         verify_es256(KEY, signature=damage(signature), message=b"message")
 
 
+def test_a_signature_s_zeros_can_t_be_left_out() -> None:
+    """Read as numbers, 63 octets may say the same as 64: a second spelling of one signature."""
+    signature = next(s for _ in range(10_000) if (s := es256(LEAF_KEY)(b"message"))[32] == 0)
+    verify_es256(KEY, signature=signature, message=b"message")
+    with pytest.raises(SignatureWrong):
+        verify_es256(KEY, signature=signature[:32] + signature[33:], message=b"message")
+
+
 def test_a_key_on_another_curve_verifies_nothing() -> None:
     other = ec.derive_private_key(5, ec.SECP384R1()).public_key()
     with pytest.raises(SignatureWrong, match="ES256"):

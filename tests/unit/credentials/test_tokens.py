@@ -340,9 +340,15 @@ def test_a_token_is_no_bearer_token() -> None:
 
 def test_another_device_s_certificate() -> None:
     presented = certificate()
-    other = certificate(a.leaf(serial=99))
     bind_to_certificate(verify(bound_to(presented)), presented)
     with pytest.raises(BoundElsewhere):
+        bind_to_certificate(verify(bound_to(presented)), certificate(a.leaf(serial=99)))
+
+
+def test_another_certificate_with_the_same_names() -> None:
+    presented, other = certificate(), certificate(a.leaf(not_after=NOW + 2 * HOUR))
+    assert (other.serial, other.spiffe_id) == (presented.serial, presented.spiffe_id)
+    with pytest.raises(BoundElsewhere, match="another certificate"):
         bind_to_certificate(verify(bound_to(presented)), other)
 
 

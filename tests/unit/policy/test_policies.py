@@ -90,6 +90,13 @@ class TestRefusals:
         assert "nested too deeply at line 1" in refusal(f"{HEAD} when {{ {opening * 20000}1{closing * 20000} == 1 }};")
         PolicySet.parse(f"{HEAD} when {{ {'(' * 31}true{')' * 31} }};", 1)
 
+    @pytest.mark.parametrize("least", [" && true" * 101, " == true" * 101, ".a" * 101])
+    def test_chains_are_refused_before_the_engine_sees_them(self, least):
+        assert "nested too deeply at line 1" in refusal(f"{HEAD} when {{ true{least} }};")
+
+    def test_brackets_are_refused_before_the_engine_sees_them(self):
+        assert "nested too deeply at line 1" in refusal(f"{HEAD} when {{ {'(' * 32}true{')' * 32} }};")
+
     @pytest.mark.parametrize(
         "deep",
         ["if true then " * 9999 + "true" + " else true" * 9999, "principal" + ".a" * 9999, "1" + "+1" * 9999,

@@ -90,6 +90,13 @@ def test_an_empty_list_of_purposes_is_never_any_purpose() -> None:
         pytest.param(ca.Extension("2.5.29.19", b"\x30\x03\x01\x01"), id="cut basicConstraints"),
         pytest.param(ca.Extension("2.5.29.19", ca.seq() + b"\0"), id="octets after basicConstraints"),
         pytest.param(ca.Extension("2.5.29.19", ca.integer(1)), id="basicConstraints of another type"),
+        pytest.param(
+            ca.Extension("2.5.29.19", ca.seq(ca.boolean(True), ca.integer(0), ca.integer(1))), id="a third constraint"
+        ),
+        pytest.param(
+            ca.Extension("2.5.29.35", ca.seq(ca.der(0x80, b"key"), ca.integer(1), ca.integer(1), ca.integer(1))),
+            id="a fourth part of authorityKeyIdentifier",
+        ),
         pytest.param(ca.Extension("2.5.29.15", ca.seq()), id="keyUsage of another type"),
         pytest.param(ca.Extension("2.5.29.37", ca.integer(1)), id="extKeyUsage of another type"),
         pytest.param(ca.Extension("2.5.29.14", ca.integer(1)), id="subjectKeyIdentifier of another type"),

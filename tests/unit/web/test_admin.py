@@ -103,6 +103,9 @@ def test_approving_twice(world: World) -> None:
         ({"tier": "device", "site": "shop-1", "reason": None}, "malformed-json"),
         ({"tier": "device", "site": "shop-1", "ek_hash": "00" * 32}, "malformed-json"),
         ({"tier": "device", "site": "shop-1", "expected_version": "1"}, "malformed-json"),
+        ({"tier": "device", "site": "shop-1", "expected_version": True}, "malformed-json"),
+        ({"tier": "device", "site": "shop-1", "expected_version": 0}, "malformed-json"),
+        ({"tier": "device", "site": "shop-1", "expected_version": 1 << 63}, "malformed-json"),
         ({"tier": "device", "site": "shop-1", "v": 2}, "unsupported-version"),
     ],
 )
@@ -150,7 +153,7 @@ def test_an_operator_acts_on_what_was_seen(world: World, verb: str) -> None:
         "replace": {"ek_hash": EkHash.of(b"new").hex()},
     }.get(verb, {})
     seen = world.row(device).state_version
-    for stale in (seen - 1, seen + 1):
+    for stale in (seen + 1, seen + 2):
         answer = act(world, device, verb, expected_version=stale, **more)
         assert (answer.status_code, problem(answer)) == (409, "state-changed")
     assert world.row(device).state_version == seen

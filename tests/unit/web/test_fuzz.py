@@ -55,7 +55,13 @@ def check(answer: TestResponse) -> None:
 # ---- Spoiling ---------------------------------------------------------------------------------------------------
 
 scalars = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=40), st.binary(max_size=40).map(b64encode)
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.sampled_from([1 << 53, 1 << 63, -(1 << 63) - 1, 10**400]),
+    st.floats(),
+    st.text(max_size=40),
+    st.binary(max_size=40).map(b64encode),
 )
 anything = st.recursive(
     scalars,

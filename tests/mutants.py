@@ -1,0 +1,219 @@
+"""Takes the checks out of every module that decides something, one by one, and shows that a test notices:
+
+    python tests/mutants.py                       # all of them; `make mutants`
+    python tests/mutants.py attestd/tpm           # the modules whose path starts so
+
+What a check is, `take_out_checks` says. `COVERED_BY` names for each module the smallest set of tests that should notice,
+the nearest first, so that most runs end early. Two processes work in copies of the tree; each run of the tests is a fork
+of a process that has imported what never changes. The last lines are the result: how many checks, how many noticed, and
+which can go without a failure. One that may go is in `EXCUSED`, with the reason; an excuse that excuses nothing fails
+too.
+"""
+
+# ruff: noqa: T201
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.take_out_checks import VECTORS, Check, copy_tree, find_checks
+
+_PROCESSES: Final = 2
+_LIMIT: Final = 300  # seconds for one run of the tests
+_UNIT: Final = "tests/unit"
+_ISSUING: Final = (f"{_UNIT}/issuance", f"{_UNIT}/web/test_devices.py", "tests/attacks")
+
+COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
+    # Who vouches for a TPM.
+    "attestd/tpm/der.py": (f"{_UNIT}/tpm/test_der.py", f"{_UNIT}/tpm/test_ekcert.py"),
+    "attestd/tpm/claims.py": (f"{_UNIT}/tpm/test_claims.py", f"{_UNIT}/tpm/test_ekcert.py"),
+    "attestd/tpm/ekcert.py": (f"{_UNIT}/tpm/test_ekcert.py", "tests/vectors/test_shared_endorsements.py"),
+    "attestd/tpm/chain.py": (f"{_UNIT}/tpm/test_chain.py", f"{_UNIT}/tpm/test_endorsement.py"),
+    "attestd/tpm/vouching.py": (f"{_UNIT}/tpm/test_vouching.py", f"{_UNIT}/tpm/test_chain.py"),
+    "attestd/tpm/endorsement.py": (f"{_UNIT}/tpm/test_endorsement.py", "tests/vectors/test_shared_endorsements.py"),
+    "attestd/tpm/ektemplates.py": (f"{_UNIT}/tpm/test_ektemplates.py", f"{_UNIT}/tpm/test_endorsement.py"),
+    "attestd/tpm/makers.py": (f"{_UNIT}/tpm/test_makers.py",),
+    # What a TPM says.
+    "attestd/tpm/wire.py": (f"{_UNIT}/tpm/test_wire.py",),
+    "attestd/tpm/objects.py": (f"{_UNIT}/tpm/test_objects.py",),
+    "attestd/tpm/activation.py": (f"{_UNIT}/tpm/test_activation.py",),
+    "attestd/tpm/makecred.py": (f"{_UNIT}/tpm/test_makecred.py",),
+    "attestd/tpm/statements.py": (f"{_UNIT}/tpm/test_statements.py", f"{_UNIT}/tpm/test_attest.py"),
+    "attestd/tpm/attest.py": (f"{_UNIT}/tpm/test_attest.py", "tests/vectors/test_shared_quotes.py"),
+    "attestd/appraisal/results.py": (f"{_UNIT}/appraisal",),
+    # What travels.
+    "attestd/protocol/encoding.py": (f"{_UNIT}/protocol/test_encoding.py",),
+    "attestd/protocol/messages.py": (f"{_UNIT}/protocol/test_messages.py",),
+    "attestd/protocol/signed.py": (f"{_UNIT}/protocol/test_signed.py",),
+    # Credentials.
+    "attestd/credentials/bundle.py": (f"{_UNIT}/credentials/test_bundle.py",),
+    "attestd/credentials/certificates.py": (f"{_UNIT}/credentials/test_x509.py", f"{_UNIT}/credentials/test_bundle.py"),
+    "attestd/credentials/dpop.py": (f"{_UNIT}/credentials/test_dpop.py",),
+    "attestd/credentials/facts.py": (f"{_UNIT}/credentials/test_facts.py",),
+    "attestd/credentials/identity.py": (f"{_UNIT}/credentials/test_identity.py",),
+    "attestd/credentials/jwk.py": (f"{_UNIT}/credentials/test_jwk.py",),
+    "attestd/credentials/jws.py": (f"{_UNIT}/credentials/test_jws.py", f"{_UNIT}/credentials/test_tokens.py"),
+    "attestd/credentials/requests.py": (f"{_UNIT}/credentials/test_requests.py",),
+    "attestd/credentials/status.py": (f"{_UNIT}/credentials/test_status.py",),
+    "attestd/credentials/tokens.py": (f"{_UNIT}/credentials/test_tokens.py",),
+    "attestd/credentials/x509.py": (f"{_UNIT}/credentials/test_x509.py",),
+    # The service.
+    "attestd/issuance/challenges.py": _ISSUING,
+    "attestd/issuance/enrollment.py": _ISSUING,
+    "attestd/issuance/lifecycle.py": (f"{_UNIT}/issuance/test_lifecycle.py", *_ISSUING[1:]),
+    "attestd/issuance/records.py": _ISSUING,
+    "attestd/issuance/trust.py": _ISSUING,
+    "attestd/callers.py": (f"{_UNIT}/test_callers.py", f"{_UNIT}/web/test_access.py"),
+    "attestd/operations.py": (f"{_UNIT}/web/test_admin_settings.py", f"{_UNIT}/web/test_admin.py"),
+    "attestd/web/access.py": (f"{_UNIT}/web/test_access.py",),
+    "attestd/web/bodies.py": (f"{_UNIT}/web/test_bodies.py",),
+    "attestd/web/devices.py": (f"{_UNIT}/web/test_devices.py",),
+    # The edge.
+    "clients/attestd_edge/decide.py": (f"{_UNIT}/attestd_edge/test_edge_decide.py", "tests/attacks/test_edge.py"),
+    "clients/attestd_edge/hop.py": (f"{_UNIT}/attestd_edge/test_edge_hop.py",),
+    "clients/attestd_edge/store.py": (f"{_UNIT}/attestd_edge/test_edge_store.py",),
+    "clients/attestd_edge/identity.py": (
+        f"{_UNIT}/attestd_edge/test_edge_hop.py",
+        f"{_UNIT}/attestd_edge/test_edge_decide.py",
+        f"{_UNIT}/attestd_edge/test_edge_doors.py",
+    ),
+}
+
+# (module, the check as it is printed) -> why it may go without a failure.
+EXCUSED: Final[Mapping[tuple[str, str], str]] = {}
+
+_PRELOADED: Final = (
+    "pytest",
+    "_pytest.assertion.rewrite",
+    "pytest_timeout",
+    "hypothesis",
+    "asn1crypto.x509",
+    "cryptography.hazmat.primitives.asymmetric.ec",
+    "cryptography.x509.verification",
+    "jwt",
+    "flask",
+    "sqlmodel",
+    "alembic.command",
+    "cedarpy",
+    "limits",
+    "httpx",
+    "prometheus_client",
+)
+_tree = Path()
+
+
+def _settle(folder: str) -> None:
+    """A worker's beginning: a copy of the tree of its own, and the imports that no check is in."""
+    global _tree  # noqa: PLW0603 - one for a process
+    _tree = Path(tempfile.mkdtemp(dir=folder))
+    copy_tree(_tree)
+    for name in _PRELOADED:
+        with suppress(ImportError):
+            importlib.import_module(name)
+
+
+def _fails(tests: Sequence[str]) -> bool:
+    """Whether these tests fail in this worker's tree."""
+    child = os.fork()
+    if child == 0:
+        _run(tests)  # does not return
+    ends = time.monotonic() + _LIMIT
+    while time.monotonic() < ends:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status) != 0
+        time.sleep(0.05)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    return True
+
+
+def _run(tests: Sequence[str]) -> None:
+    """The forked child: pytest over the copy, silent."""
+    code = 3
+    try:
+        silent = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(silent, stream)
+        os.chdir(_tree)
+        os.environ.update(VECTORS)
+        sys.dont_write_bytecode = True
+        # Everything of this project comes from the copy.
+        sys.path[:] = [str(_tree), str(_tree / "clients"), *sys.path]
+        for name in [name for name in sys.modules if name.split(".")[0] in ("tests", "attestd")]:
+            del sys.modules[name]
+        import pytest
+
+        present = [name for name in tests if (_tree / name).exists()]
+        code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *present]))
+    finally:
+        os._exit(code)
+
+
+def _judge(module: str, check: Check | None) -> tuple[str, Check | None, bool]:
+    """Whether the tests notice that the check is gone; without one, whether they fail by themselves."""
+    path = _tree / module
+    source = path.read_text()
+    if check is None:
+        return module, None, _fails(COVERED_BY[module])
+    try:
+        path.write_text(check.taken_out_of(source))
+        return module, check, _fails(COVERED_BY[module])
+    finally:
+        path.write_text(source)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """0 if each check is noticed or excused."""
+    root = Path(__file__).resolve().parent.parent
+    modules = [name for name in COVERED_BY if not arguments or name.startswith(tuple(arguments))]
+    checks = [(name, check) for name in modules for check in find_checks((root / name).read_text())]
+    survivors: list[str] = []
+    excused = 0
+    spare = {key for key in EXCUSED if key[0] in modules}
+    with (
+        tempfile.TemporaryDirectory(prefix="attestd-mutants-") as folder,
+        ProcessPoolExecutor(
+            _PROCESSES, mp_context=multiprocessing.get_context("fork"), initializer=_settle, initargs=(folder,)
+        ) as workers,
+    ):
+        for begun in as_completed([workers.submit(_judge, name, None) for name in modules]):
+            name, _, failed = begun.result()
+            if failed:
+                print(f"{name}: the tests fail before anything is taken out.")
+                workers.shutdown(cancel_futures=True)
+                return 2
+        for number, begun in enumerate(as_completed([workers.submit(_judge, *item) for item in checks]), 1):
+            name, check, noticed = begun.result()
+            assert check is not None
+            excuse = (name, check.what)
+            if not noticed and excuse in EXCUSED:
+                spare.discard(excuse)
+                excused += 1
+            elif not noticed:
+                survivors.append(f"{name}:{check.line}: {check.what}")
+            word = "noticed" if noticed else "excused" if excuse in EXCUSED else "MISSED "
+            print(f"{number:4}/{len(checks)} {word} {name}:{check.line}: {check.what}", flush=True)
+    print(f"\n{len(modules)} modules, {len(checks)} checks: {len(checks) - excused - len(survivors)} noticed, ", end="")
+    print(f"{excused} excused, {len(survivors)} can go without a failure")
+    for line in sorted(survivors):
+        print(f"  {line}")
+    for name, what in sorted(spare):
+        print(f"  {name}: the excuse for `{what}` excuses nothing")
+    return 1 if survivors or spare else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
