@@ -2,11 +2,11 @@
 # Installs the Debian packages that attestd needs on Debian 12 or Ubuntu 24.04, and only those that are missing.
 #
 #   deploy/install-dependencies.sh runtime   what `make run` needs: a software TPM, libtss2 and what builds its binding
-#   deploy/install-dependencies.sh tests     also what the tests talk to: nginx, OpenSSL's tpm2 provider, tpm2-tools
+#   deploy/install-dependencies.sh tests     also what the tests talk to: nginx, OpenSSL's tpm2 provider, a resource manager
 set -eu
 
 runtime="swtpm swtpm-tools libtss2-dev libtss2-tcti-swtpm0 gcc pkg-config openssl"
-tests="tpm2-openssl tpm2-tools nginx-light curl"
+tests="tpm2-openssl tpm2-abrmd libtss2-tcti-tabrmd0 dbus tpm2-tools nginx-light curl"
 
 case "${1:-}" in
 runtime) wanted=$runtime ;;

@@ -108,7 +108,9 @@ def certificate(
     issuing_key = key if issuer is None else issuer.key
     issuing_name = name(subject) if issuer is None else issuer.certificate.subject
     public = public_key or key.public_key()
-    number = serial or int.from_bytes(hashlib.sha256(f"{subject}{key.private_numbers()}".encode()).digest()[:19], "big")
+    number = serial or int.from_bytes(
+        hashlib.sha256(f"{subject}{key.private_numbers().private_value}".encode()).digest()[:19], "big"
+    )
     builder = (
         x509.CertificateBuilder()
         .subject_name(name(subject))

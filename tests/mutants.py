@@ -182,19 +182,20 @@ def main(arguments: Sequence[str]) -> int:
     checks = [(name, check) for name in modules for check in find_checks((root / name).read_text())]
     survivors: list[str] = []
     excused = 0
-    spare = {key for key in EXCUSED if key[0] in modules}
+    spare = {key for key in EXCUSED if key[0] in modules}  # excuses that nothing has needed yet
     with (
         tempfile.TemporaryDirectory(prefix="attestd-mutants-") as folder,
         ProcessPoolExecutor(
             _PROCESSES, mp_context=multiprocessing.get_context("fork"), initializer=_settle, initargs=(folder,)
         ) as workers,
     ):
+        broken: set[str] = set()
         for begun in as_completed([workers.submit(_judge, name, None) for name in modules]):
             name, _, failed = begun.result()
             if failed:
-                print(f"{name}: the tests fail before anything is taken out.")
-                workers.shutdown(cancel_futures=True)
-                return 2
+                print(f"{name}: the tests fail before anything is taken out.", flush=True)
+                broken.add(name)
+        checks = [(name, check) for name, check in checks if name not in broken]
         for number, begun in enumerate(as_completed([workers.submit(_judge, *item) for item in checks]), 1):
             name, check, noticed = begun.result()
             assert check is not None
@@ -212,7 +213,9 @@ def main(arguments: Sequence[str]) -> int:
         print(f"  {line}")
     for name, what in sorted(spare):
         print(f"  {name}: the excuse for `{what}` excuses nothing")
-    return 1 if survivors or spare else 0
+    for name in sorted(broken):
+        print(f"  {name}: not judged, its tests fail by themselves")
+    return 1 if survivors or spare or broken else 0
 
 
 if __name__ == "__main__":

@@ -168,8 +168,15 @@ def renew_admin(instance: Instance, at: datetime) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     for name, data in (("admin.key", pem), ("admin.pem", chain.encode("ascii"))):
-        (folder / name).unlink(missing_ok=True)
-        write_secret(folder / name, data, entropy=os.urandom)
+        replace_secret(folder / name, data)
+
+
+def replace_secret(path: Path, data: bytes) -> None:
+    """Writes a file that only its owner reads, in place of one that may exist: a power cut leaves the old or the new."""
+    draft = path.with_name(f"{path.name}.new")
+    draft.unlink(missing_ok=True)
+    write_secret(draft, data, entropy=os.urandom)
+    draft.replace(path)
 
 
 _SETTINGS = """\

@@ -25,10 +25,9 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
 from attestd.ca.certificates import CertificateSpec, issue, nested_validity
-from attestd.ca.keyfiles import write_secret
 from attestd.ca.signer import load_key
 from attestd.cli.api import trusting
-from attestd.cli.instance import Instance, describe, now, open_instance
+from attestd.cli.instance import Instance, describe, now, open_instance, replace_secret
 from attestd.cli.output import emit, report
 from attestd.cli.worker import DIR_VARIABLE
 from attestd.errors import Unavailable
@@ -192,8 +191,7 @@ class _Supervisor:
         )
         self._tls.mkdir(mode=0o700, exist_ok=True)
         for path, data in ((key_file, pem), (chain_file, pem_chain(certificate, hierarchy).encode("ascii"))):
-            path.unlink(missing_ok=True)
-            write_secret(path, data, entropy=os.urandom)
+            replace_secret(path, data)
         return True
 
 

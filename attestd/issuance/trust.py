@@ -10,12 +10,14 @@ from attestd.errors import EvidenceRefused
 from attestd.ids import EkHash
 from attestd.registry import devices, trust
 from attestd.registry.engine import Registry
-from attestd.tpm.chain import NoTrustAnchors, TrustAnchors, UntrustedMaker
+from attestd.tpm.chain import TrustAnchors
 from attestd.tpm.endorsement import (
+    CertificateForAnotherKey,
     VerifiedEndorsement,
     endorse_by_inventory,
     verify_endorsement,
 )
+from attestd.tpm.vouching import BadCertificateSignature
 
 
 class NoEndorsement(EvidenceRefused):
@@ -49,13 +51,16 @@ class Trust:
     def endorse(self, ek_public: bytes, certificates: Sequence[bytes], *, now: datetime) -> VerifiedEndorsement:
         """A maker's certificate chain, or else the inventory's own word for this EK.
 
-        The inventory helps where there is no certificate, or none from a maker trusted here. A certificate that is
-        wrong in any other way is refused whatever the inventory says.
+        The inventory helps where there is no certificate or one that proves nothing: from a maker not trusted here,
+        expired, of an odd shape. A certificate that is a lie (for another key, or with a forged signature) is refused
+        whatever the inventory says.
         """
         if certificates:
             try:
                 return verify_endorsement(ek_public, certificates, anchors=self._current(), now=now)
-            except (UntrustedMaker, NoTrustAnchors):
+            except (CertificateForAnotherKey, BadCertificateSignature):
+                raise
+            except EvidenceRefused:
                 if (listed := self._listed(ek_public)) is not None:
                     return listed
                 raise

@@ -100,6 +100,8 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def _bound_depth(data: bytes, name: str) -> None:
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:  # most messages
+        return
     depth = 0
     for token in _TOKENS.finditer(data):
         if token[0] in (b"[", b"{"):

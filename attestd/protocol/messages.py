@@ -20,7 +20,7 @@ MAX_ATTEST = 2048
 MAX_SIGNATURE = 1100
 MAX_CERTIFICATE = 8 * 1024
 MAX_CERTIFICATES = 8
-MAX_SEALED = 4096
+MAX_SEALED = 16 * 1024  # an endorsement certificate of MAX_CERTIFICATE octets, in base64url, and the rest
 MAX_LOG = 4 * 1024 * 1024
 
 # Bank name -> PCR index -> digest.
@@ -94,7 +94,7 @@ class BeginAnswer:
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        message = Members(read_object(data, limit=MAX_SMALL), "answer")
+        message = Members(read_object(data, limit=MAX_BEGIN), "answer")
         message.version()
         parsed = cls(
             id=message.octets("id", limit=16, least=16),

@@ -5,8 +5,8 @@ first, key identifiers to choose among namesakes, no certificate twice).
 
 A root is trusted because an operator put it into the trust store, and for nothing else: a self-signed certificate that
 comes with a request is a certificate without an issuer. Intermediates come from the store or with the request and are
-trusted for nothing; no URL in a certificate is followed. Revocation is not checked: TPM makers' revocation lists are
-fetched by nobody's TPM, and the inventory or an operator's approval decides about single chips.
+trusted for nothing; no URL in a certificate is followed. For the same reason makers' revocation lists are not read: a
+single chip is kept out by rejecting or retiring its device, a maker's CA by removing it from the store.
 
 The root's own dates, basic constraints, key usage and purposes bind it too, which section 6.1 leaves open.
 """

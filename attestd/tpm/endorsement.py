@@ -266,7 +266,7 @@ def _is_google_cas(path: VerifiedPath) -> bool:
     )
 
 
-# TPM attributes within the SAN's directoryName (EK Credential Profile, section 3.1.2: tcg-at-tpmManufacturer, …).
+# Within the SAN's directoryName: tcg-at-tpmManufacturer, tcg-at-tpmModel, tcg-at-tpmVersion.
 _MANUFACTURER, _MODEL, _VERSION = "2.23.133.2.1", "2.23.133.2.2", "2.23.133.2.3"
 _VENDOR_ID = re.compile(r"id:([0-9A-Fa-f]{8})", re.ASCII)
 _MOST_TEXT = 64  # characters of a model or version

@@ -187,8 +187,6 @@ class _Table:
     def each(self, name: str, parse: Callable[[str], Parsed]) -> list[Parsed]:
         """A list of texts as what they stand for; empty without the setting."""
         values = self._take(name, list) or []
-        if not all(isinstance(value, str) for value in values):
-            raise SettingsInvalid(f"{self.name(name)} is not a list of texts.")
         places = {f"{name}[{place}]": value for place, value in enumerate(values, 1)}
         return [_Table(places, self._where, self._base).parsed(place, parse) for place in places]
 

@@ -506,7 +506,8 @@ def on(path: str, answer: Answer | Callable[[_Handler], Answer | None]) -> Hook:
     return hook
 
 
-def write_root(service: FakeService, folder: Path) -> Path:
+def write_root(root: bytes, folder: Path) -> Path:
+    """A root certificate (DER) as the PEM file that --ca and OpenSSL take."""
     path = folder / "root.pem"
-    path.write_bytes(service.root_pem)
+    path.write_text(ssl.DER_cert_to_PEM_cert(root))
     return path

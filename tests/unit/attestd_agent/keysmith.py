@@ -61,3 +61,8 @@ def enrolled(facts: Record | None = None, *, begin: datetime = NOW) -> Enrolled:
     return Enrolled.of(
         ak=tpm_key(forge_key()), ck=tpm_key(ck), chain=chain_for(ck, begin=begin), record=facts or record()
     )
+
+
+def authority() -> Authority:
+    """The one whose certificates `chain_for` hands out."""
+    return _AUTHORITY

@@ -13,7 +13,7 @@ import pytest
 
 from attestd_agent.keys import TpmKey
 from attestd_agent.records import ChainNotOfThisKey, Enrolled, MalformedChain, Record, Waiting
-from attestd_agent.state import StateBroken, StateBusy, StateDir, StateExposed, StateUnwritable
+from attestd_agent.state import StateBroken, StateBusy, StateDir, StateExposed, StateOfAnotherUser, StateUnwritable
 from tests.forger import forge_ck, forge_key
 from tests.unit.attestd_agent.keysmith import chain_for, enrolled, record, tpm_key
 from tests.unit.attestd_agent.power_cut import Disk, PowerCut
@@ -271,6 +271,15 @@ def test_a_folder_that_others_can_read_is_refused(state: StateDir) -> None:
         pass
     state.path.chmod(0o750)
     with pytest.raises(StateExposed), state.exclusive():
+        pass
+
+
+def test_another_user_s_folder_is_refused(state: StateDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    with state.exclusive():
+        pass
+    other = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: other)
+    with pytest.raises(StateOfAnotherUser), state.exclusive():
         pass
 
 

@@ -289,7 +289,19 @@ class TestTls:
         with pytest.raises(ListenerFailed, match="does not verify"):
             listen_module._tls_config(None, where)
 
-    def test_without_an_authority_it_is_not_started(self, where):
-        where.hop_ca.write_text("")
+    def test_a_server_without_tls_is_not_started(self, where, monkeypatch):
+        real = listen_module._config
+        monkeypatch.setattr(listen_module, "_config", lambda app, **_more: real(app))
+        with pytest.raises(ListenerFailed, match="does not verify"):
+            listen_module._tls_config(None, where)
+
+    @pytest.mark.parametrize("content", [b"", b"nothing"])
+    def test_without_an_authority_it_is_not_started(self, where, content):
+        where.hop_ca.write_bytes(content)
         with pytest.raises(ListenerFailed):
+            listen_module._tls_config(None, where)
+
+    def test_a_leaf_is_no_authority(self, where):
+        where.hop_ca.write_bytes(where.certificate.read_bytes())
+        with pytest.raises(ListenerFailed, match="does not verify"):
             listen_module._tls_config(None, where)

@@ -71,6 +71,8 @@ class FakeService:
         self.headers: dict[str, str] = {}
         self.body = b""
         self.down = False
+        self.gives_nonces = True
+        self.nonce_answer = httpx.Response(204)
         self.key = SoftwareKey(PROXY_KEY)
 
     def publish(self, *, version: int, **lies) -> None:
@@ -84,13 +86,14 @@ class FakeService:
         self.asked.append(f"{request.method} {path}")
         nonce = b64encode(hashlib.sha256(str(len(self.asked)).encode()).digest())
         answer = self.answer(request, path)
-        answer.headers.setdefault("Replay-Nonce", nonce)
-        self.nonces.add(answer.headers["Replay-Nonce"])
+        if self.gives_nonces:
+            answer.headers.setdefault("Replay-Nonce", nonce)
+            self.nonces.add(answer.headers["Replay-Nonce"])
         return httpx.Response(answer.status_code, headers=answer.headers, stream=Chunks(answer.content))
 
     def answer(self, request: httpx.Request, path: str) -> httpx.Response:
         if path == "/v1/nonce":
-            return httpx.Response(204)
+            return self.nonce_answer
         envelope = SignedEnvelope.parse_detached(request.headers["Authorization"], request.content)
         verify_request(envelope, key=self.key.public_key, url=BASE + path, method=request.method)
         assert envelope.unverified_kid == self.key.thumbprint
@@ -218,6 +221,29 @@ class TestAsking:
         fake.status, fake.headers = 200, {"Replay-Nonce": nonce}
         with pytest.raises(ServiceAnswerWrong):
             service.bundle(who, etag=None)
+
+    def test_a_service_that_gives_no_nonce(self, service, fake, who):
+        fake.nonce_answer = httpx.Response(200)
+        fake.gives_nonces = False
+        with pytest.raises(ServiceAnswerWrong, match="no nonce"):
+            service.bundle(who, etag=None)
+        fake.nonce_answer = httpx.Response(503, headers={"Retry-After": "9"})
+        with pytest.raises(ServiceBusy) as caught:
+            service.bundle(who, etag=None)
+        assert caught.value.retry_after == 9
+
+    def test_a_renewal_that_was_not_granted(self, service, fake, who):
+        fake.renewal["chain"] = "x"
+        assert service.renew(who) == b"x"
+        fake.status, fake.body = 202, json.dumps(fake.renewal).encode()
+        with pytest.raises(ServiceAnswerWrong):
+            service.renew(who)
+
+    @pytest.mark.parametrize("body", [b"{}", b'{"v":2,"chain":"x"}', b'{"v":1,"chain":"\xc3\xa9"}', b"[]"])
+    def test_a_renewal_that_makes_no_sense(self, service, fake, who, body):
+        fake.status, fake.body = 200, body
+        with pytest.raises(ServiceAnswerWrong):
+            service.renew(who)
 
     def test_a_service_that_is_down(self, service, fake, who):
         fake.down = True
@@ -428,6 +454,14 @@ class TestRenewing:
         honest = {"not_before": a.NOW, "not_after": a.NOW + timedelta(hours=2)}
         with pytest.raises(error):
             self.renew(who, proxy_chain(**{**honest, **lie}))
+
+    @pytest.mark.parametrize("path", ["device/munich/p1", "proxy/munich", "proxy/munich/p1/more"])
+    def test_a_certificate_of_something_else_is_no_proxys(self, who, path):
+        verify = {"roots": [a.ROOT.der], "trust_domain": a.TRUST_DOMAIN, "now": a.NOW}
+        who.verify(**verify)
+        other = proxy_chain(uris=[f"spiffe://example.org/{path}"], facts=a.FACTS)
+        with pytest.raises(ProxyIdentityWrong):
+            ProxyIdentity.of(who.key, other).verify(**verify)
 
     def test_files_that_do_not_fit_together(self, files):
         files[1].write_bytes(pem(proxy_chain(key=a.STRANGER_KEY)))

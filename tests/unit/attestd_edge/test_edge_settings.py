@@ -83,6 +83,8 @@ def test_tls(tmp_path):
     [
         ("edge__server", "http://attestd.example.org", "edge.server"),
         ("edge__server", "https://attestd.example.org/path", "edge.server"),
+        ("edge__server", "https://attestd.example.org?x=1", "edge.server"),
+        ("edge__server", "https://attestd.example.org#x", "edge.server"),
         ("edge__server", "attestd", "edge.server"),
         ("edge__server", ..., "edge.server is missing"),
         ("edge__server", 8443, "edge.server is of the wrong kind"),

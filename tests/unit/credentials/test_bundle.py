@@ -251,7 +251,7 @@ def test_a_bundle_can_withdraw_roots_and_add_none() -> None:
         verify_chain((stranger,), authorities=added.authorities((ROOT.der,)), now=NOW)
     verify_chain((stranger,), authorities=added.authorities((OTHER_ROOT.der,)), now=NOW)
     withdrawn = bundle(roots=(OTHER_ROOT.der,))
-    with pytest.raises(NoAuthorities):
+    with pytest.raises(NoAuthorities, match="names none"):
         withdrawn.authorities((ROOT.der,))
     with pytest.raises(NoAuthorities):
         verify(signed_bundle(withdrawn))
@@ -296,6 +296,7 @@ JWK = MEMBERS["token_keys"]["t1"]
         ({"token_issuer": "x" * 3000}, InputTooLarge),
         ({"token_keys": []}, MalformedInput),
         ({"token_keys": {"t1": "x"}}, MalformedInput),
+        ({"token_keys": {"t1": ["kty", "crv", "x", "y"]}}, MalformedInput),
         ({"token_keys": {"t1": {**JWK, "d": JWK["x"]}}}, MalformedInput),
         ({"token_keys": {"t1": {**JWK, "x": JWK["y"]}}}, MalformedInput),
         ({"token_keys": {"t" * 129: JWK}}, InputTooLarge),

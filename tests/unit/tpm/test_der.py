@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attestd.tpm.der import (
@@ -121,6 +121,7 @@ def test_names_are_shown_printable_and_bounded() -> None:
     assert shown_name(b"\x30\x03\x31\x01\x00") == "an unreadable name of 5 octets"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_random_octets_never_raise_anything_else(octets: bytes) -> None:
     try:

@@ -294,6 +294,7 @@ def test_every_truncation_is_refused() -> None:
                 parse_certificate(odd[:size])
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_random_octets_are_refused(octets: bytes) -> None:
     assert _parses_or_refuses(octets) is None

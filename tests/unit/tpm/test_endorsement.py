@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attestd.errors import AttestdError
@@ -417,6 +417,7 @@ def test_what_was_stored_by_something_else_is_refused() -> None:
 # ---- Whatever comes ---------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.lists(st.binary(max_size=200), max_size=3))
 def test_random_octets_never_raise_anything_else(area: bytes, certificates: list[bytes]) -> None:
     for public in (area, ca.ek_area(EC_KEY)):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attestd.tpm.der import MalformedCertificate
@@ -105,6 +105,7 @@ def test_the_size_of_a_file_is_bounded() -> None:
         certificates_in(ROOT.certificate + bytes(MAX_FILE - len(ROOT.certificate) + 1))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_random_octets_never_raise_anything_else(octets: bytes) -> None:
     for file in (octets, pem(octets), b"\x30" + octets):

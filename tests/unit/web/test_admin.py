@@ -372,3 +372,22 @@ def test_reading_leaves_no_trace(world: World) -> None:
     with world.registry.reading() as c:
         assert audit.page(c) == before
         assert devices.by_id(c, DeviceId(device.id)).state == "active"
+
+
+# ---- Members that nobody asked for --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["reject", "quarantine", "release", "retire", "replace"])
+def test_an_unknown_member_is_refused(world: World, verb: str) -> None:
+    device = world.enrolled()
+    more = {"ek_hash": EkHash.of(b"new").hex()} if verb == "replace" else {}
+    answer = act(world, device, verb, force=True, **more)
+    assert (answer.status_code, problem(answer)) == (400, "malformed-json")
+    assert world.row(device).state == "active"
+
+
+def test_an_unknown_member_of_a_revocation_is_refused(world: World) -> None:
+    device = world.enrolled()
+    serial = world.viewer.get(f"/v1/admin/credentials?device={device.id}").json["credentials"][0]["serial"]
+    answer = world.operator.post(f"/v1/admin/credentials/{serial}/revoke", {"v": 1, "force": True})
+    assert (answer.status_code, problem(answer)) == (400, "malformed-json")
