@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from attestd.credentials.facts import tier_of
 from attestd.tpm.attest import VerifiedQuote
 
-NONE = 0
+UNKNOWN = 0
 # The named values of draft-ietf-rats-ar4si-09, section 2.3.2 to 2.3.4, that are used here.
 TRUSTWORTHY_INSTANCE = 2
 GENUINE_HARDWARE = 2
@@ -29,17 +30,6 @@ UNSUPPORTABLE_CONFIGURATION = 96
 
 # PCRs that measure code; the rest measures configuration (TCG PC Client Platform Firmware Profile, section 3.3.4).
 CODE_PCRS = frozenset({0, 2, 4, 6, 8, 9, 10, 11})
-
-
-def tier_of(value: int) -> str:
-    """none, affirming, warning or contraindicated: the tier of a claim's value (section 2.3.2)."""
-    if 2 <= value <= 31:
-        return "affirming"
-    if 32 <= value <= 95:
-        return "warning"
-    if value >= 96:
-        return "contraindicated"
-    return "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +77,9 @@ def appraise(
     """The result for one verified quote. `references` are those that apply to this device; any one may match whole."""
     vector = {
         "instance-identity": TRUSTWORTHY_INSTANCE,
-        "hardware": GENUINE_HARDWARE if certified_hardware else NONE,
-        "executables": NONE,
-        "configuration": NONE,
+        "hardware": GENUINE_HARDWARE if certified_hardware else UNKNOWN,
+        "executables": UNKNOWN,
+        "configuration": UNKNOWN,
     }
     reasons: list[str] = []
     if not certified_hardware:

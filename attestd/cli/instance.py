@@ -172,7 +172,7 @@ def renew_admin(instance: Instance, at: datetime) -> None:
 
 
 def replace_secret(path: Path, data: bytes) -> None:
-    """Writes a file that only its owner reads, in place of one that may exist: a power cut leaves the old or the new."""
+    """Writes a file that only its owner reads, over one that may exist: a power cut leaves the old or the new."""
     draft = path.with_name(f"{path.name}.new")
     draft.unlink(missing_ok=True)
     write_secret(draft, data, entropy=os.urandom)

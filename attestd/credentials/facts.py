@@ -36,6 +36,8 @@ VECTOR_CLAIMS = (
     "storage-opaque",
     "sourced-data",
 )
+# The tiers of a claim (section 2.3.2).
+NONE, AFFIRMING, WARNING, CONTRAINDICATED = "none", "affirming", "warning", "contraindicated"
 MAX_INDEX = 1 << 26  # the longest status list a bundle may hold, in entries
 _MAX_TIME = 1 << 40
 _MAX_NUMBER = 1 << 53  # what every JSON reader keeps exactly (RFC 8259, section 6)
@@ -181,3 +183,14 @@ def _check_text(where: str, name: str, text: object) -> None:
         raise MalformedFacts(f"{where}.{name} has the wrong type.", seen=type(text).__name__)
     if len(text) > MAX_LABEL or not text.isprintable():
         raise MalformedFacts(f"{where}.{name} is not printable text.", expected=f"at most {MAX_LABEL} characters")
+
+
+def tier_of(value: int) -> str:
+    """The tier of a claim's value, an eight-bit signed number; what is outside its range is contraindicated."""
+    if -1 <= value <= 1:
+        return NONE
+    if 2 <= value <= 31 or -32 <= value <= -2:
+        return AFFIRMING
+    if 32 <= value <= 95 or -96 <= value <= -33:
+        return WARNING
+    return CONTRAINDICATED

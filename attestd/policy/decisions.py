@@ -16,11 +16,11 @@ from typing import Any, Self
 
 import cedarpy
 
-from attestd.credentials.facts import Facts
+from attestd.credentials.facts import AFFIRMING, NONE, Facts, tier_of
 from attestd.credentials.identity import VerifiedIdentity
 from attestd.ids import Site, Tier
 from attestd.policy.policies import PolicySet
-from attestd.policy.trust import AFFIRMING, CLAIMS, NONE, contraindicated_claims, tier_of, worst_of
+from attestd.policy.trust import CLAIMS, contraindicated_claims, worst_of
 
 _CROSS = {"type": "Action", "id": "cross"}
 _TOKEN = {"type": "Action", "id": "token"}

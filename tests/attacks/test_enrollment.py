@@ -6,13 +6,15 @@ services meet at the HTTP door.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from attestd.ca.sealing import SealingKey, SealingKeys
+from attestd.issuance.challenges import EnrollmentChallenge
 from attestd.protocol.derivations import completion_proof, device_certify_data, enrollment_certify_data
 from attestd.protocol.messages import BeginAnswer, CertifiedKey, CompleteRequest, EnrollmentEvidence, RenewalRequest
 from attestd.registry.states import State
@@ -113,19 +115,283 @@ def test_everything_that_evidence_is_bound_to(world: World, ledger: Count, bound
     assert device.complete(device.begin()).status_code == 200
 
 
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Iterator[World]:
-    """Another service that trusts the same maker."""
-    other = World(tmp_path / "elsewhere")
-    # Of its own authority in earnest: sealing keys that this service never had.
-    fresh = tmp_path / "keys"
-    from datetime import UTC, datetime  # noqa: F401 - kept local, as in tests.service
+def resealed(world: World, challenge: BeginAnswer, keys: SealingKeys) -> bytes:
+    """The same challenge, sealed by somebody else."""
+    opened = EnrollmentChallenge.open(challenge.challenge, world.hierarchy.sealing)
+    return opened.seal(keys, os.urandom)
 
-    from attestd.ca.hierarchy import Hierarchy, create_hierarchy
-    from tests.service import START, TRUST_DOMAIN, wire
 
-    create_hierarchy(fresh, TRUST_DOMAIN, now=START, entropy=__import__("os").urandom)
-    other.hierarchy = Hierarchy.load(fresh)
-    other.service = wire(other.settings, other.hierarchy, other.registry, other.clock)
-    yield other
-    other.close()
+def test_a_challenge_of_another_instance(world: World, ledger: Count) -> None:
+    """Whoever can seal can say that any EK is endorsed; so only this service's keys open anything here."""
+    device = world.enrolled()
+    challenge = device.begin()
+    foreign = SealingKeys([SealingKey.fresh("current", os.urandom)])
+    body = device.evidence(challenge).to_bytes()
+    before = ledger()
+    sealed = resealed(world, challenge, foreign)
+    assert refused(send(world, sealed, body, secret_of(device, challenge)), 400, "seal-key-unknown")
+    assert ledger() == before
+    sealed = resealed(world, challenge, world.hierarchy.sealing)
+    assert send(world, sealed, body, secret_of(device, challenge)).status_code == 200
+
+
+def test_a_challenge_that_was_touched(world: World, ledger: Count) -> None:
+    """Every octet of it counts: version, key id, nonce, content and tag."""
+    device = world.enrolled()
+    challenge = device.begin()
+    body, secret = device.evidence(challenge).to_bytes(), secret_of(device, challenge)
+    before = ledger()
+    for at in (0, 1, 8, 9, 20, 21, len(challenge.challenge) // 2, len(challenge.challenge) - 1):
+        touched = bytearray(challenge.challenge)
+        touched[at] ^= 1
+        assert send(world, bytes(touched), body, secret).status_code == 400
+    assert send(world, challenge.challenge[:-1], body, secret).status_code == 400
+    assert send(world, challenge.challenge + b"\0", body, secret).status_code == 400
+    assert ledger() == before
+    assert send(world, challenge.challenge, body, secret).status_code == 200
+
+
+def test_a_thief_of_the_answer_learns_nothing_more(world: World, ledger: Count) -> None:
+    """Whoever saw a completion on the wire repeats it: the same public octets, and never a second certificate."""
+    device = world.enrolled()
+    device.enroll()
+    before = ledger()
+    again = world.post(COMPLETE, device.completion)
+    assert again.status_code == 200
+    assert again.data == device.answer.to_bytes() if device.answer else False
+    assert ledger() == before
+    world.operator.post(f"/v1/admin/devices/{device.id}/retire", {"v": 1})
+    assert refused(world.post(COMPLETE, device.completion), 409, "answer-outdated")
+
+
+def test_a_spent_challenge_with_another_proof(world: World, ledger: Count) -> None:
+    """The stored answer is for the very same request: the right body with a guessed proof gets nothing."""
+    device = world.enrolled()
+    challenge = device.begin()
+    body = device.evidence(challenge).to_bytes()
+    assert device.complete(challenge, body).status_code == 200
+    before = ledger()
+    assert refused(device.complete(challenge, body, proof=bytes(32)), 409, "challenge-spent")
+    assert ledger() == before
+
+
+def test_waiting_spends_the_challenge(world: World, ledger: Count) -> None:
+    """The evidence that an operator approved is not the evidence that gets the credential; fresh evidence does."""
+    device = world.device()
+    assert device.enroll().status_code == 202
+    world.approve(device)
+    before = ledger()
+    assert refused(device.resend(), 409, "challenge-spent")
+    assert ledger() == before
+    assert device.enroll().status_code == 200
+
+
+def test_an_old_challenge_does_not_undo_a_newer_enrollment(world: World, ledger: Count) -> None:
+    """Refused evidence spends: the challenge that it came with is no second chance."""
+    device = world.enrolled()
+    challenge = device.begin()
+    assert refused(device.complete(challenge, b"{}"), 400, "malformed-json")
+    before = ledger()
+    assert refused(device.complete(challenge), 409, "challenge-spent")
+    assert ledger() == before
+
+
+@pytest.mark.parametrize("seconds", [0, 3600])
+def test_a_challenge_ends_with_its_time(world: World, ledger: Count, seconds: int) -> None:
+    device = world.enrolled()
+    punctual, late = device.begin(), device.begin()
+    world.clock.advance(seconds=punctual.expires_in - 1)
+    assert device.complete(punctual).status_code == 200
+    world.clock.advance(seconds=1 + seconds)
+    before = ledger()
+    assert refused(device.complete(late), 409, "challenge-expired")
+    assert ledger() == before
+
+
+# ---- Attestation keys -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("missing", "name"),
+    [
+        (RESTRICTED, "ak-not-restricted"),
+        (FIXED_TPM, "ak-not-fixed-tpm"),
+        (FIXED_PARENT, "ak-not-fixed-parent"),
+        (SENSITIVE_DATA_ORIGIN, "ak-not-made-by-tpm"),
+    ],
+)
+def test_an_attestation_key_that_can_lie(world: World, missing: int, name: str) -> None:
+    """A key of a genuine TPM, endorsed and activatable; but it signs quotes that the TPM never made."""
+    device = world.device(Forger(ak=forge_key(attributes=AK_ATTRIBUTES & ~missing)))
+    assert refused(world.post("/v1/enrollments", device.begin_request().to_bytes()), 403, name)
+    assert world.device().begin()
+
+
+def test_another_attestation_key_after_begin(world: World, ledger: Count) -> None:
+    """The vetted key begins, a key that can lie signs: the signatures are the vetted key's or nothing."""
+    device = world.enrolled()
+    challenge = device.begin()
+    secret = secret_of(device, challenge)
+    device.tpm.ak = forge_key(attributes=AK_ATTRIBUTES & ~RESTRICTED)
+    before = ledger()
+    assert refused(send(world, challenge.challenge, device.evidence(challenge).to_bytes(), secret), 403, "signature-wrong")
+    assert ledger() == before
+
+
+def test_an_attestation_key_of_another_tpm(world: World, ledger: Count) -> None:
+    """The thief names the victim's AK beside its own EK: its own TPM does not hold it, so nothing is released."""
+    victim = world.enrolled()
+    thief = world.device()
+    before = ledger()
+    challenge = thief.begin(ak_public=victim.tpm.ak.public)
+    with pytest.raises(ForgerRefused):
+        secret_of(thief, challenge)
+    assert ledger() == before
+
+
+# ---- Credential keys --------------------------------------------------------------------------------------------
+
+
+def certified(device: SoftDevice, challenge: BeginAnswer, **lies: Any) -> bytes:
+    """A completion's body whose certification lies in one way."""
+    honest = device.evidence(challenge)
+    data = enrollment_certify_data(
+        nonce=challenge.nonce,
+        id=challenge.id,
+        ek_hash=device.ek_hash,
+        ak_name=device.tpm.ak.name,
+        ck_name=device.tpm.ck.name,
+    )
+    attest, signature = device.tpm.certify(data, **lies)
+    return EnrollmentEvidence(CertifiedKey(device.tpm.ck.public, attest, signature), honest.quote).to_bytes()
+
+
+@pytest.mark.parametrize(
+    ("lies", "name"),
+    [
+        ({"signer": forge_key()}, "signature-wrong"),
+        ({"name": forge_ck().name}, "certified-name-mismatch"),
+        ({"magic": 0}, "not-made-by-tpm"),
+        ({"type": CREATION}, "attestation-type-wrong"),
+        ({"extra_data": bytes(32)}, "nonce-mismatch"),
+        ({"trailing": b"\0"}, "malformed-tpm-structure"),
+    ],
+)
+def test_a_certification_that_lies(world: World, ledger: Count, lies: dict[str, Any], name: str) -> None:
+    device = world.enrolled()
+    challenge = device.begin()
+    before = ledger()
+    answer = device.complete(challenge, certified(device, challenge, **lies))
+    assert refused(answer, 400 if name.startswith("malformed") else 403, name)
+    assert ledger() == before
+    challenge = device.begin()
+    assert device.complete(challenge, certified(device, challenge)).status_code == 200
+
+
+def test_a_key_put_in_the_place_of_the_certified_one(world: World, ledger: Count) -> None:
+    """Key substitution: the certification is genuine, the public area beside it is a software key's."""
+    device = world.enrolled()
+    challenge = device.begin()
+    honest = device.evidence(challenge)
+    swapped = EnrollmentEvidence(replace(honest.key, public=forge_ck().public), honest.quote)
+    before = ledger()
+    assert refused(device.complete(challenge, swapped.to_bytes()), 403, "nonce-mismatch")
+    assert ledger() == before
+
+
+@pytest.mark.parametrize(
+    ("missing", "name"),
+    [
+        (FIXED_TPM, "ck-not-fixed-tpm"),
+        (FIXED_PARENT, "ck-not-fixed-parent"),
+        (SENSITIVE_DATA_ORIGIN, "ck-not-made-by-tpm"),
+    ],
+)
+def test_a_credential_key_that_can_leave_its_tpm(world: World, ledger: Count, missing: int, name: str) -> None:
+    """The AK certifies what it is shown, an imported or exportable key too; the certificate must not."""
+    device = world.enrolled()
+    device.tpm.ck = forge_ck(attributes=CK_ATTRIBUTES & ~missing)
+    before = ledger()
+    assert refused(device.enroll(), 403, name)
+    assert ledger() == before
+
+
+def test_the_attestation_key_is_no_credential_key(world: World, ledger: Count) -> None:
+    device = world.enrolled()
+    honest, device.tpm.ck = device.tpm.ck, device.tpm.ak
+    before = ledger()
+    assert refused(device.enroll(), 403, "ck-restricted")
+    assert ledger() == before
+    device.tpm.ck = honest
+    assert device.enroll().status_code == 200
+
+
+# ---- Re-keying --------------------------------------------------------------------------------------------------
+
+
+def test_re_keying_with_a_key_of_another_tpm(world: World, ledger: Count) -> None:
+    """The accomplice's TPM certifies its own key by its own AK, for this very request."""
+    device, accomplice = world.enrolled(), world.enrolled()
+    nonce = world.nonce()
+    new = accomplice.tpm.ck
+    data = device_certify_data(nonce=nonce, device_id=device.id, ak_name=device.tpm.ak.name, ck_name=new.name)
+    attest, signature = accomplice.tpm.certify(data)
+    payload = RenewalRequest(CertifiedKey(new.public, attest, signature)).to_bytes()
+    before = ledger()
+    assert refused(device.signed("/v1/renewals", payload, nonce=nonce), 403, "signature-wrong")
+    assert ledger() == before
+    assert device.rekey().status_code == 200
+
+
+@pytest.mark.parametrize("bound", ["nonce", "device_id", "ak_name", "ck_name"])
+def test_everything_that_re_keying_is_bound_to(world: World, ledger: Count, bound: str) -> None:
+    device = world.enrolled()
+    lie = {"nonce": bytes(32), "device_id": "another"}.get(bound, device.tpm.ck.name)
+    before = ledger()
+    assert refused(lying_rekey(device, bound, lie), 403, "nonce-mismatch")
+    assert ledger() == before
+    assert device.rekey().status_code == 200
+
+
+def lying_rekey(device: SoftDevice, bound: str, lie: Any) -> Any:
+    nonce, new = device.world.nonce(), forge_ck()
+    told = {"nonce": nonce, "device_id": device.id, "ak_name": device.tpm.ak.name, "ck_name": new.name}
+    old, device.tpm.ck = device.tpm.ck, new
+    attest, signature = device.tpm.certify(device_certify_data(**{**told, bound: lie}))
+    device.tpm.ck = old
+    payload = RenewalRequest(CertifiedKey(new.public, attest, signature)).to_bytes()
+    return device.signed("/v1/renewals", payload, nonce=nonce)
+
+
+def test_re_keying_with_the_enrollment_s_certification(world: World, ledger: Count) -> None:
+    """A certification recorded at enrollment is bound to that challenge, and introduces no key later."""
+    device = world.enrolled()
+    recorded = device.evidence(device.begin()).key
+    before = ledger()
+    assert refused(device.signed("/v1/renewals", RenewalRequest(recorded).to_bytes()), 403, "nonce-mismatch")
+    assert ledger() == before
+
+
+def test_re_keying_signed_by_the_new_key(world: World, ledger: Count) -> None:
+    """Whoever brings a new key proves the old one; else a stolen AK password would be enough."""
+    device = world.enrolled()
+    nonce, new, old = world.nonce(), forge_ck(), device.tpm.ck
+    device.tpm.ck = new
+    data = device_certify_data(nonce=nonce, device_id=device.id, ak_name=device.tpm.ak.name, ck_name=new.name)
+    attest, signature = device.tpm.certify(data)
+    payload = RenewalRequest(CertifiedKey(new.public, attest, signature)).to_bytes()
+    before = ledger()
+    answer = device.signed("/v1/renewals", payload, nonce=nonce, sign=signer(new.private))
+    assert refused(answer, 401, "signature-wrong")
+    assert ledger() == before
+    device.tpm.ck = old
+    assert device.signed("/v1/renewals", payload, nonce=nonce).status_code == 200
+
+
+def test_re_keying_while_quarantined(world: World, ledger: Count) -> None:
+    device = world.enrolled()
+    world.operator.post(f"/v1/admin/devices/{device.id}/quarantine", {"v": 1})
+    before = ledger()
+    assert refused(device.rekey(), 403, "device-quarantined")
+    assert ledger() == before
+    assert world.row(device).state is State.QUARANTINED

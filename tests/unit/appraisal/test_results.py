@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from attestd.appraisal.results import Reference, appraise, tier_of
+from attestd.appraisal.results import Reference, appraise
+from attestd.credentials.facts import tier_of
 from attestd.tpm.attest import VerifiedQuote
 from attestd.tpm.statements import ClockInfo
 
@@ -87,6 +88,9 @@ def test_a_tpm_that_only_the_inventory_knows_is_no_affirmed_hardware() -> None:
     ("value", "tier"),
     [
         (-1, "none"),
+        (-32, "affirming"),
+        (-33, "warning"),
+        (-97, "contraindicated"),
         (0, "none"),
         (1, "none"),
         (2, "affirming"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,23 @@ from tests.unit.attestd_agent.fake_service import Authority, FakeService, utc_no
 os.environ.setdefault("TSS2_LOG", "all+none")
 
 
+def ready(tpm: SoftwareTpm, *, patience: float = 10.0) -> SoftwareTpm:
+    """Waits until the TPM takes commands: its sockets exist a moment before somebody listens at both."""
+    from attestd_agent.device import Device
+    from attestd_agent.failures import TpmUnavailable
+
+    give_up = time.monotonic() + patience
+    while True:
+        try:
+            Device(tpm.tcti).banks()
+        except TpmUnavailable:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+        else:
+            return tpm
+
+
 @pytest.fixture(scope="session")
 def maker() -> Iterator[LocalCa]:
     if missing := missing_programs():
@@ -34,7 +52,7 @@ def tpm(maker: LocalCa) -> Iterator[SoftwareTpm]:
     """Manufactured, and shared: a test leaves it as it found it."""
     pytest.importorskip("tpm2_pytss", reason="tpm2-pytss is not installed")
     with SoftwareTpm(maker) as found:
-        yield found
+        yield ready(found)
 
 
 @pytest.fixture
@@ -44,7 +62,7 @@ def blank_tpm() -> Iterator[SoftwareTpm]:
     if missing := missing_programs(manufacture=False):
         pytest.skip(f"not installed: {', '.join(missing)}")
     with SoftwareTpm() as found:
-        yield found
+        yield ready(found)
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ from attestd_agent.failures import (
 from attestd_agent.keys import EndorsementKey, TpmKey
 from attestd_agent.templates import ENDORSEMENT, OWNER, SRK_HANDLE, STORAGE_ROOT
 from tests.software_tpm import EK_ECC_HANDLE, EK_RSA_HANDLE, SoftwareTpm
+from tests.unit.attestd_agent.conftest import ready
 from tests.unit.attestd_agent.fake_service import utc_now
 
 pytest.importorskip("tpm2_pytss", reason="tpm2-pytss is not installed")
@@ -172,6 +173,7 @@ def test_keys_survive_a_reboot(blank_tpm: SoftwareTpm) -> None:
     device = Device(blank_tpm.tcti)
     _, ck = device.create_keys()
     blank_tpm.reboot()
+    ready(blank_tpm)
     verify_es256(ck.key, signature=device.sign(ck, b"data"), message=b"data")
 
 
@@ -411,6 +413,7 @@ def test_a_tpm_that_dies_is_named_and_comes_back(blank_tpm: SoftwareTpm) -> None
     with pytest.raises(TpmUnavailable):
         device.create_keys()
     blank_tpm.start()
+    ready(blank_tpm)
     device.create_keys()
 
 

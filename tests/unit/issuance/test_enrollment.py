@@ -11,9 +11,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from attestd.appraisal.results import tier_of
 from attestd.config import AttestationSettings, ReferenceSettings
-from attestd.credentials.facts import FACTS_OID
+from attestd.credentials.facts import FACTS_OID, tier_of
 from attestd.errors import Unavailable
 from attestd.ids import EkHash, Tier
 from attestd.issuance.challenges import EnrollmentChallenge, RequestNonce
