@@ -72,6 +72,12 @@ def test_what_is_not_base64url(text: str) -> None:
         b64decode(text)
 
 
+@pytest.mark.parametrize("text", ["AA==", "A+A", "A/A", "AA AA", "AAAA\n", "\u00c4AAA"])
+def test_a_stray_character_is_called_one(text: str) -> None:
+    with pytest.raises(MalformedBase64, match="outside base64url"):
+        b64decode(text)
+
+
 @given(st.text(max_size=50))
 def test_random_text_gives_octets_or_a_typed_error(text: str) -> None:
     with contextlib.suppress(MalformedBase64):
