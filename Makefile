@@ -18,7 +18,7 @@ demo: $(VENV)/.ready         ## The same story; ends, and fails unless every ste
 	@$(BIN)/python -m attestd_demo
 
 test: $(VENV)/.ready-tests check   ## Lint, types, layers and every test
-	@$(BIN)/pytest -n $(PYTEST_WORKERS)
+	@$(BIN)/pytest -n $(PYTEST_WORKERS) --dist loadfile
 
 # Takes hours of one core; MODULES=attestd/tpm does a part.
 mutants: $(VENV)/.ready-tests  ## Take every check out of the code, one by one: does a test notice?

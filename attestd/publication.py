@@ -14,7 +14,7 @@ from attestd.ca.hierarchy import Hierarchy, jwks
 from attestd.ca.revocation import build_crl
 from attestd.config import Settings
 from attestd.credentials.bundle import Bundle
-from attestd.credentials.status import StatusList
+from attestd.credentials.status import Status, StatusList
 from attestd.registry import bundles, devices, issued, policies, revision
 from attestd.registry.engine import Connection, Registry
 
@@ -118,6 +118,7 @@ class Publication:
             token_keys=self._hierarchy.token_jwks,
             policy_version=policy.version,
             policy=policy.text,
-            status=StatusList.of(entries, size=max(entries, default=-1) + 1),
+            # An index that is nobody's yet is invalid, also where it fills the last octet: absence fails.
+            status=StatusList.of(entries, size=max(entries, default=-1) + 1, rest=Status.INVALID),
             revoked=frozenset(entry.serial for entry in issued.revoked_unexpired(c, now=int(now.timestamp()))),
         )

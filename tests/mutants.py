@@ -40,7 +40,11 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
     "attestd/tpm/der.py": (f"{_UNIT}/tpm/test_der.py", f"{_UNIT}/tpm/test_ekcert.py"),
     "attestd/tpm/claims.py": (f"{_UNIT}/tpm/test_claims.py", f"{_UNIT}/tpm/test_ekcert.py"),
     "attestd/tpm/ekcert.py": (f"{_UNIT}/tpm/test_ekcert.py", "tests/vectors/test_shared_endorsements.py"),
-    "attestd/tpm/chain.py": (f"{_UNIT}/tpm/test_chain.py", f"{_UNIT}/tpm/test_endorsement.py"),
+    "attestd/tpm/chain.py": (
+        f"{_UNIT}/tpm/test_chain.py",
+        f"{_UNIT}/tpm/test_vouching.py",
+        "tests/attacks/test_endorsement.py",
+    ),
     "attestd/tpm/vouching.py": (f"{_UNIT}/tpm/test_vouching.py", f"{_UNIT}/tpm/test_chain.py"),
     "attestd/tpm/endorsement.py": (f"{_UNIT}/tpm/test_endorsement.py", "tests/vectors/test_shared_endorsements.py"),
     "attestd/tpm/ektemplates.py": (f"{_UNIT}/tpm/test_ektemplates.py", f"{_UNIT}/tpm/test_endorsement.py"),
@@ -92,7 +96,17 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 # (module, the check as it is printed) -> why it may go without a failure.
-EXCUSED: Final[Mapping[tuple[str, str], str]] = {}
+EXCUSED: Final[Mapping[tuple[str, str], str]] = {
+    ("attestd/protocol/encoding.py", "if not _ALPHABET.fullmatch(text)"): (
+        "the canonical spelling, compared at the end, refuses the same texts; this one names the fault, and earlier"
+    ),
+    ("attestd/protocol/messages.py", "if len(values) > 24"): (
+        "indices are below 24, in one spelling, and never twice; this one ends the work earlier"
+    ),
+    ("attestd/protocol/messages.py", "if len(text) > 100"): (
+        "the digest's exact size refuses the same texts; this one ends the work earlier"
+    ),
+}
 
 _PRELOADED: Final = (
     "pytest",

@@ -17,6 +17,7 @@ from attestd.protocol.encoding import b64decode, b64encode
 
 BITS = 2
 _PER_OCTET = 4
+_EACH = 0b01_01_01_01  # times a status: an octet that is full of it
 MAX_OCTETS = 16 * 1024 * 1024  # 67 million devices
 
 
@@ -41,13 +42,14 @@ class StatusList:
     octets: bytes
 
     @classmethod
-    def of(cls, statuses: Mapping[int, Status], size: int) -> Self:
-        """`size` entries, rounded up to whole octets, VALID where `statuses` says nothing."""
-        octets = bytearray((size + _PER_OCTET - 1) // _PER_OCTET)
+    def of(cls, statuses: Mapping[int, Status], size: int, *, rest: Status = Status.VALID) -> Self:
+        """`size` entries, rounded up to whole octets; `rest` where `statuses` says nothing, and after the last one."""
+        octets = bytearray([rest * _EACH]) * ((size + _PER_OCTET - 1) // _PER_OCTET)
         for index, status in statuses.items():
             if not 0 <= index < size:
                 raise ValueError(f"index {index} is outside a list of {size}")
-            octets[index // _PER_OCTET] |= Status(status) << BITS * (index % _PER_OCTET)
+            at, shift = index // _PER_OCTET, BITS * (index % _PER_OCTET)
+            octets[at] = octets[at] & ~(3 << shift) | Status(status) << shift
         return cls(bytes(octets))
 
     def __len__(self) -> int:

@@ -116,7 +116,9 @@ class _Devices:
 
     def nonce(self) -> Response:
         """GET /v1/nonce: nothing but the Replay-Nonce that `access` puts on every answer of this door."""
-        return Response(status=204)
+        answer = Response(status=204)
+        del answer.headers["Content-Type"]
+        return answer
 
     def time(self) -> Response:
         """GET /v1/time"""

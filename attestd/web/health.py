@@ -22,6 +22,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
     multiprocess,
+    values,
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -45,7 +46,12 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside every counter, which nobody asks for
         self._registry = CollectorRegistry()
         self._multiprocess = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        if self._multiprocess:
+            # The library looks at the environment once, when it is imported: in a worker that is too early, since the
+            # process that it was forked from had imported it before it made the folder.
+            values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
         self._gauges = _Gauges(service)
+        self._counted: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._requests = Counter(
             "attestd_requests_total", "Answered requests.", ("method", "route", "status"), registry=self._registry
         )
@@ -71,8 +77,12 @@ class Metrics:
         current = exchange()
         route = "none" if request.url_rule is None else request.url_rule.rule
         method = request.method if request.method in _PLAIN_METHODS else "other"
-        self._requests.labels(method, route, str(response.status_code)).inc()
-        self._seconds.labels(route).observe(current.milliseconds / 1000)
+        key = (method, route, response.status_code)
+        if (counted := self._counted.get(key)) is None:  # finding a child by its labels takes longer than counting
+            counted = self._requests.labels(method, route, str(response.status_code)), self._seconds.labels(route)
+            self._counted[key] = counted
+        counted[0].inc()
+        counted[1].observe(current.milliseconds / 1000)
         if current.problem is not None:
             self._problems.labels(current.problem.slug()).inc()
         if current.door is not None and current.door.verb:

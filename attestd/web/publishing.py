@@ -48,7 +48,9 @@ class _Publishing:
         """GET /v1/bundle: 304 to the proxy that has this very one (RFC 9110, section 13.1.2)"""
         bundle = self.service.publication.bundle(exchange().now)
         if request.if_none_match.contains_weak(bundle.etag.strip('"')):
-            return Response(status=304, headers={"ETag": bundle.etag})
+            unchanged = Response(status=304, headers={"ETag": bundle.etag})
+            del unchanged.headers["Content-Type"]
+            return unchanged
         return Response(bundle.jws, content_type="application/jose", headers={"ETag": bundle.etag})
 
     def renew_proxy(self) -> Response:

@@ -114,7 +114,7 @@ class Refresher:
                 self._who = self._load_identity()
             fetched = self._service.bundle(self._who, etag=self._etag)
             if fetched is not None:
-                self._etag = None
+                self._etag = None  # until it is in use: a 304 must never stand for a bundle that was refused
                 if self._store.adopt(fetched.unverified_jws):
                     self._tell_bundle()
                 self._etag = fetched.etag
@@ -128,7 +128,6 @@ class Refresher:
             return MAX_BACKOFF
         except AttestdError as error:
             self._failures += 1
-            self._etag = None
             if isinstance(error, ServiceRefused):
                 self._who = None  # somebody may have put a new certificate there
             self._connect("cut off", f"{type(error).slug()}: {error}")

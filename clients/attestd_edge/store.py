@@ -203,6 +203,6 @@ class BundleStore:
         self._floor = Floor(epoch, version, max(self._floor.time, other.time))
 
     def _write_floor(self, epoch: int, version: int) -> None:
-        floor = Floor(epoch, version, max(self._floor.time, self.clock.now()))
+        floor = Floor(epoch, version, self.clock.now())
         replace_file(self.folder / FLOOR_FILE, floor.to_bytes(), mode=0o640)
         self._raise_floor(floor)

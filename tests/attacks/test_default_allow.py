@@ -22,7 +22,7 @@ from attestd.protocol.derivations import completion_proof
 from attestd.protocol.encoding import write_object
 from attestd.protocol.messages import CompleteRequest, RenewalRequest, TokenRequest
 from attestd.protocol.signed import SignedEnvelope, sign_flattened
-from attestd.registry import spends
+from attestd.registry import issued, spends
 from attestd.registry.engine import DatabaseBusy
 from tests.attacks.ledger import Ledger, refused
 from tests.service import URL, SoftDevice, World, problem
@@ -284,8 +284,6 @@ def test_who_lost_trust_gets_no_token(world: World, act: str) -> None:
     assert device.token().status_code == 200
     if act == "revoke":
         with world.registry.reading() as c:
-            from attestd.registry import issued
-
             serial = issued.page(c, device_id=world.row(device).id)[0].serial
         assert world.operator.post(f"/v1/admin/credentials/{serial}/revoke", {"v": 1}).status_code == 200
     else:

@@ -178,6 +178,31 @@ def test_a_certificate_outside_its_dates(world: World) -> None:
     assert refuses(device, "maker-certificate-expired")
 
 
+def test_a_certificate_outside_its_own_dates(world: World) -> None:
+    """The leaf alone, under CAs that are within theirs."""
+    tpm = Forger()
+    form = world.maker.intermediate.ek_form(tpm.ek.private.public_key())
+    key = world.maker.intermediate.key
+    day = timedelta(days=1)
+    for name, lie in (
+        ("maker-certificate-expired", form.but(not_after=world.clock() - day)),
+        ("maker-certificate-not-yet-valid", form.but(not_before=world.clock() + day)),
+    ):
+        assert refuses(world.device(tpm, certificates=world.maker.chain(lie.sign(key))), name)
+    assert begins(world.device(tpm, certificates=world.maker.chain(form.sign(key))))
+
+
+def test_a_critical_extension_that_is_not_understood(world: World) -> None:
+    """The profile's critical SAN is read; no other critical extension is waved through with it (spire-tpm-plugin #19)."""
+    tpm = Forger()
+    form = world.maker.intermediate.ek_form(tpm.ek.private.public_key())
+    key = world.maker.intermediate.key
+    for critical, fine in ((None, True), (True, False)):
+        leaf = form.with_extension(ek_ca.Extension("1.2.3.4.5", ek_ca.NULL, critical)).sign(key)
+        device = world.device(tpm, certificates=world.maker.chain(leaf))
+        assert begins(device) if fine else refuses(device, "unhandled-critical-extension")
+
+
 def test_an_empty_trust_store_trusts_nobody(world: World) -> None:
     """Absence fails: without anchors there is nothing to verify against (pypi/warehouse's rule)."""
     device = world.device()

@@ -34,7 +34,6 @@ from tests.software_tpm import missing_programs
 pytestmark = [
     pytest.mark.skipif(bool(missing_programs()), reason=f"not installed: {', '.join(missing_programs())}"),
     pytest.mark.timeout(240),
-    pytest.mark.xdist_group("walk"),
 ]
 STALE_AFTER = 6.0  # seconds
 

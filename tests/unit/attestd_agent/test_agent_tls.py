@@ -1,4 +1,10 @@
-"""The state folder's key and chain in a real mutual-TLS handshake: OpenSSL's tpm2 provider, and no code of ours."""
+"""The state folder's key and chain in a real mutual-TLS handshake: OpenSSL's tpm2 provider, and no code of ours.
+
+The options of `s_client` are those for a TPM without a resource manager, which holds three objects: digests by the
+default provider (first), signatures by the TPM's (`?tpm2.signature=yes`). tpm2-openssl 1.1 then verifies the peer's
+ECDSA and RSA signatures in the TPM too, for which three are too few; so the listener's own certificate is Ed25519.
+With /dev/tpmrm0 the kernel swaps objects, and any peer will do.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +14,20 @@ import socket
 import ssl
 import subprocess
 import threading
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.x509.oid import NameOID
 
 from attestd.protocol.messages import WaitAnswer
 from attestd_agent.templates import OWNER, SRK_HANDLE, STORAGE_ROOT
 from tests.software_tpm import SoftwareTpm
 from tests.unit.attestd_agent.conftest import MakeAgent
-from tests.unit.attestd_agent.fake_service import Authority, pem, write_root
+from tests.unit.attestd_agent.fake_service import Authority, pem, utc_now
 
 
 def _why_not() -> str:
@@ -38,13 +45,25 @@ class Listener:
     """Takes one connection, wants a client certificate, and remembers it."""
 
     def __init__(self, authority: Authority, folder: Path, version: ssl.TLSVersion) -> None:
-        key = ec.generate_private_key(ec.SECP256R1())
-        own = authority.issue("server", key.public_key(), eku=ExtendedKeyUsageOID.SERVER_AUTH, host=True)
-        pair = folder / "server.pem"
+        key = ed25519.Ed25519PrivateKey.generate()
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "listener")])
+        own = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(1)
+            .not_valid_before(utc_now() - timedelta(days=1))
+            .not_valid_after(utc_now() + timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(key, None)
+        )
+        self.certificate, pair = folder / "listener.pem", folder / "pair.pem"
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        pair.write_bytes(private + pem(own, authority.issuer).encode())
+        self.certificate.write_text(pem(own))
+        pair.write_bytes(private + pem(own).encode())
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(pair)
         self._context.load_verify_locations(cadata=pem(authority.root))
@@ -104,11 +123,11 @@ def test_a_handshake_with_the_tpm_s_key(
     assert not isinstance(enrolled, WaitAnswer)
     assert enrolled.ck.parent == parent
     listener = Listener(authority, tmp_path, version)
-    command = ["openssl", "s_client", "-provider", "tpm2", "-provider", "default", "-verify_return_error", "-quiet"]
+    command = ["openssl", "s_client", "-provider", "default", "-provider", "tpm2", "-propquery", "?tpm2.signature=yes"]
+    command += ["-verify_return_error", "-quiet", "-ign_eof"]
     command += ["-cert", str(agent.state.chain_path), "-cert_chain", str(agent.state.chain_path)]
     command += ["-key", str(agent.state.key_path)]
-    command += ["-CAfile", str(write_root(agent.server.roots[0], tmp_path))]
-    command += ["-connect", f"127.0.0.1:{listener.port}", "-ign_eof"]
+    command += ["-CAfile", str(listener.certificate), "-connect", f"127.0.0.1:{listener.port}"]
     done = subprocess.run(
         command,
         env={**os.environ, "TPM2OPENSSL_TCTI": blank_tpm.tcti},

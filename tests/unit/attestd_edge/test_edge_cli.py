@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -133,6 +134,13 @@ class TestCheck:
         finding = check(site)["clock"]
         assert "behind" in finding["detail"]
         assert "floor.json" in finding["remedy"]
+
+    def test_a_certificate_that_could_not_be_renewed(self, site, monkeypatch):
+        real = os.access
+        monkeypatch.setattr(os, "access", lambda path, mode: path != site.folder and real(path, mode))
+        found = check(site)
+        assert "can't be renewed" in found["certificate"]["detail"]
+        assert found["state"]["ok"]
 
     def test_a_state_folder_that_is_not_there(self, site):
         (site.folder / "state" / "bundle.jws").unlink()

@@ -430,6 +430,10 @@ class TestMemory:
         assert len(memo) == 2
         assert (memo.get(0), memo.get(1), memo.get(2)) == (None, 1, 2)
 
+    def test_a_memory_without_room(self):
+        with pytest.raises(ValueError, match="at least one"):
+            Memo(0)
+
     def test_what_was_used_lately_stays(self):
         memo: Memo[str, int] = Memo(2)
         memo.keep("a", 1)
@@ -493,6 +497,10 @@ class TestPaths:
         for path in (b"/a/../b", b"//a", b"/a%2fb", b"/a\\b", b"/\xff"):
             with pytest.raises(PathAmbiguous):
                 read_path(encode_path(path))
+
+
+def test_credentials_are_told_apart_whatever_their_parts():
+    assert decide_module._digest((b"ab", b"c")) != decide_module._digest((b"a", b"bc"))
 
 
 def test_tokens_and_proofs_stay_out_of_logs():

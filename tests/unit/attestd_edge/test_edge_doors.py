@@ -384,6 +384,12 @@ class TestAge:
         assert [message["type"] for message in sent] == ["websocket.accept", "websocket.close"]
         assert sent[1]["code"] == 1008
 
+    def test_a_websocket_ends_with_its_credential(self, edge, watch):
+        watch.pass_(59.97)
+        short = a.leaf(not_after=NOW + timedelta(seconds=60))
+        sent = self.websocket(edge, self.chatting, chain=(short,), max_age=timedelta(seconds=50))
+        assert sent[1]["code"] == 1008
+
     def test_a_websocket_that_is_refused(self, edge):
         sent = self.websocket(edge, self.chatting, chain=())
         assert [message["type"] for message in sent] == ["websocket.close"]
@@ -423,6 +429,21 @@ def _environ(leaf: bytes = LEAF) -> dict:
         "REQUEST_METHOD": "GET", "PATH_INFO": "/", "SERVER_NAME": "x", "wsgi.url_scheme": "https",
         "SSL_CLIENT_CERT": pem_of(leaf), "REMOTE_ADDR": "192.0.2.1",
     }  # fmt: skip
+
+
+class TestAsgiPeers:
+    @pytest.mark.parametrize(
+        ("server", "client", "unix"),
+        [
+            (("/run/app.sock", None), None, True),
+            (("127.0.0.1", 443), ("127.0.0.1", 50000), False),
+            (("127.0.0.1", 443), None, False),
+            (("/run/app.sock", None), ("192.0.2.7", 1234), False),
+            (None, None, False),
+        ],
+    )
+    def test_a_unix_socket_is_known_by_what_the_server_says(self, server, client, unix):
+        assert asgi.read_peer({"server": server, "client": client}).unix is unix
 
 
 class TestAsgiScopes:

@@ -167,6 +167,15 @@ class TestAsking:
         assert service.bundle(who, etag='"2.5"') is None
         assert service.bundle(who, etag='"2.4"') is not None
 
+    def test_a_nonce_is_not_used_again_after_a_request_that_got_no_answer(self, service, fake, who):
+        service.bundle(who, etag=None)
+        fake.down = True
+        with pytest.raises(ServiceUnreachable):
+            service.bundle(who, etag=None)
+        fake.down = False
+        service.bundle(who, etag=None)
+        assert fake.asked == ["GET /v1/nonce", "GET /v1/bundle"] * 2
+
     def test_a_304_that_was_not_asked_for(self, service, fake, who):
         fake.status = 304
         with pytest.raises(ServiceAnswerWrong):
@@ -327,7 +336,9 @@ class TestRounds:
     def test_staleness_is_logged_when_it_begins_and_ends_and_kept_at_once(self, refresher, fake, store, watch, caplog):
         refresher.tick()
         fake.down = True
-        watch.pass_(3600)
+        watch.pass_(3590)
+        refresher.tick()
+        watch.pass_(10)
         with caplog.at_level(logging.INFO, "attestd_edge"):
             refresher.tick()
             refresher.tick()

@@ -224,6 +224,13 @@ class TestTime:
         watch.wall -= timedelta(hours=2)
         assert self.stale(reopened(tmp_path, watch))
 
+    def test_the_floor_counts_before_any_bundle_is_loaded(self, adopted, tmp_path, watch):
+        watch.pass_(3600)
+        adopted.keep_time(at_once=True)
+        watch.wall -= timedelta(hours=2)
+        again = BundleStore(tmp_path, roots=[a.ROOT.der], trust_domain=a.TRUST_DOMAIN, clock=watch.clock())
+        assert again.clock.now() == a.NOW + timedelta(hours=1)
+
     def test_the_floor_is_kept_every_minute(self, adopted, tmp_path, watch):
         for _ in range(59):
             watch.pass_(1)

@@ -162,3 +162,11 @@ def test_disabling_what_is_none(world: World, name: str) -> None:
     answer = world.admin.post(f"/v1/admin/proxies/{name}/disable", {"v": 1})
     assert answer.status_code in (401, 404)
     assert problem(answer) in ("unknown-proxy", "request-misdirected")
+
+
+def test_an_unknown_member_disables_nothing(world: World) -> None:
+    message = {"v": 1, "name": "till-2", "site": "shop-2", "public_key": public_key()}
+    assert world.admin.post("/v1/admin/proxies", message).status_code == 201
+    answer = world.admin.post("/v1/admin/proxies/till-2/disable", {"v": 1, "until": 5})
+    assert (answer.status_code, problem(answer)) == (400, "malformed-json")
+    assert world.viewer.get("/v1/admin/proxies").json["proxies"][0]["disabled_at"] is None

@@ -256,7 +256,7 @@ def test_other_refusals_are_not_counted(world: World) -> None:
 
 def test_a_nonce(world: World) -> None:
     answer = world.get("/v1/nonce")
-    assert (answer.status_code, answer.data) == (204, b"")
+    assert (answer.status_code, answer.data, answer.content_type) == (204, b"", None)
     assert answer.headers["Replay-Nonce"] != world.get("/v1/nonce").headers["Replay-Nonce"]
 
 

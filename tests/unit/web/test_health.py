@@ -171,9 +171,10 @@ def test_metrics_name_nobody(world: World) -> None:
 
 
 _TWO_WORKERS = """
-import sys
+import os, sys
 from pathlib import Path
 from tests.service import World
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = sys.argv[3]  # as late as `attestd serve` does it
 world = World(Path(sys.argv[1]))
 for _ in range(int(sys.argv[2])):
     world.get("/v1/nonce")
@@ -187,9 +188,9 @@ def test_processes_add_up(tmp_path: Path) -> None:
     root = Path(__file__).parents[3]
     texts = [
         subprocess.run(
-            [sys.executable, "-c", _TWO_WORKERS, str(tmp_path / f"instance-{number}"), str(number)],
+            [sys.executable, "-c", _TWO_WORKERS, str(tmp_path / f"instance-{number}"), str(number), str(folder)],
             cwd=root,
-            env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder), "PYTHONPATH": str(root)},
+            env={**os.environ, "PYTHONPATH": str(root)},
             capture_output=True,
             text=True,
             check=True,

@@ -1,0 +1,319 @@
+"""The field's known mistakes, each with its source, and the tests that keep this project from making it.
+
+A row is a mistake in a few words, where it happened or is described, and tests as `file::name` under tests/ (any name
+of a test function or a method; parametrized ones without their parameters). A test that is renamed or removed fails
+this file; so does a row without tests.
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent.parent
+TPM, WEB, CREDENTIALS, EDGE = "unit/tpm/test_", "unit/web/test_", "unit/credentials/test_", "unit/attestd_edge/test_edge_"
+ATTACK = "attacks/test_"
+
+COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
+    # ---- Endorsement
+    ("EK certificates with an empty subject and a critical SAN", "bloomberg/spire-tpm-plugin#19"): (
+        f"{TPM}endorsement.py::test_the_tpms_identity_is_read",
+        f"{TPM}vouching.py::test_a_critical_alternative_name_is_understood_in_an_ek_certificate_only",
+        f"{ATTACK}endorsement.py::test_a_critical_extension_that_is_not_understood",
+    ),
+    ("the EK purpose must be there", "TCG EK Credential Profile 2.5, 3.2"): (
+        f"{TPM}endorsement.py::test_the_purpose_must_be_the_eks",
+        f"{TPM}claims.py::test_an_empty_list_of_purposes_is_never_any_purpose",
+    ),
+    ("an issuer's name and one signature are no chain", "RFC 5280, 6.1"): (
+        f"{TPM}vouching.py::test_every_certificate_must_be_valid_now",
+        f"{TPM}vouching.py::test_an_issuer_must_be_a_ca",
+        f"{TPM}vouching.py::test_an_issuer_must_be_allowed_to_sign_certificates",
+        f"{TPM}vouching.py::test_path_lengths_hold",
+        f"{TPM}chain.py::test_a_root_of_the_same_name_and_another_key_is_not_trusted",
+        f"{ATTACK}endorsement.py::test_a_chain_that_brings_its_own_root",
+        f"{ATTACK}endorsement.py::test_a_tpm_s_certificate_certifies_no_other_tpm",
+        f"{ATTACK}endorsement.py::test_a_certificate_outside_its_own_dates",
+    ),
+    ("intermediates from the request, from NV or from the store", "tpm2-tools"): (
+        f"{TPM}chain.py::test_intermediates_come_with_the_request_or_from_the_store",
+    ),
+    ("padding after the certificate in NV", "nsacyber/HIRS#23, tpm2-tools#3474"): (
+        f"{TPM}ekcert.py::test_padding_is_cut",
+        f"{TPM}endorsement.py::test_padding_is_cut_and_recorded",
+    ),
+    ("certificates that are not strict DER", "keylime#944, keylime#1775"): (
+        f"{TPM}ekcert.py::test_a_named_departure_is_read_and_recorded",
+        f"{TPM}ekcert.py::test_a_departure_without_a_name_is_refused",
+        "vectors/test_shared_endorsements.py::test_each_certificate_is_read_as_the_manifest_says",
+    ),
+    ("chains of on-die CAs", "keylime#1552"): (
+        "vectors/test_shared_endorsements.py::test_each_chain_gets_the_manifests_verdict",
+    ),
+    ("signatures over re-encoded octets", "keylime#944"): (f"{TPM}vouching.py::test_every_signed_octet_counts",),
+    ("the certificate is for another key, or another template", "TCG EK Credential Profile 2.5, annex B"): (
+        f"{TPM}endorsement.py::test_the_certificate_must_be_for_this_very_key",
+        f"{TPM}ektemplates.py::test_one_lie_in_each_template",
+        f"{ATTACK}endorsement.py::test_a_stolen_certificate_for_the_thief_s_own_key",
+    ),
+    ("an EK without a certificate", "TCG EK Credential Profile 2.5, 2.2"): (
+        f"{ATTACK}endorsement.py::test_the_inventory_s_hash_is_of_exactly_this_key",
+        "unit/issuance/test_enrollment.py::test_without_certificate_and_inventory_nobody_vouches",
+    ),
+    ("a genuine TPM that is not yours", "Parno, Bootstrapping Trust in a Trusted Platform, 2008"): (
+        f"{ATTACK}endorsement.py::test_a_cuckoo_is_a_device_of_its_own",
+        f"{ATTACK}endorsement.py::test_a_maker_s_word_alone_gives_no_credential",
+        f"{ATTACK}endorsement.py::test_a_relay_to_the_victim_s_tpm_activates_nothing_for_another_key",
+        f"{ATTACK}endorsement.py::test_one_chip_with_two_endorsement_keys_is_approved_twice",
+    ),
+    ("an id or its keys taken over from another TPM", "CVE-2025-13609"): (
+        f"{ATTACK}endorsement.py::test_registering_again_from_another_tpm_changes_no_keys",
+        f"{ATTACK}endorsement.py::test_an_id_of_the_inventory_belongs_to_one_ek",
+        f"{ATTACK}endorsement.py::test_one_tpm_does_not_replace_another_device_s",
+        f"{ATTACK}endorsement.py::test_a_replaced_tpm_does_not_come_back_through_inventory_or_replacement",
+    ),
+    ("moduli of a known-weak generator", "CVE-2017-15361"): (
+        f"{TPM}endorsement.py::test_a_key_with_the_roca_fingerprint_is_refused",
+    ),
+    ("nothing to verify against passes", "pypi/warehouse"): (
+        f"{ATTACK}endorsement.py::test_an_empty_trust_store_trusts_nobody",
+        f"{CREDENTIALS}x509.py::test_without_a_root_nothing_is_trusted",
+        f"{CREDENTIALS}tokens.py::test_without_keys_nothing_is_genuine",
+    ),
+    # ---- Activation and certification
+    ("the AK's Name is the client's word", "TPM 2.0 Library, Part 1, 24"): (
+        f"{TPM}makecred.py::test_another_name_recovers_nothing",
+        f"{ATTACK}enrollment.py::test_an_attestation_key_of_another_tpm",
+    ),
+    ("an AK that signs what the TPM never said", "TPM 2.0 Library, Part 1, 31.4"): (
+        f"{TPM}activation.py::test_one_lie_in_an_ecdsa_key",
+        f"{ATTACK}enrollment.py::test_an_attestation_key_that_can_lie",
+        f"{ATTACK}enrollment.py::test_another_attestation_key_after_begin",
+    ),
+    ("a credential key that can leave its TPM", "TPM 2.0 Library, Part 2, 8.3"): (
+        f"{TPM}attest.py::test_one_lie_in_a_credential_key",
+        f"{ATTACK}enrollment.py::test_a_credential_key_that_can_leave_its_tpm",
+    ),
+    ("a key substituted after its certification", "draft-ietf-acme-device-attest"): (
+        f"{TPM}attest.py::test_another_public_area_than_the_certified_one",
+        f"{ATTACK}enrollment.py::test_a_key_put_in_the_place_of_the_certified_one",
+        f"{ATTACK}enrollment.py::test_re_keying_with_a_key_of_another_tpm",
+        f"{ATTACK}enrollment.py::test_re_keying_signed_by_the_new_key",
+    ),
+    ("magic, type, Name, extraData or trailing octets unchecked", "TPM 2.0 Library, Part 2, 10.12"): (
+        f"{TPM}attest.py::test_one_lie_in_a_certification",
+        f"{TPM}statements.py::test_statements_with_more_are_malformed",
+        f"{ATTACK}enrollment.py::test_a_certification_that_lies",
+        "vectors/test_shared_quotes.py::test_a_certify_creation_is_no_certification",
+    ),
+    ("a secret that serves twice, or elsewhere", "docs/protocol.md, 1"): (
+        f"{ATTACK}enrollment.py::test_another_challenge_s_secret",
+        f"{ATTACK}enrollment.py::test_another_device_s_challenge",
+        f"{ATTACK}enrollment.py::test_a_thief_of_the_answer_learns_nothing_more",
+        f"{ATTACK}enrollment.py::test_an_old_challenge_does_not_undo_a_newer_enrollment",
+        f"{ATTACK}enrollment.py::test_a_challenge_ends_with_its_time",
+        "unit/registry/test_spends.py::test_of_processes_one_wins",
+    ),
+    ("evidence swapped between enrollments", "docs/protocol.md, 1"): (
+        f"{ATTACK}enrollment.py::test_evidence_swapped_between_two_devices",
+        f"{ATTACK}enrollment.py::test_evidence_swapped_between_two_enrollments_of_one_device",
+        f"{ATTACK}enrollment.py::test_everything_that_evidence_is_bound_to",
+    ),
+    ("a challenge that somebody else made or touched", "docs/protocol.md, 1"): (
+        f"{ATTACK}enrollment.py::test_a_challenge_of_another_instance",
+        f"{ATTACK}enrollment.py::test_a_challenge_that_was_touched",
+    ),
+    # ---- Quote
+    ("PCR values that the quote does not cover", "CVE-2022-0317"): (
+        f"{ATTACK}quote.py::test_values_that_the_quote_does_not_cover",
+        f"{TPM}attest.py::test_octets_moved_between_neighbours_hash_alike_and_are_refused",
+    ),
+    ("magic, type, nonce, selection, bank or digest unchecked", "TPM 2.0 Library, Part 2, 10.12"): (
+        f"{TPM}attest.py::test_one_lie_in_a_quote",
+        f"{ATTACK}quote.py::test_a_quote_that_lies",
+        f"{ATTACK}quote.py::test_everything_that_a_quote_is_bound_to",
+        f"{ATTACK}quote.py::test_a_quote_is_good_once",
+    ),
+    ("a good machine quotes for a bad one", "Parno, 2008"): (
+        f"{ATTACK}quote.py::test_a_good_machine_s_quote_for_a_bad_one",
+    ),
+    ("SHA-1 banks as evidence", "NIST SP 800-131A"): (
+        f"{TPM}attest.py::test_sha1_banks_are_evidence_only_where_the_policy_names_them",
+        f"{ATTACK}quote.py::test_a_bank_that_settings_do_not_name_is_no_evidence",
+    ),
+    ("a restart count that decreases is taken for an attack", "TPM 2.0 Library, Part 2, 10.11"): (
+        f"{ATTACK}quote.py::test_a_new_boot_is_recorded_and_is_no_attack",
+    ),
+    ("logs without bounds", "google/go-attestation"): (f"{ATTACK}quote.py::test_a_log_is_bounded",),
+    ("unauthenticated log data is believed", "go-attestation, docs/event-log-disclosure.md"): (
+        f"{ATTACK}quote.py::test_a_log_that_nobody_asked_for_affirms_nothing",
+    ),
+    ("a default policy that accepts every state", "keylime#1932"): (
+        f"{ATTACK}quote.py::test_without_reference_values_nothing_is_affirmed",
+        "unit/appraisal/test_results.py::test_without_reference_values_software_is_never_affirmed",
+        "unit/appraisal/test_results.py::test_a_pcr_that_was_not_quoted_is_refused_not_ignored",
+    ),
+    # ---- Credentials, tokens, doors
+    ("the header chooses the algorithm or the key", "RFC 8725, 2.1 and 3.1"): (
+        f"{ATTACK}signed_requests.py::test_an_algorithm_of_the_sender_s_choice",
+        f"{ATTACK}signed_requests.py::test_a_mac_under_the_public_key",
+        f"{ATTACK}signed_requests.py::test_no_signature",
+        f"{ATTACK}signed_requests.py::test_a_key_that_comes_with_the_request",
+        f"{ATTACK}signed_requests.py::test_a_header_member_that_is_not_understood",
+        f"{ATTACK}signed_requests.py::test_a_header_member_that_comes_twice",
+        f"{CREDENTIALS}tokens.py::test_the_public_key_is_no_hmac_secret",
+        f"{ATTACK}edge.py::test_a_token_with_a_header_of_the_sender_s_choice",
+    ),
+    ("one kind of token serves as another", "RFC 8725, 3.11"): (
+        f"{ATTACK}signed_requests.py::test_a_request_is_for_one_verb",
+        f"{ATTACK}edge.py::test_a_proof_is_no_token_and_a_request_no_proof",
+        f"{ATTACK}edge.py::test_a_signed_time_is_no_bundle",
+        f"{CREDENTIALS}tokens.py::test_a_bundle_a_time_or_a_proof_is_no_token",
+    ),
+    ("audience, expiry and issuer of a JWT", "JWT-SVID 3"): (
+        f"{CREDENTIALS}tokens.py::test_one_lie_in_the_claims",
+        f"{ATTACK}default_allow.py::test_an_audience_in_another_spelling",
+        f"{ATTACK}edge.py::test_credentials_end",
+    ),
+    ("a token signed by another key of the house", "docs/protocol.md, 5"): (
+        f"{ATTACK}edge.py::test_a_token_signed_by_another_key_of_the_house",
+        f"{ATTACK}edge.py::test_a_bundle_signed_by_the_wrong_key",
+    ),
+    ("one URI SAN, and a leaf is no CA", "X509-SVID 2 and 4"): (
+        f"{CREDENTIALS}x509.py::test_one_lie_in_the_leaf",
+        f"{CREDENTIALS}x509.py::test_a_leaf_issues_nothing",
+    ),
+    ("a bound token used by its bearer", "RFC 8705, 3; RFC 9449, 7"): (
+        f"{ATTACK}edge.py::test_a_bound_token_is_no_bearer_s",
+        f"{ATTACK}edge.py::test_a_proven_token_crosses_once_a_proof",
+        f"{ATTACK}edge.py::test_a_proof_for_another_request",
+        f"{ATTACK}edge.py::test_a_proof_made_ahead",
+        f"{ATTACK}edge.py::test_another_edge_s_nonce",
+        f"{ATTACK}default_allow.py::test_no_token_is_a_bearer_s",
+    ),
+    ("a forwarded certificate header from anyone", "RFC 9440, 4"): (
+        f"{ATTACK}edge.py::test_a_certificate_header_counts_from_the_hop_alone",
+        f"{ATTACK}edge.py::test_a_certificate_header_that_comes_twice",
+        "e2e/test_nginx_forward_auth.py::test_a_certificate_header_of_ones_own",
+        f"{WEB}front.py::test_headers_with_underscores_can_not_pose_as_others",
+    ),
+    ("headers of a proxy that is not there", "CWE-444"): (
+        f"{ATTACK}signed_requests.py::test_a_header_lets_nobody_in",
+        f"{ATTACK}signed_requests.py::test_a_header_does_not_change_the_method",
+        f"{ATTACK}signed_requests.py::test_the_host_header_moves_nothing",
+        f"{ATTACK}signed_requests.py::test_two_authorizations",
+    ),
+    ("status lists that decompress without end", "draft-ietf-oauth-status-list"): (
+        f"{CREDENTIALS}status.py::test_a_decompression_bomb_costs_no_more_than_the_limit",
+        f"{ATTACK}edge.py::test_a_device_that_the_bundle_does_not_know",
+    ),
+    ("CRL number, nextUpdate, issuer", "step-ca#2511"): (
+        "unit/ca/test_revocation.py::test_every_field_of_a_list",
+        "unit/ca/test_revocation.py::test_each_field_that_differs_is_noticed",
+    ),
+    ("chain checks skipped when TLS resumes", "spire#6715"): (
+        f"{ATTACK}edge.py::test_a_certificate_without_its_signature",
+        f"{EDGE}decide.py::test_a_new_bundle_without_the_issuer_forgets_its_signatures",
+    ),
+    ("bundles: rolled back, stale, from elsewhere", "python-tuf; docs/protocol.md, 5"): (
+        f"{ATTACK}edge.py::test_a_bundle_from_before_a_quarantine",
+        f"{ATTACK}edge.py::test_a_stale_bundle_lets_nobody_cross",
+        f"{ATTACK}edge.py::test_a_genuine_bundle_that_is_wrong",
+        f"{ATTACK}edge.py::test_a_stranger_s_authority_of_the_same_name",
+        f"{ATTACK}edge.py::test_a_clock_set_back_revives_nothing",
+    ),
+    ("an EK hash as a lifelong tracker", "docs/protocol.md, 3"): (
+        f"{ATTACK}edge.py::test_nothing_of_an_ek_comes_to_an_edge",
+        f"{ATTACK}operations.py::test_no_answer_to_operators_holds_secrets",
+        f"{WEB}logs.py::test_no_secret_of_a_device_s_whole_life_is_logged",
+    ),
+    # ---- Default-allow branches
+    ("an unhandled message type skips authorisation", "CVE-2026-30836"): (
+        f"{WEB}access.py::test_a_route_that_is_not_in_the_table_is_denied_to_everybody",
+        f"{WEB}access.py::test_every_route_called_by_everybody",
+        f"{ATTACK}default_allow.py::test_no_member_may_be_missing_unknown_or_something_else",
+    ),
+    ("an empty EKU", "CVE-2026-40097"): (
+        f"{CREDENTIALS}x509.py::test_an_empty_extended_key_usage_is_refused",
+        f"{TPM}claims.py::test_an_empty_list_of_purposes_is_never_any_purpose",
+    ),
+    ("a failure is logged, and passes", "CVE-2023-3674"): (
+        f"{ATTACK}default_allow.py::test_tpm_structures_changed_at_random_give_no_credential",
+        f"{ATTACK}default_allow.py::test_octets_changed_at_random_give_no_credential",
+        f"{TPM}attest.py::test_a_flipped_bit_anywhere_is_noticed",
+    ),
+    ("an exception leaves trust in place", "CVE-2022-3500"): (
+        f"{ATTACK}default_allow.py::test_a_fault_gives_nothing",
+        f"{EDGE}doors.py::test_what_nobody_foresaw",
+        "unit/policy/test_decisions.py::test_an_engine_that_raises_denies",
+    ),
+    ("a policy that can't be evaluated permits", "Cedar, authorization semantics"): (
+        f"{ATTACK}default_allow.py::test_what_no_policy_permits_is_denied",
+        "unit/policy/test_decisions.py::test_a_policy_that_fails_denies",
+    ),
+    ("a nonce is a constant", "CVE-2026-6420"): (
+        f"{ATTACK}signed_requests.py::test_nonces_are_never_the_same",
+        f"{ATTACK}signed_requests.py::test_a_nonce_that_nobody_gave",
+        f"{ATTACK}signed_requests.py::test_a_nonce_serves_one_device",
+    ),
+    ("a state improves by asking again", "docs/protocol.md, 3"): (
+        f"{ATTACK}endorsement.py::test_enrolling_again_improves_no_state",
+        f"{ATTACK}endorsement.py::test_a_second_endorsement_key_does_not_end_a_quarantine",
+    ),
+    # ---- Operations
+    ("open connections stall the registrar", "CVE-2023-38200, CVE-2025-1057"): (
+        f"{WEB}front.py::test_a_body_that_stalls_costs_no_thread",
+        "e2e/test_serving.py::test_stalled_bodies_do_not_make_it_deaf",
+        f"{ATTACK}operations.py::test_beginning_writes_nothing",
+        f"{ATTACK}operations.py::test_guesses_are_bounded_and_spoil_nothing",
+    ),
+    ("herds without a word when to come back", "spire#4490"): (
+        f"{WEB}front.py::test_requests_that_wait_are_bounded",
+        f"{ATTACK}operations.py::test_a_flood_of_strangers_makes_no_more_rows_than_the_cap",
+    ),
+    ("a database that only grows", "step-ca#473"): (
+        f"{ATTACK}operations.py::test_requests_that_nobody_decides_on_are_forgotten",
+        f"{ATTACK}operations.py::test_spent_nonces_are_forgotten_after_they_could_count",
+        "unit/registry/test_issued.py::test_forgetting_expired_certificates_with_their_revocations",
+    ),
+    ("lifetimes that do not nest", "spire#7199"): (
+        "unit/ca/test_profiles.py::test_each_contradiction_is_refused_with_the_arithmetic",
+        f"{WEB}health.py::test_not_ready_when_the_issuer_is_about_to_end",
+    ),
+    ("a verifier that died unnoticed", "keylime#1091"): (
+        f"{EDGE}doors.py::test_a_stale_edge_is_an_alarm",
+        "unit/test_publication.py::test_silence_is_broken_before_edges_go_stale",
+        f"{ATTACK}operations.py::test_what_is_refused_is_in_the_audit_trail",
+    ),
+}
+
+
+@cache
+def tests_of(file: str) -> frozenset[str]:
+    """The names of all test functions and methods in a file, without running it."""
+    tree = ast.parse((TESTS / file).read_text())
+    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return frozenset(node.name for node in functions if node.name.startswith("test_"))
+
+
+@pytest.mark.parametrize("row", COVERED, ids=lambda row: row[0])
+def test_every_pitfall_has_tests_that_exist(row: tuple[str, str]) -> None:
+    what, source = row
+    assert what
+    assert source
+    assert COVERED[row], "no test"
+    for test in COVERED[row]:
+        file, _, name = test.partition("::")
+        assert (TESTS / file).is_file(), f"there is no {file}"
+        assert name in tests_of(file), f"there is no {name} in {file}"
+
+
+def test_every_attack_is_in_files_that_the_table_names() -> None:
+    """A new file of attacks belongs to some pitfall."""
+    named = {test.partition("::")[0] for tests in COVERED.values() for test in tests}
+    here = {f"attacks/{path.name}" for path in Path(__file__).parent.glob("test_*.py")}
+    assert here - {f"attacks/{Path(__file__).name}"} <= named
