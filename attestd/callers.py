@@ -6,6 +6,7 @@ can act in their name. The envelope's `kid` is the key's RFC 7638 thumbprint.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -93,7 +94,10 @@ class Callers:
         with self.registry.reading() as c:
             operator = operators.by_thumbprint(c, thumbprint)
             proxy = None if operator is not None else proxies.by_thumbprint(c, thumbprint)
-            certificate = None if proxy is None else issued.by_serial(c, proxy.serial)
+            certificate = None
+            if proxy is not None:
+                with suppress(issued.UnknownCredential):  # forgotten, long after it expired
+                    certificate = issued.by_serial(c, proxy.serial)
         if operator is not None:
             if operator.disabled_at is not None:
                 raise CallerDisabled("This operator has been disabled.")

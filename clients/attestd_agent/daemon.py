@@ -92,7 +92,9 @@ class Notifier:
         if not self._address:
             return
         text = "\n".join(f"{name}={value}" for name, value in fields.items())
-        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        # Never blocking: a reader that is stuck must not hold up what the device is for.
+        kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        with suppress(OSError), socket.socket(socket.AF_UNIX, kind) as channel:
             channel.sendto(text.encode(), self._address)
 
 

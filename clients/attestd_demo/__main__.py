@@ -123,8 +123,10 @@ class Play:
                 if device["id"] == gadget.id:  # an earlier run was cut off in the last scene
                     self.world.attestd("devices", "release", gadget.id)
             return _credential(gadget.agent.attest())
-        (waiting,) = self.world.asked("devices", "list", "--state", "pending")
-        self.world.attestd("devices", "approve", waiting["id"], "--tier", "device", "--site", site)
+        wanted = gadget.agent.device.endorsement().hash.hex()  # others may be waiting in an instance that is kept
+        waiting = (device["id"] for device in self.world.asked("devices", "list", "--state", "pending"))
+        found = next(id for id in waiting if self.world.asked("devices", "show", id)["device"]["ek_hash"] == wanted)
+        self.world.attestd("devices", "approve", found, "--tier", "device", "--site", site)
         return _credential(gadget.agent.enroll())
 
     def ask_and_join(self, gadget: Gadget, site: str) -> str:

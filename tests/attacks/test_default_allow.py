@@ -84,7 +84,9 @@ def enveloped(device: SoftDevice) -> tuple[bytes, Send]:
 
 def approval(device: SoftDevice) -> tuple[bytes, Send]:
     path = f"/v1/admin/devices/{device.world.row(device).id}/approve"
-    return write_object({"v": 1, "tier": "device", "site": "shop-1"}), lambda body: device.world.operator.post(path, body)
+    return write_object({"v": 1, "tier": "device", "site": "shop-1"}), lambda body: device.world.operator.post(
+        path, body
+    )
 
 
 MESSAGES = {
@@ -136,7 +138,9 @@ def cast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftDevice]:
 def parsed(kind: str, body: bytes) -> Any:
     """What the message says, however it is written; None if nothing."""
     reader: Callable[[bytes], Any] = (
-        CompleteRequest.parse if kind == "complete" else lambda data: SignedEnvelope.parse_flattened(data, limit=1 << 20)
+        CompleteRequest.parse
+        if kind == "complete"
+        else lambda data: SignedEnvelope.parse_flattened(data, limit=1 << 20)
     )
     try:
         return reader(body)
@@ -190,6 +194,27 @@ def test_tpm_structures_changed_at_random_give_no_credential(cast: SoftDevice, k
     if changed != text:
         assert answer.status_code >= 400, answer.text
         assert Ledger.of(cast.world) == before
+
+
+@pytest.mark.parametrize("kind", sorted(set(MESSAGES) - {"evidence", "attestation", "rekeying", "token"}))
+@pytest.mark.parametrize(
+    "media", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"]
+)
+def test_a_form_is_no_message(world: World, ledger: Count, kind: str, media: str) -> None:
+    """What a web page can make a browser send without asking (Fetch, CORS-safelisted types) is taken nowhere."""
+    device = world.enrolled()
+    message, _ = MESSAGES[kind](device)
+    paths = {
+        "begin": "/v1/enrollments",
+        "complete": "/v1/enrollments/complete",
+        "enveloped": "/v1/renewals",
+        "approval": f"/v1/admin/devices/{device.id}/approve",
+    }
+    before = ledger()
+    told = {"Authorization": world.operator.authorize("POST", paths[kind], message)} if kind == "approval" else {}
+    answer = world.post(paths[kind], message, content_type=media, headers=told)
+    assert refused(answer, 415, "content-type-wrong")
+    assert ledger() == before
 
 
 # ---- Faults on the way ------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ class Gate:
         target: str = "/orders",
         origin: str = ORIGIN,
     ) -> str:
-        """"" if it may cross, else the refusal's name."""
+        """ "" if it may cross, else the refusal's name."""
         pairs = list(headers.items()) if isinstance(headers, dict) else headers
         through = door or Door(CertificateSource.TLS)
         answer = self.edge.admit(
@@ -349,7 +349,9 @@ def test_a_stranger_s_authority_of_the_same_name(gate: Gate, device: SoftDevice,
     ("act", "name"), [("quarantine", "device-suspended"), ("retire", "device-revoked"), ("replace", "device-")]
 )
 @pytest.mark.parametrize("by", ["certificate", "token"])
-def test_who_lost_trust_crosses_nothing_more(gate: Gate, world: World, device: SoftDevice, act: str, name: str, by: str) -> None:
+def test_who_lost_trust_crosses_nothing_more(  # noqa: PLR0917 - fixtures and parameters
+    gate: Gate, world: World, device: SoftDevice, act: str, name: str, by: str
+) -> None:
     token = token_of(device)
 
     def tries() -> str:
@@ -411,7 +413,7 @@ def test_a_bundle_from_before_a_quarantine(gate: Gate, world: World, device: Sof
     before = gate.published()
     world.operator.post(f"/v1/admin/devices/{device.id}/quarantine", {"v": 1})
     gate.fetch()
-    with pytest.raises(AttestdError, match="older|rolled|before|behind"):
+    with pytest.raises(AttestdError, match=r"older|rolled|before|behind"):
         gate.store.adopt(before)
     assert gate.crosses({}, peer=tls(device)) == "device-suspended"
     # Nor does a restart help, nor the old file put back on the disk.
@@ -455,7 +457,7 @@ def test_a_signed_time_is_no_bundle(gate: Gate, world: World) -> None:
     ids=lambda changed: next(iter(changed)),
 )
 def test_a_genuine_bundle_that_is_wrong(gate: Gate, world: World, device: SoftDevice, changed: dict[str, Any]) -> None:
-    """Signed by the right key. What is not for this edge changes nothing; what it can't understand lets nobody cross."""
+    """Signed by the right key. What is not for this edge changes nothing; what it can't read lets nobody cross."""
     with pytest.raises((AttestdError, ValueError, OverflowError)):
         gate.store.adopt(sign_bundle(raised(gate.bundle(), **changed), world.hierarchy.bundle_signer))
     assert (gate.crosses({}, peer=tls(device)) == "") is ("policy" not in changed)

@@ -47,7 +47,9 @@ def test_a_stolen_certificate_and_public_key_without_the_tpm(world: World, ledge
     """EK certificates are public. Whoever has one gets a challenge, and nobody but the TPM can answer it."""
     victim = world.enrolled()
     before = ledger()
-    thief = world.device(Forger(ek=replace(victim.tpm.ek, private=forge_ek().private)), certificates=victim.certificates)
+    thief = world.device(
+        Forger(ek=replace(victim.tpm.ek, private=forge_ek().private)), certificates=victim.certificates
+    )
     challenge = thief.begin()
     with pytest.raises(ForgerRefused):
         thief.tpm.activate(challenge.credential_blob, challenge.secret)
@@ -193,7 +195,7 @@ def test_a_certificate_outside_its_own_dates(world: World) -> None:
 
 
 def test_a_critical_extension_that_is_not_understood(world: World) -> None:
-    """The profile's critical SAN is read; no other critical extension is waved through with it (spire-tpm-plugin #19)."""
+    """The profile's critical SAN is read; nothing else that is critical is waved through with it."""
     tpm = Forger()
     form = world.maker.intermediate.ek_form(tpm.ek.private.public_key())
     key = world.maker.intermediate.key

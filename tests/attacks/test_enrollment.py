@@ -12,11 +12,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestd.ca.sealing import SealingKey, SealingKeys
 from attestd.issuance.challenges import EnrollmentChallenge
 from attestd.protocol.derivations import completion_proof, device_certify_data, enrollment_certify_data
 from attestd.protocol.messages import BeginAnswer, CertifiedKey, CompleteRequest, EnrollmentEvidence, RenewalRequest
+from attestd.protocol.signed import Sign
 from attestd.registry.states import State
 from tests.attacks.ledger import Ledger, refused
 from tests.forger import (
@@ -27,6 +29,7 @@ from tests.forger import (
     FIXED_TPM,
     RESTRICTED,
     SENSITIVE_DATA_ORIGIN,
+    ForgedKey,
     Forger,
     ForgerRefused,
     forge_ck,
@@ -36,6 +39,12 @@ from tests.service import SoftDevice, World, signer
 
 COMPLETE = "/v1/enrollments/complete"
 Count = Callable[[], Ledger]
+
+
+def raw_signer(key: ForgedKey) -> Sign:
+    """Signs as a credential key does."""
+    assert isinstance(key.private, ec.EllipticCurvePrivateKey)
+    return signer(key.private)
 
 
 def secret_of(device: SoftDevice, challenge: BeginAnswer) -> bytes:
@@ -234,7 +243,9 @@ def test_another_attestation_key_after_begin(world: World, ledger: Count) -> Non
     secret = secret_of(device, challenge)
     device.tpm.ak = forge_key(attributes=AK_ATTRIBUTES & ~RESTRICTED)
     before = ledger()
-    assert refused(send(world, challenge.challenge, device.evidence(challenge).to_bytes(), secret), 403, "signature-wrong")
+    assert refused(
+        send(world, challenge.challenge, device.evidence(challenge).to_bytes(), secret), 403, "signature-wrong"
+    )
     assert ledger() == before
 
 
@@ -381,7 +392,7 @@ def test_re_keying_signed_by_the_new_key(world: World, ledger: Count) -> None:
     attest, signature = device.tpm.certify(data)
     payload = RenewalRequest(CertifiedKey(new.public, attest, signature)).to_bytes()
     before = ledger()
-    answer = device.signed("/v1/renewals", payload, nonce=nonce, sign=signer(new.private))
+    answer = device.signed("/v1/renewals", payload, nonce=nonce, sign=raw_signer(new))
     assert refused(answer, 401, "signature-wrong")
     assert ledger() == before
     device.tpm.ck = old

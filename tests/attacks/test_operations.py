@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestd.config import EnrollmentSettings
 from attestd.protocol.derivations import completion_proof
 from attestd.protocol.encoding import b64encode
 from attestd.protocol.messages import MAX_CERTIFICATE, MAX_CERTIFICATES, CompleteRequest
-from attestd.registry import audit, spends
+from attestd.registry import audit, issued, spends
 from tests.attacks.ledger import Ledger, refused
+from tests.forger import new_private_key
 from tests.service import SoftDevice, World, problem
 
 Count = Callable[[], Ledger]
@@ -29,13 +34,13 @@ def test_beginning_writes_nothing(world: World, ledger: Count) -> None:
     device = world.device()
     before = ledger()
     with world.registry.reading() as c:
-        rows = len(audit.page(c, limit=1000)) if hasattr(audit, "page") else 0
+        rows = len(audit.page(c, limit=1000))
     for _ in range(20):
         device.begin()
         world.nonce()
     assert ledger() == before
     with world.registry.reading() as c:
-        assert (len(audit.page(c, limit=1000)) if hasattr(audit, "page") else 0) == rows
+        assert len(audit.page(c, limit=1000)) == rows
 
 
 def test_guesses_are_bounded_and_spoil_nothing(world: World) -> None:
@@ -44,7 +49,7 @@ def test_guesses_are_bounded_and_spoil_nothing(world: World) -> None:
     challenge = device.begin()
     body = device.evidence(challenge).to_bytes()
     wrong = CompleteRequest(challenge.challenge, body, completion_proof(secret=bytes(32), body=body)).to_bytes()
-    stranger = {"environ_base": {"REMOTE_ADDR": "192.0.2.7"}}
+    stranger: dict[str, Any] = {"environ_base": {"REMOTE_ADDR": "192.0.2.7"}}
     answers = [world.post("/v1/enrollments/complete", wrong, **stranger) for _ in range(4)]
     assert {answer.status_code for answer in answers} == {403}
     assert device.complete(challenge, body).status_code == 200
@@ -81,14 +86,37 @@ def test_spent_nonces_are_forgotten_after_they_could_count(world: World) -> None
     assert refused(device.renew(nonce=nonce), 401, "nonce-expired")  # gone from the table, and dead all the same
 
 
+def test_a_proxy_whose_certificate_was_forgotten(world: World) -> None:
+    """Retention removes expired certificates; a proxy that slept past that is refused, and nothing falls over."""
+    assert world.proxy.get("/v1/bundle").status_code == 200
+    with world.registry.acting() as c:
+        issued.purge(c, before=int(world.clock().timestamp()) + 10**9)
+    assert refused(world.proxy.get("/v1/bundle"), 401, "caller-expired")
+
+
+@pytest.mark.parametrize("kind", ["rsa2048", "p384", "p256"])
+def test_a_proxy_s_key_of_another_kind(world: World, kind: str) -> None:
+    """A key that nothing here can verify with is refused when it comes, and not when it is used."""
+    public = new_private_key(kind).public_key()
+    pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    answer = world.admin.post("/v1/admin/proxies", {"v": 1, "name": "p", "site": "shop-1", "public_key": pem})
+    if kind == "p256":
+        assert answer.status_code in (200, 201), answer.text
+    else:
+        assert refused(answer, 400, "unusable-public-key")
+
+
 def test_sizes_of_what_strangers_send(world: World) -> None:
     device = world.device()
     leaf, middle = device.certificates
     for certificates in ([leaf, *[middle] * MAX_CERTIFICATES], [leaf, bytes(MAX_CERTIFICATE + 1)]):
         answer = world.post("/v1/enrollments", device.begin_request(ek_certificates=tuple(certificates)).to_bytes())
         assert answer.status_code in (400, 413), answer.text
-    many = tuple([leaf, *[middle] * (MAX_CERTIFICATES - 1)])
-    assert world.post("/v1/enrollments", device.begin_request(ek_certificates=many).to_bytes()).status_code in (200, 413)
+    many = (leaf, *[middle] * (MAX_CERTIFICATES - 1))
+    assert world.post("/v1/enrollments", device.begin_request(ek_certificates=many).to_bytes()).status_code in (
+        200,
+        413,
+    )
 
 
 def test_numbers_and_nesting_that_stall_parsers(world: World) -> None:

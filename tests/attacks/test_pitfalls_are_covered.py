@@ -15,7 +15,12 @@ from typing import Final
 import pytest
 
 TESTS = Path(__file__).resolve().parent.parent
-TPM, WEB, CREDENTIALS, EDGE = "unit/tpm/test_", "unit/web/test_", "unit/credentials/test_", "unit/attestd_edge/test_edge_"
+TPM, WEB, CREDENTIALS, EDGE = (
+    "unit/tpm/test_",
+    "unit/web/test_",
+    "unit/credentials/test_",
+    "unit/attestd_edge/test_edge_",
+)
 ATTACK = "attacks/test_"
 
 COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
@@ -293,7 +298,7 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
 
 
 @cache
-def tests_of(file: str) -> frozenset[str]:
+def names_in(file: str) -> frozenset[str]:
     """The names of all test functions and methods in a file, without running it."""
     tree = ast.parse((TESTS / file).read_text())
     functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
@@ -309,7 +314,7 @@ def test_every_pitfall_has_tests_that_exist(row: tuple[str, str]) -> None:
     for test in COVERED[row]:
         file, _, name = test.partition("::")
         assert (TESTS / file).is_file(), f"there is no {file}"
-        assert name in tests_of(file), f"there is no {name} in {file}"
+        assert name in names_in(file), f"there is no {name} in {file}"
 
 
 def test_every_attack_is_in_files_that_the_table_names() -> None:

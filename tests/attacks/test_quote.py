@@ -43,9 +43,7 @@ def at_enrollment(device: SoftDevice, spoil: Lie = same, **lies: Any) -> TestRes
 
 def at_attestation(device: SoftDevice, spoil: Lie = same, **lies: Any) -> TestResponse:
     nonce = device.world.nonce()
-    data = device_quote_data(
-        nonce=nonce, device_id=device.id, ak_name=device.tpm.ak.name, ck_name=device.tpm.ck.name
-    )
+    data = device_quote_data(nonce=nonce, device_id=device.id, ak_name=device.tpm.ak.name, ck_name=device.tpm.ck.name)
     attest, signature = device.tpm.quote(data, device.pcrs, **lies)
     quote = spoil(QuoteEvidence(attest, signature, device.pcrs))
     return device.signed("/v1/attestations", AttestationRequest(quote).to_bytes(), nonce=nonce)

@@ -288,7 +288,12 @@ def test_the_host_header_moves_nothing(world: World, ledger: Count, host: str) -
     device = world.enrolled()
     nonce = world.nonce()
     body = sign_flattened(
-        RenewalRequest().to_bytes(), sign=device.sign, alg="ES256", kid=device.id, url=f"https://{host}{RENEW}", nonce=nonce
+        RenewalRequest().to_bytes(),
+        sign=device.sign,
+        alg="ES256",
+        kid=device.id,
+        url=f"https://{host}{RENEW}",
+        nonce=nonce,
     )
     before = ledger()
     answer = world.post(RENEW, body, content_type=JOSE, headers={"Host": host})

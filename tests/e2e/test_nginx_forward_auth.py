@@ -39,6 +39,7 @@ class Application(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", "0")))
         self.server.seen.append((self.command, self.path, self.headers.items()))  # type: ignore[attr-defined]
         self.send_response(200)
         self.send_header("Content-Length", "2")
@@ -99,7 +100,12 @@ class Gate:
         return path
 
     def send(
-        self, *headers: tuple[str, str], leaf: bytes | None = None, method: str = "GET", target: str = "/orders"
+        self,
+        *headers: tuple[str, str],
+        leaf: bytes | None = None,
+        method: str = "GET",
+        target: str = "/orders",
+        body: bytes | None = None,
     ) -> tuple[int, dict[str, str], bytes]:
         """One request, with this client certificate; header by header, duplicates and all."""
         context = ssl.create_default_context(cadata=pem(self.site.root.der).decode())
@@ -113,7 +119,7 @@ class Gate:
             connection.putrequest(method, target)
             for name, value in headers:
                 connection.putheader(name, value)
-            connection.endheaders()
+            connection.endheaders(body)
             answer = connection.getresponse()
             return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
         finally:
@@ -171,6 +177,14 @@ def test_a_device_at_home_gets_through(gate):
     assert (found["attestd-tier"], found["attestd-site"], found["attestd-device"]) == ("device", "munich", "bike-1")
 
 
+@pytest.mark.parametrize("header", [("Content-Length", "100000"), ("Transfer-Encoding", "chunked")])
+def test_a_body_is_the_applications_and_does_not_come_to_the_edge(gate, header):
+    body = b"x" * 100000 if header[0] == "Content-Length" else b"4\r\nbody\r\n0\r\n\r\n"
+    for _ in range(3):
+        assert gate.send(header, leaf=gate.site.device(), method="POST", body=body)[0] == 200
+    assert [method for method, _, _ in gate.seen] == ["POST"] * 3
+
+
 def test_nobody_does_not(gate):
     status, headers, _ = gate.send()
     assert status == 401
@@ -222,15 +236,29 @@ class TestSmuggling:
         assert gate.send(header, leaf=gate.site.device(site="berlin"))[0] == 403
         assert gate.seen == []
 
-    @pytest.mark.parametrize(
-        "header", [("Attestd-Identity", "spiffe://example.org/cloud/x/admin"), ("Attestd-Tier", "cloud")]
-    )
-    def test_an_identity_of_ones_own(self, gate, header):
+    @pytest.mark.parametrize("name", ["Identity", "Tier", "Site", "Device", "Credential", "Boundary", "Request-Id"])
+    def test_an_identity_of_ones_own(self, gate, name):
+        header = (f"Attestd-{name}", "smuggled")
         assert gate.send(header)[0] == 401
         assert gate.send(header, leaf=gate.site.device())[0] == 200
-        values = [value for name, value in gate.seen[0][2] if name.lower() == header[0].lower()]
-        assert header[1] not in values
+        values = [value for found, value in gate.seen[0][2] if found.lower() == header[0].lower()]
         assert len(values) == 1
+        assert values != ["smuggled"]
+
+    def test_a_request_id_of_ones_own(self, gate):
+        assert gate.send(("X-Request-Id", "chosen-by-the-client"))[0] == 401
+        assert "chosen-by-the-client" not in gate.site.log()
+
+    def test_an_upgrade(self, gate):
+        upgrade = [("Upgrade", "websocket"), ("Connection", "Upgrade")]
+        assert gate.send(*upgrade, leaf=gate.site.device())[0] == 200
+        found = {name.lower(): value for name, value in gate.seen[0][2]}
+        assert "upgrade" not in found
+        assert "connection" not in found
+
+    def test_another_host(self, gate):
+        assert gate.send(("X-Forwarded-Host", "evil.example.org"), leaf=gate.site.device())[0] == 200
+        assert {name.lower(): value for name, value in gate.seen[0][2]}["host"] == "api.example.org"
 
     @pytest.mark.parametrize(
         "header",

@@ -100,8 +100,8 @@ class TlsServer:
         self._listener.close()
 
 
-# The tpm2 provider hashes in the TPM too, and a TPM holds three objects at once: something must swap them. On a device
-# the kernel does (/dev/tpmrm0), here the user-space resource manager, on a message bus of its own.
+# The tpm2 provider verifies the server's signature in the TPM too, and a TPM holds three objects at once: something must
+# swap them. On a device the kernel does (/dev/tpmrm0), here the user-space resource manager, on a bus of its own.
 _MANAGED = """
 tpm2-abrmd --session --allow-root "--tcti=$TCTI" >/dev/null 2>&1 &
 manager=$!
@@ -118,7 +118,8 @@ wait $manager
 
 def s_client(play: Play, port: int, *credential: str) -> subprocess.CompletedProcess[str]:
     """`openssl s_client` with these options and the device's TPM behind the tpm2 provider."""
-    command = ["openssl", "s_client", "-provider", "tpm2", "-provider", "default", "-verify_return_error", "-quiet"]
+    command = ["openssl", "s_client", "-provider", "default", "-provider", "tpm2", "-propquery", "?tpm2.signature=yes"]
+    command += ["-verify_return_error", "-quiet"]
     command += ["-connect", f"127.0.0.1:{port}", "-CAfile", str(play.world.dir / "ca" / "root.pem"), *credential]
     return subprocess.run(
         ["dbus-run-session", "--", "sh", "-c", _MANAGED, "sh", *command],

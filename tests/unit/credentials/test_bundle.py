@@ -296,6 +296,7 @@ JWK = MEMBERS["token_keys"]["t1"]
         ({"token_issuer": "x" * 3000}, InputTooLarge),
         ({"token_keys": []}, MalformedInput),
         ({"token_keys": {"t1": "x"}}, MalformedInput),
+        ({"token_keys": {"t1": 5}}, MalformedInput),
         ({"token_keys": {"t1": ["kty", "crv", "x", "y"]}}, MalformedInput),
         ({"token_keys": {"t1": {**JWK, "d": JWK["x"]}}}, MalformedInput),
         ({"token_keys": {"t1": {**JWK, "x": JWK["y"]}}}, MalformedInput),

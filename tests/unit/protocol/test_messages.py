@@ -227,7 +227,7 @@ def test_random_members(name: str, data: st.DataObject) -> None:
         ("begin answer", ("id",), b64encode(b"x" * 16), b64encode(b"x" * 17)),
         ("begin answer", ("nonce",), b64encode(b"x" * 32), b64encode(b"x" * 31)),
         ("begin answer", ("nonce",), b64encode(b"x" * 32), b64encode(b"x" * 33)),
-        ("begin answer", ("challenge",), b64encode(b"x" * 4096), b64encode(b"x" * 4097)),
+        ("begin answer", ("challenge",), b64encode(b"x" * m.MAX_SEALED), b64encode(b"x" * (m.MAX_SEALED + 1))),
         ("begin answer", ("credential_blob",), b64encode(b"x" * 1024), b64encode(b"x" * 1025)),
         ("begin answer", ("secret",), b64encode(b"x" * 1024), b64encode(b"x" * 1025)),
         ("begin answer", ("wants",), ["x"] * 8, ["x"] * 9),
@@ -260,7 +260,7 @@ def test_random_members(name: str, data: st.DataObject) -> None:
         ("complete", ("proof",), b64encode(b"x" * 32), b64encode(b"x" * 33)),
         ("complete", ("body",), b64encode(b"{}"), b64encode(b"{")),
         ("complete", ("challenge",), "AA", ""),
-        ("complete", ("challenge",), b64encode(b"x" * 4096), b64encode(b"x" * 4097)),
+        ("complete", ("challenge",), b64encode(b"x" * m.MAX_SEALED), b64encode(b"x" * (m.MAX_SEALED + 1))),
         ("credential", ("device_id",), "x" * 64, "x" * 65),
         ("credential", ("spiffe_id",), "x" * 2048, "x" * 2049),
         ("credential", ("renew_after",), 3660 * 86400, 3660 * 86400 + 1),
@@ -285,7 +285,15 @@ def test_a_bank_has_24_pcrs() -> None:
     members["pcrs"] = {"sha256": {str(index): digest for index in range(24)}}
     assert len(parse("evidence", json.dumps(members).encode()).quote.pcrs["sha256"]) == 24
     members["pcrs"]["sha256"] |= {f"0{index}": digest for index in range(24)}
-    refused("evidence", members)
+    with pytest.raises(MalformedInput, match="maps PCR indices"):
+        parse("evidence", json.dumps(members).encode())
+
+
+def test_a_pcr_value_is_bounded_before_it_is_decoded() -> None:
+    members = members_of("evidence")
+    members["pcrs"] = {"sha512": {"0": "A" * 101}}
+    with pytest.raises(MalformedInput, match="is a base64url string"):
+        parse("evidence", json.dumps(members).encode())
 
 
 def test_a_selection_is_sorted_and_without_doubles() -> None:
