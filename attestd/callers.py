@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from attestd.ca.sealing import SealingKeys
 from attestd.credentials.requests import verify_request
 from attestd.errors import Unauthenticated
-from attestd.ids import Site
+from attestd.ids import Serial, Site
 from attestd.issuance.challenges import RequestNonce
 from attestd.protocol.derivations import request_digest
 from attestd.protocol.encoding import MalformedBase64, b64decode
@@ -39,7 +39,7 @@ class CallerDisabled(Unauthenticated):
 
 
 class CallerExpired(Unauthenticated):
-    """This caller's credential has expired"""
+    """This caller's credential has expired or was revoked"""
 
     remedy = "`attestd admin renew` on the service's machine; a proxy's is renewed by `attestd proxies add`."
 
@@ -101,14 +101,17 @@ class Callers:
         if operator is not None:
             if operator.disabled_at is not None:
                 raise CallerDisabled("This operator has been disabled.")
-            if x509.load_der_x509_certificate(operator.certificate).not_valid_after_utc <= now:
-                raise CallerExpired("This operator's credential has expired.")
+            held = x509.load_der_x509_certificate(operator.certificate)
+            with self.registry.reading() as c:
+                revoked = issued.is_revoked(c, Serial(held.serial_number))
+            if revoked or held.not_valid_after_utc <= now:
+                raise CallerExpired("This operator's credential has expired or was revoked.")
             return Caller(operator.name, operator.role.value, _key(operator.public_key))
         if proxy is not None:
             if proxy.disabled_at is not None:
                 raise CallerDisabled("This proxy has been disabled.")
             if certificate is None or certificate.revoked_at is not None or certificate.not_after <= now.timestamp():
-                raise CallerExpired("This proxy's credential has expired.")
+                raise CallerExpired("This proxy's credential has expired or was revoked.")
             return Caller(proxy.name, "proxy", _key(proxy.public_key), proxy.site)
         raise CallerUnknown("No caller with this key is registered.", seen=repr(unverified_kid[:64]))
 

@@ -91,11 +91,20 @@ class Operations:
         return imported
 
     def approve(
-        self, device_id: DeviceId, *, tier: Tier, site: Site, labels: Mapping[str, str] | None, act: Act
+        self,
+        device_id: DeviceId,
+        *,
+        tier: Tier,
+        site: Site,
+        labels: Mapping[str, str] | None,
+        act: Act,
+        expected_version: int | None,
     ) -> Device:
         """Binds a waiting device to a tier and a site. Issues nothing: the agent enrolls again by itself."""
         with self.registry.acting() as c:
-            device = admission.approve(c, device_id, tier=tier, site=site, labels=labels, now=act.at)
+            device = admission.approve(
+                c, device_id, tier=tier, site=site, labels=labels, now=act.at, expected_version=expected_version
+            )
             act.note(c, "approve", str(device_id), tier=tier.value, site=str(site))
         return device
 
@@ -108,10 +117,12 @@ class Operations:
             act.note(c, event.value, str(device_id), version=device.state_version)
         return device
 
-    def replace_tpm(self, device_id: DeviceId, ek_hash: EkHash, act: Act) -> Device:
+    def replace_tpm(self, device_id: DeviceId, ek_hash: EkHash, *, act: Act, expected_version: int | None) -> Device:
         """Another TPM stands for this device from now on; the old one is blocked for ever."""
         with self.registry.acting() as c:
-            device = admission.replace_ek(c, device_id, ek_hash, reason=act.reason, now=act.at)
+            device = admission.replace_ek(
+                c, device_id, ek_hash, reason=act.reason, now=act.at, expected_version=expected_version
+            )
             act.note(c, "replace-tpm", str(device_id), version=device.state_version)
         return device
 

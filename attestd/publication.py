@@ -21,6 +21,7 @@ from attestd.registry.engine import Connection, Registry
 # A bundle whose content stays is signed anew after this share of its staleness limit, so that edges see it is alive.
 _REFRESH = 1 / 6
 _CRL_LIFETIME = timedelta(hours=1)
+_KEEP = 8  # stored bundles: a process that is slow to read the newest still finds it
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,8 @@ class Publication:
         """The issuing CA's full CRL, DER (RFC 5280, section 5)."""
         with self._registry.reading() as c:
             revoked = issued.revoked_unexpired(c, now=int(now.timestamp()))
-            number = revision.current(c)
+            # Grows with time, and within one second with what is revoked (RFC 5280, section 5.2.3).
+            number = (int(now.timestamp()) << 32) + (revision.current(c) & 0xFFFFFFFF)
         return build_crl(
             [(entry.serial, entry.at, entry.reason) for entry in revoked],
             self._hierarchy.issuer,
@@ -73,31 +75,37 @@ class Publication:
         Versions only grow: the row that stores one is inserted under its number, so that of several processes one
         wins and the others publish the winner's.
         """
-        with self._registry.reading() as c:
-            current = revision.current(c)
-            newest = bundles.newest(c)
-        refresh = self._settings.bundle.stale_after.total_seconds() * _REFRESH
-        if newest is None or newest.revision != current or now.timestamp() - newest.issued_at >= refresh:
-            newest = self._sign_next(now)
-        with self._lock:
-            if self._latest is None or (self._latest.epoch, self._latest.version) != (newest.epoch, newest.version):
-                with self._registry.reading() as c:
-                    self._latest = bundles.stored(c, epoch=newest.epoch, version=newest.version)
+        with self._lock:  # one thread of a process signs, the others take what it signed
+            with self._registry.reading() as c:
+                current = revision.current(c)
+                newest = bundles.newest(c)
+            if newest is None or not self._stands(newest, current, now):
+                newest = self._sign_next(now)
             latest = self._latest
+            if latest is None or (latest.epoch, latest.version) < (newest.epoch, newest.version):
+                with self._registry.reading() as c:
+                    latest = self._latest = bundles.stored(c, epoch=newest.epoch, version=newest.version)
         return PublishedBundle(latest.jws, f'"{latest.epoch}.{latest.version}"')
+
+    def _stands(self, head: bundles.BundleHead, current: int, now: datetime) -> bool:
+        """Whether this one says what there is to say at revision `current`, and not too long ago."""
+        refresh = self._settings.bundle.stale_after.total_seconds() * _REFRESH
+        return head.revision == current and now.timestamp() - head.issued_at < refresh
 
     def _sign_next(self, now: datetime) -> bundles.BundleHead:
         with self._registry.reading() as c:
             # Read before the content: if the content changes in between, the next call signs again.
             head = bundles.newest(c)
             current = revision.current(c)
+            if head is not None and self._stands(head, current, now):
+                return head  # another process was faster
             epoch = revision.epoch(c)
             version = 1 if head is None or head.epoch != epoch else head.version + 1
             bundle = self._content(c, epoch, version, now)
         jws = sign_bundle(bundle, self._hierarchy.bundle_signer)
         with self._registry.acting() as c:
             bundles.store(c, epoch=epoch, version=version, revision=current, issued_at=bundle.issued_at, jws=jws)
-            bundles.purge(c, keep=2)
+            bundles.purge(c, keep=_KEEP)
         with self._registry.reading() as c:
             newest = bundles.newest(c)
         assert newest is not None  # noqa: S101 - the transaction above stored it, or another one did

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Self
 
-from attestd.ca.sealing import SealingKeys
+from attestd.ca.sealing import SealBroken, SealingKeys
 from attestd.errors import Conflict, Unauthenticated
 from attestd.protocol.encoding import Members, b64encode, read_object, write_object
 from attestd.protocol.messages import MAX_SEALED, PcrSelection, parse_selection
@@ -30,6 +30,12 @@ class ChallengeExpired(Conflict):
     """The enrollment's challenge has expired"""
 
     remedy = "Begin the enrollment again and complete it within the time that the answer states."
+
+
+class NonceInvalid(Unauthenticated):
+    """The request's nonce is not one of this service's"""
+
+    remedy = "Sign the request again with the nonce of this answer's Replay-Nonce header."
 
 
 class NonceExpired(Unauthenticated):
@@ -106,8 +112,11 @@ class RequestNonce:
 
     @classmethod
     def open(cls, sealed: bytes, keys: SealingKeys) -> Self:
-        """Raises SealBroken for anything this service did not seal."""
-        return cls(*_NONCE.unpack(keys.open(sealed, purpose=NONCE)))
+        """Raises NonceInvalid for anything this service did not seal."""
+        try:
+            return cls(*_NONCE.unpack(keys.open(sealed, purpose=NONCE)))
+        except SealBroken as broken:
+            raise NonceInvalid(broken.detail, seen=broken.seen) from None
 
     def require_alive(self, now: datetime) -> None:
         if now.timestamp() >= self.expires_at:

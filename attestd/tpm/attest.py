@@ -31,7 +31,7 @@ class SignatureSchemeMismatch(EvidenceRefused):
     """The signature is not by the attestation key's own scheme"""
 
 
-class SignatureWrong(EvidenceRefused):
+class AttestationSignatureWrong(EvidenceRefused):
     """The signature is not the attestation key's over these octets"""
 
 
@@ -231,7 +231,7 @@ def _check_signature(ak: VerifiedAk, attest: bytes, signature: bytes) -> str:
         else:
             key.verify(encode_dss_signature(parsed.r, parsed.s), attest, ec.ECDSA(algorithm))
     except InvalidSignature:
-        raise SignatureWrong from None
+        raise AttestationSignatureWrong from None
     return parsed.hash.name
 
 

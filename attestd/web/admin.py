@@ -13,9 +13,9 @@ from flask import Blueprint, Response
 from attestd.errors import MalformedInput
 from attestd.ids import DeviceId, EkHash, Serial, Site, Tier
 from attestd.protocol.encoding import MalformedJson, Members
-from attestd.registry import devices, issued
+from attestd.registry import issued
 from attestd.registry.devices import Device
-from attestd.registry.states import Event, StateChanged
+from attestd.registry.states import Event
 from attestd.web.access import Who, require_role
 from attestd.web.admin_views import answer, device_members
 from attestd.web.bodies import read_message
@@ -65,10 +65,13 @@ class _Fleet:
         labels = _labels(message) if "labels" in message else None
         said = _Said.read(message)
         message.done()
-        device_id = DeviceId(id)
-        self._require_version(device_id, said.expected_version)
         device = self.service.operations.approve(
-            device_id, tier=tier, site=site, labels=labels, act=current.act(said.reason)
+            DeviceId(id),
+            tier=tier,
+            site=site,
+            labels=labels,
+            act=current.act(said.reason),
+            expected_version=said.expected_version,
         )
         return self._device(device)
 
@@ -95,9 +98,10 @@ class _Fleet:
         ek_hash = EkHash.parse(message.text("ek_hash", limit=64))
         said = _Said.read(message)
         message.done()
-        device_id = DeviceId(id)
-        self._require_version(device_id, said.expected_version)
-        return self._device(self.service.operations.replace_tpm(device_id, ek_hash, current.act(said.reason)))
+        device = self.service.operations.replace_tpm(
+            DeviceId(id), ek_hash, act=current.act(said.reason), expected_version=said.expected_version
+        )
+        return self._device(device)
 
     def revoke(self, serial: str) -> Response:
         """POST /v1/admin/credentials/<serial>/revoke: operators' and proxies' own ones are an admin's business"""
@@ -122,16 +126,6 @@ class _Fleet:
             DeviceId(id), event, act=current.act(said.reason), expected_version=said.expected_version
         )
         return self._device(device)
-
-    def _require_version(self, device_id: DeviceId, expected: int | None) -> None:
-        if expected is None:
-            return
-        with self.service.registry.reading() as c:
-            seen = devices.by_id(c, device_id).state_version
-        if seen != expected:
-            raise StateChanged(
-                f"Device {device_id} changed in the meantime.", seen=f"version {seen}", expected=f"version {expected}"
-            )
 
     def _device(self, device: Device) -> Response:
         return answer({"device": device_members(device, self.service.settings.trust_domain)})

@@ -31,6 +31,7 @@ class Limits:
     body_time: float = 30.0
     in_flight: int = 256 * 1024 * 1024  # all bodies together
     waiting: int = 256  # requests that wait for a thread or run in one
+    large_at_once: int = 2  # bodies beyond `body`, so that strangers can't fill `in_flight` with them
     # Paths that may send more than `body`.
     larger: tuple[tuple[str, int], ...] = (("/v1/admin/devices/import", 64 * 1024 * 1024),)
 
@@ -56,6 +57,7 @@ class Front:
         self._limits = limits or Limits()
         self._in_flight = 0
         self._waiting = 0
+        self._large = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -79,6 +81,7 @@ class Front:
         if self._waiting >= self._limits.waiting:
             raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", "Too many requests at once.", 2)
         taken = 0
+        large = False
         self._waiting += 1
         try:
             body = bytearray()
@@ -87,11 +90,19 @@ class Front:
                     body += chunk
                     taken += len(chunk)
                     self._in_flight += len(chunk)
+                    if not large and taken > self._limits.body:
+                        if self._large >= self._limits.large_at_once:
+                            raise _Refused(
+                                HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", "Too many large bodies at once.", 5
+                            )
+                        large = True
+                        self._large += 1
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._pool, self._run, _environ(scope, bytes(body)))
         finally:
             self._waiting -= 1
             self._in_flight -= taken
+            self._large -= large
 
     async def _chunks(self, scope: Scope, receive: Receive) -> AsyncIterator[bytes]:
         limit = self._limits.of(scope["path"])

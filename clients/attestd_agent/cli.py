@@ -191,8 +191,7 @@ def renew(
 ) -> None:
     """Get a new certificate now, without a new quote, while the last attestation still counts."""
     with _reported(as_json):
-        agent = assemble(Options(state_dir, tcti))
-        _show_answer("renewed", agent.renew(new_key=new_key), as_json)
+        _show_answer("renewed", _enrolled(state_dir, tcti).renew(new_key=new_key), as_json)
 
 
 @app.command(epilog=_CODES)
@@ -207,7 +206,7 @@ def token(
 ) -> None:
     """Print an access token, bound to this device's key: worthless without it."""
     with _reported(as_json):
-        answer = assemble(Options(state_dir, tcti)).token(audience, binding="tls" if tls else "dpop")
+        answer = _enrolled(state_dir, tcti).token(audience, binding="tls" if tls else "dpop")
         _show({"token": answer.token, "expires_in": answer.expires_in}, answer.token, as_json)
 
 
@@ -278,6 +277,12 @@ def evidence(
 
 
 # ---- What people and machines are shown -----------------------------------------------------------------------------
+
+
+def _enrolled(state_dir: Path, tcti: str) -> Agent:
+    if StateDir(state_dir).load() is None:
+        raise NotEnrolled(seen=str(state_dir))
+    return assemble(Options(state_dir, tcti))
 
 
 def _assembled(options: Options, stop: StopRequest, notifier: Notifier) -> Agent | None:

@@ -125,7 +125,7 @@ class Play:
             return _credential(gadget.agent.attest())
         wanted = gadget.agent.device.endorsement().hash.hex()  # others may be waiting in an instance that is kept
         waiting = (device["id"] for device in self.world.asked("devices", "list", "--state", "pending"))
-        found = next(id for id in waiting if self.world.asked("devices", "show", id)["device"]["ek_hash"] == wanted)
+        found = next(one for one in waiting if self.world.asked("devices", "show", one)["device"]["ek_hash"] == wanted)
         self.world.attestd("devices", "approve", found, "--tier", "device", "--site", site)
         return _credential(gadget.agent.enroll())
 
@@ -189,7 +189,7 @@ class Play:
             (
                 "a quote replayed from another device",
                 lambda: replay_quote(self.munich, self.berlin),
-                "signature-wrong",
+                "attestation-signature-wrong",
             ),
             (
                 "a credential for another boundary (munich's device in berlin)",

@@ -92,7 +92,7 @@ def test_evidence_swapped_between_two_devices(world: World, ledger: Count, swapp
     )
     before = ledger()
     answer = send(world, of_one.challenge, mixed.to_bytes(), secret_of(one, of_one))
-    assert refused(answer, 403, "signature-wrong")
+    assert refused(answer, 403, "attestation-signature-wrong")
     assert ledger() == before
     assert one.enroll().status_code == 200
 
@@ -244,7 +244,9 @@ def test_another_attestation_key_after_begin(world: World, ledger: Count) -> Non
     device.tpm.ak = forge_key(attributes=AK_ATTRIBUTES & ~RESTRICTED)
     before = ledger()
     assert refused(
-        send(world, challenge.challenge, device.evidence(challenge).to_bytes(), secret), 403, "signature-wrong"
+        send(world, challenge.challenge, device.evidence(challenge).to_bytes(), secret),
+        403,
+        "attestation-signature-wrong",
     )
     assert ledger() == before
 
@@ -280,7 +282,7 @@ def certified(device: SoftDevice, challenge: BeginAnswer, **lies: Any) -> bytes:
 @pytest.mark.parametrize(
     ("lies", "name"),
     [
-        ({"signer": forge_key()}, "signature-wrong"),
+        ({"signer": forge_key()}, "attestation-signature-wrong"),
         ({"name": forge_ck().name}, "certified-name-mismatch"),
         ({"magic": 0}, "not-made-by-tpm"),
         ({"type": CREATION}, "attestation-type-wrong"),
@@ -349,7 +351,7 @@ def test_re_keying_with_a_key_of_another_tpm(world: World, ledger: Count) -> Non
     attest, signature = accomplice.tpm.certify(data)
     payload = RenewalRequest(CertifiedKey(new.public, attest, signature)).to_bytes()
     before = ledger()
-    assert refused(device.signed("/v1/renewals", payload, nonce=nonce), 403, "signature-wrong")
+    assert refused(device.signed("/v1/renewals", payload, nonce=nonce), 403, "attestation-signature-wrong")
     assert ledger() == before
     assert device.rekey().status_code == 200
 

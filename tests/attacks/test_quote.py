@@ -70,7 +70,7 @@ ALL_8 = bytes([0xFF, 0, 0])
         ({"selection": [(SHA256, ALL_8), (SHA256, ALL_8)]}, ""),
         ({"digest": bytes(32)}, "pcr-digest-mismatch"),
         ({"digest": b""}, "pcr-digest-mismatch"),
-        ({"signer": forge_key()}, "signature-wrong"),
+        ({"signer": forge_key()}, "attestation-signature-wrong"),
         ({"trailing": b"\0"}, ""),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value)),
@@ -126,7 +126,7 @@ def test_two_quotes_with_one_signature(world: World, ledger: Count, door: Callab
     device = world.enrolled()
     other, _ = device.tpm.quote(b"", device.pcrs)
     before = ledger()
-    assert refused(door(device, lambda quote: replace(quote, attest=other)), 403, "signature-wrong")
+    assert refused(door(device, lambda quote: replace(quote, attest=other)), 403, "attestation-signature-wrong")
     assert ledger() == before
 
 
@@ -167,7 +167,7 @@ def test_a_good_machine_s_quote_for_a_bad_one(world: World, ledger: Count) -> No
     attest, signature = good.tpm.quote(data, good.pcrs)
     payload = AttestationRequest(QuoteEvidence(attest, signature, good.pcrs)).to_bytes()
     before = ledger()
-    assert refused(bad.signed("/v1/attestations", payload, nonce=nonce), 403, "signature-wrong")
+    assert refused(bad.signed("/v1/attestations", payload, nonce=nonce), 403, "attestation-signature-wrong")
     assert ledger() == before
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestd.credentials.requests import SoftwareKey
+from attestd.ids import Serial
 from attestd.registry import issued, operators, proxies
 from tests.service import URL, World, problem
 
@@ -75,6 +77,14 @@ def test_a_disabled_operator(world: World) -> None:
 def test_an_operator_whose_credential_has_ended(world: World) -> None:
     caller = world.admin
     world.clock.advance(hours=2160)
+    assert problem(caller.get(DEVICES)) == "caller-expired"
+
+
+def test_an_operator_whose_credential_was_revoked(world: World) -> None:
+    caller = world.new_caller("admin", "lost-laptop")
+    with world.registry.acting() as c:
+        held = x509.load_der_x509_certificate(operators.by_name(c, "lost-laptop").certificate)
+        issued.revoke(c, Serial(held.serial_number), reason="lost", now=1)
     assert problem(caller.get(DEVICES)) == "caller-expired"
 
 

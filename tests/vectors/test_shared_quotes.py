@@ -20,11 +20,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from attestd.tpm.activation import AkHashWeak, VerifiedAk, recall_ak, vet_ak
 from attestd.tpm.attest import (
+    AttestationSignatureWrong,
     NonceMismatch,
     PcrDigestMismatch,
     PcrValuesMismatch,
     Sha1BankRefused,
-    SignatureWrong,
     verify_certified_key,
     verify_quote,
 )
@@ -132,7 +132,7 @@ def test_keylime_quote() -> None:
     # The signature, the nonce and the selection are right: what is left is the digest of the values made up here.
     with pytest.raises(PcrDigestMismatch):
         verify_quote(ak, **told)
-    with pytest.raises(SignatureWrong):
+    with pytest.raises(AttestationSignatureWrong):
         verify_quote(ak, **{**told, "attest": told["attest"][:-1] + b"\0"})
 
 
@@ -191,7 +191,7 @@ def test_a_windows_quote_by_sha1_is_right_and_refused_by_policy() -> None:
     }
     with pytest.raises(NonceMismatch):
         verify_quote(VerifiedAk(public), **told)
-    with pytest.raises(SignatureWrong):
+    with pytest.raises(AttestationSignatureWrong):
         verify_quote(VerifiedAk(public), **{**told, "attest": told["attest"][:-1] + b"\0"})
     with pytest.raises(AttestationTypeWrong):
         parse_quote(octets(vector, "creation_attest_b64"))

@@ -208,7 +208,8 @@ def test_a_nonce_of_another_instance_is_refused(world: World, tmp_path: Path) ->
     device = world.enrolled()
     sealed = bytearray(world.nonce())
     sealed[-1] ^= 1
-    assert device.renew(nonce=bytes(sealed)).status_code == 400
+    answer = device.renew(nonce=bytes(sealed))
+    assert (answer.status_code, problem(answer)) == (401, "nonce-invalid")
 
 
 def test_every_answer_carries_a_nonce_also_a_refusal(world: World) -> None:

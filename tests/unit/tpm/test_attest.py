@@ -137,13 +137,16 @@ def test_an_unsafe_clock_is_reported(forger: Forger) -> None:
         ({"selection": [(0x0012, b"\x81\x04\x00")]}, MalformedTpmStructure),
         ({"selection": [(f.NULL, b"\x81\x04\x00")]}, MalformedTpmStructure),
         ({"selection": [(f.SHA256, b"\x81\x04\x00")] * 17}, MalformedTpmStructure),
-        ({"signer": OTHER_KEY}, a.SignatureWrong),
+        ({"signer": OTHER_KEY}, a.AttestationSignatureWrong),
         ({"scheme": (f.ECDSA, f.SHA384)}, a.SignatureSchemeMismatch),
         ({"scheme": (f.ECDSA, f.SHA1)}, a.SignatureSchemeMismatch),
         ({"signature": f.u16s(f.RSASSA, f.SHA256) + tpm2b(bytes(256))}, a.SignatureSchemeMismatch),
-        ({"signature": f.u16s(f.ECDSA, f.SHA256) + tpm2b(bytes(32)) + tpm2b(bytes(32))}, a.SignatureWrong),
-        ({"signature": f.u16s(f.ECDSA, f.SHA256) + tpm2b(b"") + tpm2b(b"")}, a.SignatureWrong),
-        ({"signature": f.u16s(f.ECDSA, f.SHA256) + tpm2b(b"\xff" * 66) + tpm2b(b"\xff" * 66)}, a.SignatureWrong),
+        ({"signature": f.u16s(f.ECDSA, f.SHA256) + tpm2b(bytes(32)) + tpm2b(bytes(32))}, a.AttestationSignatureWrong),
+        ({"signature": f.u16s(f.ECDSA, f.SHA256) + tpm2b(b"") + tpm2b(b"")}, a.AttestationSignatureWrong),
+        (
+            {"signature": f.u16s(f.ECDSA, f.SHA256) + tpm2b(b"\xff" * 66) + tpm2b(b"\xff" * 66)},
+            a.AttestationSignatureWrong,
+        ),
         ({"signature": f.u16s(f.NULL)}, MalformedTpmStructure),
         ({"signature": b""}, MalformedTpmStructure),
     ],
@@ -242,7 +245,7 @@ def test_an_rsa_signature_of_another_size_is_wrong(aks: dict[str, ForgedKey], si
     for own, scheme in (("rsassa", f.RSASSA), ("rsapss", f.RSAPSS)):
         forger = Forger(ek="L-2", ak=aks[own])
         signature = f.u16s(scheme, f.SHA256) + tpm2b(b"\x7f" * size)
-        with pytest.raises(a.SignatureWrong):
+        with pytest.raises(a.AttestationSignatureWrong):
             check_quote(forger, forger.quote(NONCE, PCRS, signature=signature))
 
 
@@ -281,7 +284,7 @@ def test_fit_credential_keys(scheme: tuple[int, ...], attributes: int) -> None:
         ({"name": bytes(67)}, MalformedTpmStructure),
         ({"safe": 255}, MalformedTpmStructure),
         ({"trailing": b"\0"}, MalformedTpmStructure),
-        ({"signer": OTHER_KEY}, a.SignatureWrong),
+        ({"signer": OTHER_KEY}, a.AttestationSignatureWrong),
         ({"scheme": (f.ECDSA, f.SHA1)}, a.SignatureSchemeMismatch),
     ],
 )
@@ -293,7 +296,7 @@ def test_one_lie_in_a_certification(forger: Forger, lie: dict[str, Any], refusal
 
 def test_a_key_may_not_certify_itself(forger: Forger) -> None:
     """The credential key signs anything it is given, a certification of itself too."""
-    with pytest.raises(a.SignatureWrong):
+    with pytest.raises(a.AttestationSignatureWrong):
         check_certification(forger, forger.certify(NONCE, signer=forger.ck))
 
 

@@ -15,11 +15,11 @@ from attestd.ids import EkHash
 from attestd.protocol.derivations import completion_proof
 from attestd.tpm.activation import AkNotRestricted, make_credential, recall_ak, verify_activation, vet_ak
 from attestd.tpm.attest import (
+    AttestationSignatureWrong,
     CertifiedNameMismatch,
     CkRestricted,
     NonceMismatch,
     PcrDigestMismatch,
-    SignatureWrong,
     verify_certified_key,
     verify_quote,
 )
@@ -400,7 +400,7 @@ def test_real_certifications_verify(tpm: Commands, kind: str, algorithm: str) ->
     with pytest.raises(CertifiedNameMismatch):
         verify_certified_key(recall_ak(ak_public), **{**told, "public": forge_ck().public})
     if kind == "ecdsa-p256":
-        with pytest.raises(SignatureWrong):
+        with pytest.raises(AttestationSignatureWrong):
             verify_certified_key(recall_ak(forge_key().public), **told)
 
 

@@ -237,7 +237,7 @@ def test_a_read_s_nonce_serves_until_it_expires(world: World) -> None:
 
 def test_a_made_up_nonce(world: World) -> None:
     answer = world.operator.post(PATH, {"v": 1}, nonce=bytes(len(world.nonce())))
-    assert refused(answer) == (400, "seal-broken")
+    assert refused(answer) == (401, "nonce-invalid")
 
 
 @pytest.mark.parametrize(

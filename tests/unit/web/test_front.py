@@ -131,6 +131,22 @@ def test_bodies_together_are_bounded_and_their_room_is_given_back() -> None:
     assert later[0] == 200
 
 
+def test_large_bodies_at_once_are_bounded() -> None:
+    limits = Limits(body=8, body_time=0.3, large_at_once=1, larger=(("/import", 100),))
+    front = Front(Echo(), threads=1, limits=limits)
+
+    async def story() -> tuple[Any, Any, Any]:
+        holding = asyncio.create_task(send(front, b"x" * 20, stall=True, path="/import"))
+        await asyncio.sleep(0.05)
+        refused, small = await send(front, b"y" * 20, path="/import"), await send(front, b"y" * 8, path="/import")
+        await holding
+        return refused, small, await send(front, b"y" * 20, path="/import")
+
+    refused, small, later = asyncio.run(story())
+    assert (refused[0], slug(refused[2])) == (503, "overloaded")
+    assert (small[0], later[0]) == (200, 200)
+
+
 def test_requests_that_wait_are_bounded() -> None:
     echo = Echo()
     echo.gate.clear()

@@ -58,7 +58,6 @@ def test_every_error_of_the_service_has_the_status_of_its_category() -> None:
         assert status_of(kind).value == expected, kind
 
 
-@pytest.mark.xfail(reason="signature-wrong is two errors: a JWS's (401) and an attestation's (403)")
 def test_every_name_on_the_wire_is_one_error_only() -> None:
     found: dict[str, type[AttestdError]] = {}
     for kind in every_error():
