@@ -99,7 +99,7 @@ def assemble(options: Options, *, interruptible: Callable[[], AbstractContextMan
     url = read_url(url)
     certificates: tuple[bytes, ...] = ()
     if options.ek_certificate is not None:
-        certificates = read_certificate_file(_read(options.ek_certificate))
+        certificates = read_certificate_file(read_file(options.ek_certificate))
     device = open_device(options.tcti)
     clock = open_clock(state)
     roots = _roots(options.ca, state, url)
@@ -133,7 +133,7 @@ def _roots(ca: str | None, state: StateDir, url: str) -> bytes:
         return stored
     fingerprint = _FINGERPRINT.fullmatch(ca)
     if fingerprint is None:
-        pem = _read(Path(ca))
+        pem = read_file(Path(ca))
         return "".join(ssl.DER_cert_to_PEM_cert(der) for der in read_roots(pem)).encode("ascii")
     wanted = bytes.fromhex(fingerprint[1])
     for der in read_roots(stored) if stored is not None else ():
@@ -142,7 +142,8 @@ def _roots(ca: str | None, state: StateDir, url: str) -> bytes:
     return fetch_root(url, wanted)
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """A file named by an option, of bounded size. Raises FileUnreadable."""
     try:
         with path.open("rb") as file:
             return file.read(MAX_FILE + 1)

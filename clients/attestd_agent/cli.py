@@ -20,9 +20,9 @@ from cryptography import x509
 from attestd.errors import AttestdError, Misconfigured
 from attestd.protocol.messages import WaitAnswer
 from attestd_agent.agent import Agent, NotEnrolled
-from attestd_agent.assemble import DEFAULT_TCTI, FileUnreadable, Options, assemble, boot_clock, open_clock, open_device
+from attestd_agent.assemble import DEFAULT_TCTI, Options, assemble, boot_clock, open_clock, open_device, read_file
 from attestd_agent.daemon import Daemon, Notifier, StopRequest
-from attestd_agent.ekcerts import MAX_FILE, read_certificate_file
+from attestd_agent.ekcerts import read_certificate_file
 from attestd_agent.failures import HierarchyLocked, TpmFailed, TpmFull, TpmUnavailable
 from attestd_agent.journal import configure
 from attestd_agent.records import Enrolled
@@ -247,7 +247,7 @@ def evidence(
 ) -> None:
     """Show what this TPM is: its EK hash (for the inventory), EK certificate and PCRs. Asks nobody but the TPM."""
     with _reported(as_json):
-        given = () if ek_cert is None else read_certificate_file(_file(ek_cert))
+        given = () if ek_cert is None else read_certificate_file(read_file(ek_cert))
         device = open_device(tcti)
         maker, found = device.properties(), device.endorsement(kind=ek, given=given)
         pcrs = device.read_pcrs(device.banks())
@@ -390,14 +390,6 @@ def _certificate(der: bytes) -> dict[str, str]:
     except (ValueError, AttributeError):
         pass  # some makers' certificates are odd; the service reads them with more patience
     return found
-
-
-def _file(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_FILE + 1)
-    except OSError as failure:
-        raise FileUnreadable(f"{path}: {failure.strerror}.") from None
 
 
 def main() -> None:

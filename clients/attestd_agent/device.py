@@ -120,19 +120,16 @@ class Device:
         """Opens the challenge (TPM2B_ID_OBJECT, TPM2B_ENCRYPTED_SECRET), certifies the CK and quotes the PCRs."""
 
         def work(tpm: _Tpm) -> Proof:
-            ak_handle, ck_handle = tpm.load(ak, ck)
-            opened = tpm.activate(ak_handle, endorsement, credential_blob, secret)
-            certified = tpm.certify(ak_handle, ck_handle, certify_data)
-            return Proof(opened, certified, tpm.quote(ak_handle, quote_data, selection))
+            loaded = tpm.load(ak, ck)
+            opened = tpm.activate(loaded[0], endorsement, credential_blob, secret)
+            certified = tpm.certify(loaded, certify_data)
+            return Proof(opened, certified, tpm.quote(loaded[0], quote_data, selection))
 
         return self._run("answer the challenge", work)
 
     def certify(self, ak: TpmKey, ck: TpmKey, qualifying_data: bytes) -> Signed:
-        def work(tpm: _Tpm) -> Signed:
-            ak_handle, ck_handle = tpm.load(ak, ck)
-            return tpm.certify(ak_handle, ck_handle, qualifying_data)
-
-        return self._run("certify a key", work)
+        """The AK's word that the CK is loaded in its TPM."""
+        return self._run("certify a key", lambda tpm: tpm.certify(tpm.load(ak, ck), qualifying_data))
 
     def quote(self, ak: TpmKey, qualifying_data: bytes, selection: PcrSelection) -> Quoted:
         """A quote and the values that it covers, read until they agree."""
@@ -339,7 +336,8 @@ class _Tpm:
 
     # ---- What the AK says ---------------------------------------------------------------------------------------
 
-    def certify(self, ak: ESYS_TR, ck: ESYS_TR, qualifying_data: bytes) -> Signed:
+    def certify(self, ak_and_ck: Sequence[ESYS_TR], qualifying_data: bytes) -> Signed:
+        ak, ck = ak_and_ck
         attest, signature = self._esapi.certify(ck, ak, qualifying_data, TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL))
         return Signed(bytes(attest), bytes(signature.marshal()))
 

@@ -100,7 +100,7 @@ class TlsServer:
         self._listener.close()
 
 
-# The tpm2 provider verifies the server's signature in the TPM too, and a TPM holds three objects at once: something must
+# The tpm2 provider verifies the server's signature in the TPM too. A TPM holds three objects at once, so something must
 # swap them. On a device the kernel does (/dev/tpmrm0), here the user-space resource manager, on a bus of its own.
 _MANAGED = """
 tpm2-abrmd --session --allow-root "--tcti=$TCTI" >/dev/null 2>&1 &
