@@ -74,7 +74,9 @@ class EdgeSite:
         self.configure()
         self.publish()
 
-    def configure(self, *, server: str = "https://127.0.0.1:1", more: str = "") -> None:
+    def configure(
+        self, *, server: str = "https://127.0.0.1:1", listen: str = 'unix = "auth.sock"', more: str = ""
+    ) -> None:
         """Writes the configuration; nothing listens on port 1, so the edge is cut off."""
         self.config.write_text(
             f"""
@@ -87,7 +89,7 @@ key = "proxy.key.pem"
 certificate = "proxy.pem"
 
 [listen]
-unix = "auth.sock"
+{listen}
 
 [[boundary]]
 name = "{BOUNDARY}"
@@ -139,7 +141,7 @@ to = {{ tier = "edge", site = "munich" }}
             try:
                 assert process.stdout is not None
                 first = process.stdout.readline()
-                assert json.loads(first or "{}") == {"listening": f"unix:{self.socket}"}, self.log()
+                assert "listening" in json.loads(first or "{}"), self.log()
                 yield process
             finally:
                 process.send_signal(signal.SIGTERM)

@@ -312,7 +312,10 @@ def _reported(as_json: bool) -> Iterator[None]:
                 members |= {"problem": error.problem, "status": str(error.status), "request_id": error.request_id}
             typer.echo(json.dumps({"error": {name: value for name, value in members.items() if value}}))
         else:
-            typer.echo(f"attestd-agent: {error.title()}. {error}\n  what to do: {error.what_to_do}", err=True)
+            told = str(error)
+            if not isinstance(error, ServerRefused) and not told.startswith(error.title()):
+                told = f"{error.title()}. {told}"
+            typer.echo(f"attestd-agent: {told}\n  what to do: {error.what_to_do}", err=True)
         raise typer.Exit(_code(error)) from None
 
 

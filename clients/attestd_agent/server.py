@@ -68,8 +68,11 @@ class ServerRefused(AttestdError):
         return self.type.removeprefix(_PROBLEM)
 
     def __str__(self) -> str:
-        said = f"{self.problem_title or self.title()} ({self.status}, {self.problem}): {super().__str__()}"
-        return f"{said}; request {self.request_id}" if self.request_id else said
+        title = self.problem_title.rstrip(".") or self.title()
+        said = super().__str__().removeprefix(f"{title}.").removeprefix(title).removeprefix("; ")
+        request = f"request {self.request_id}" if self.request_id else ""
+        told = "; ".join(part for part in (said, request) if part)
+        return f"{title} ({self.status}, {self.problem})" + (f": {told}" if told else "")
 
 
 class AnswerMalformed(MalformedInput):

@@ -201,6 +201,22 @@ def test_a_problem_is_told_in_full(server: Server, service: FakeService) -> None
 
 
 @pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        ({"title": "No", "detail": "No."}, "No (403, x)"),
+        ({"title": "No", "detail": "No.", "seen": "a"}, "No (403, x): seen: a"),
+        ({"title": "No", "detail": "Not now.", "request_id": "r"}, "No (403, x): Not now.; request r"),
+        ({"title": "No"}, "No (403, x)"),
+    ],
+)
+def test_nothing_is_told_twice(server: Server, service: FakeService, members: dict[str, str], told: str) -> None:
+    service.hooks.append(on("/v1/renewals", problem("x", 403, **members)))
+    with pytest.raises(ServerRefused) as refused:
+        renew(server)
+    assert str(refused.value) == told
+
+
+@pytest.mark.parametrize(
     ("content_type", "body"),
     [
         ("text/html", b"<h1>502 Bad Gateway</h1>"),

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
+import socket
+import ssl
 import stat
 import subprocess
 import sys
 from datetime import timedelta
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from typer.testing import CliRunner
 
 from attestd_edge.cli import app
 from tests import authority as a
-from tests.edge_site import BLOCKER, EdgeSite, environment, get
+from tests.edge_site import BLOCKER, EdgeSite, environment, get, pem, private_pem
 
 runner = CliRunner()
 
@@ -69,6 +74,41 @@ class TestServe:
             assert (status, json.loads(body)["type"]) == (503, "urn:attestd:problem:bundle-stale")
             assert get(site.socket, "/healthz", {})[0] == 200
             assert get(site.socket, "/readyz", {})[0] == 503
+
+    def test_over_tls_only_the_hops_authority_gets_in(self, site):
+        """Another authority of the same trust domain is not the hop's; no certificate at all is nobody's."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        hops = a.ca("hops", key=a.STRANGER_KEY, **site.times)
+        server = site.leaf("service", key=a.LOWER_KEY, facts=None, names=[x509.DNSName("edge.example.org")],
+                           purposes=(ExtendedKeyUsageOID.SERVER_AUTH,))  # fmt: skip
+        (site.folder / "server.pem").write_bytes(pem(server) + pem(site.issuer.der))
+        (site.folder / "server.key").write_bytes(private_pem(a.LOWER_KEY))
+        (site.folder / "hops.pem").write_bytes(pem(hops.der))
+        site.configure(
+            listen=f'tls = "127.0.0.1:{port}"\ncertificate = "server.pem"\nkey = "server.key"\nhop_ca = "hops.pem"'
+        )
+
+        def readyz(leaf: bytes | None) -> int:
+            context = ssl.create_default_context(cadata=pem(site.root.der).decode())
+            if leaf is not None:
+                (site.folder / "client.pem").write_bytes(pem(leaf) + private_pem(a.LEAF_KEY))
+                context.load_cert_chain(site.folder / "client.pem")
+            raw = socket.create_connection(("127.0.0.1", port), timeout=20)
+            connection = http.client.HTTPConnection("edge.example.org", timeout=20)
+            connection.sock = context.wrap_socket(raw, server_hostname="edge.example.org")
+            try:
+                connection.request("GET", "/readyz")
+                return connection.getresponse().status
+            finally:
+                connection.close()
+
+        with site.serving():
+            assert readyz(site.leaf("hop", issuer=hops, facts=None)) == 200
+            for intruder in (None, site.device()):
+                with pytest.raises(OSError):
+                    readyz(intruder)
 
     def test_without_a_listener(self, site):
         site.config.write_text(site.config.read_text().replace('[listen]\nunix = "auth.sock"', ""))

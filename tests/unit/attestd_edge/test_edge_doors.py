@@ -387,7 +387,7 @@ class TestAge:
     def test_a_websocket_ends_with_its_credential(self, edge, watch):
         watch.pass_(59.97)
         short = a.leaf(not_after=NOW + timedelta(seconds=60))
-        sent = self.websocket(edge, self.chatting, chain=(short,), max_age=timedelta(seconds=50))
+        sent = self.websocket(edge, self.chatting, chain=(short,), max_age=timedelta(minutes=10))
         assert sent[1]["code"] == 1008
 
     def test_a_websocket_that_is_refused(self, edge):
