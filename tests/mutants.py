@@ -124,10 +124,6 @@ EXCUSED: Final[Mapping[tuple[str, str], str]] = {
     ("attestd/callers.py", "if not isinstance(key, ec.EllipticCurvePublicKey)"): (
         "the registry takes P-256 keys only; the type checker wants it said"
     ),
-    (
-        _ENROLL,
-        "if device.state is State.QUARANTINED",
-    ): "what no branch names is refused as rejected; this gives its name",
     (_ENROLL, "if spent.answer is None"): _TOGETHER,
     (_ENROLL, "if spent.device_id is None"): _TOGETHER,
     (_ENROLL, "if spent.serial is None"): _TOGETHER,

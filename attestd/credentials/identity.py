@@ -36,9 +36,12 @@ class CredentialRevoked(Unauthenticated):
 
 
 class DeviceRevoked(Forbidden):
-    """This device was retired"""
+    """This device's credentials do not stand"""
 
-    remedy = "An operator must admit the device anew."
+    remedy = (
+        "If the device has just enrolled, try again in a second or two: this edge does not know yet. "
+        "If it was retired, an operator must admit it anew."
+    )
 
 
 class DeviceSuspended(Forbidden):

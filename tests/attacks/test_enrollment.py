@@ -19,6 +19,7 @@ from attestd.issuance.challenges import EnrollmentChallenge
 from attestd.protocol.derivations import completion_proof, device_certify_data, enrollment_certify_data
 from attestd.protocol.messages import BeginAnswer, CertifiedKey, CompleteRequest, EnrollmentEvidence, RenewalRequest
 from attestd.protocol.signed import Sign
+from attestd.registry import issued
 from attestd.registry.states import State
 from tests.attacks.ledger import Ledger, refused
 from tests.forger import (
@@ -171,6 +172,18 @@ def test_a_thief_of_the_answer_learns_nothing_more(world: World, ledger: Count) 
     assert ledger() == before
     world.operator.post(f"/v1/admin/devices/{device.id}/retire", {"v": 1})
     assert refused(world.post(COMPLETE, device.completion), 409, "answer-outdated")
+
+
+def test_a_revoked_certificate_is_not_handed_out_again(world: World, ledger: Count) -> None:
+    """The device is still active, and only this one certificate was revoked: a retry must not bring it back."""
+    device = world.enrolled()
+    with world.registry.reading() as c:
+        serial = issued.page(c, device_id=world.row(device).id)[0].serial
+    assert device.resend().status_code == 200
+    assert world.operator.post(f"/v1/admin/credentials/{serial}/revoke", {"v": 1}).status_code == 200
+    before = ledger()
+    assert refused(device.resend(), 409, "answer-outdated")
+    assert ledger() == before
 
 
 def test_a_spent_challenge_with_another_proof(world: World, ledger: Count) -> None:
