@@ -140,7 +140,7 @@ class Operations:
         return makers
 
     def remove_maker(self, sha256: bytes, act: Act) -> None:
-        """Stops trusting one certificate; devices that enrolled through it keep what they have until it ends."""
+        """Stops trusting one certificate; devices that enrolled through it stay enrolled."""
         with self.registry.acting() as c:
             trust.remove(c, sha256)
             act.note(c, "distrust-maker", "tpm-makers", sha256=sha256.hex())

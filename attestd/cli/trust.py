@@ -54,7 +54,7 @@ def remove(
     dir: Dir = DEFAULT_DIR,
     as_json: Json = False,
 ) -> None:
-    """Trust a certificate no longer. Devices that enrolled through it keep what they have until it ends."""
+    """Trust a certificate no longer. Devices that enrolled through it stay: quarantine or retire those that must go."""
     with failing(as_json=as_json):
         done = AdminApi.connect(dir).delete(f"/trust/{sha256}")
         emit(done, as_json=as_json, text="Not trusted any more.")

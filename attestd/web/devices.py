@@ -41,8 +41,9 @@ class TimeNonceMalformed(MalformedInput):
 class ProofLimits:
     """How many wrong proofs one source may send, and one challenge may see; per process, in fixed windows of a minute.
 
-    A wrong proof spends nothing, so that a stranger can't spoil a device's enrollment; this bounds how many guesses
-    that gives. The window is of the process's own clock. One IPv6 /64 counts as one source.
+    A wrong proof spends nothing, so that a stranger can't spoil a device's enrollment. Past the limit a wrong one is told
+    to wait, and a right one still passes: who shares an address with a fleet can't keep it from enrolling. The window
+    is of the process's own clock. One IPv6 /64 counts as one source.
     """
 
     limiter: FixedWindowRateLimiter = field(default_factory=lambda: FixedWindowRateLimiter(MemoryStorage()))
@@ -57,7 +58,7 @@ class ProofLimits:
             if not self.limiter.test(limit, key):
                 reset_time = self.limiter.get_window_stats(limit, key).reset_time
                 raise TooManyWrongProofs(
-                    "Too many wrong proofs; no proof is looked at for now.",
+                    "Too many wrong proofs.",
                     retry_after=max(1, int(reset_time - time.time()) + 1),
                     seen=f"more than {limit.amount} a minute",
                 )
@@ -104,10 +105,10 @@ class _Devices:
         """POST /v1/enrollments/complete"""
         current = exchange()
         asked = CompleteRequest.parse(current.body)
-        self.limits.require_room(current.source, asked.challenge)
         try:
             answer = self.service.enrollment.complete(asked, now=current.now, request_id=current.request_id)
         except ActivationProofWrong:
+            self.limits.require_room(current.source, asked.challenge)
             self.limits.count(current.source, asked.challenge)
             raise
         return _answered(answer)

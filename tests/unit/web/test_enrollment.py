@@ -189,26 +189,29 @@ def test_wrong_proofs_are_counted_for_a_challenge(world: World) -> None:
     for number in range(door.WRONG_PROOFS_A_CHALLENGE):
         answer = device.complete(challenge, proof=bytes(32), environ_base={"REMOTE_ADDR": f"198.51.100.{number}"})
         assert (answer.status_code, problem(answer)) == (403, "activation-proof-wrong")
-    answer = device.complete(challenge, environ_base={"REMOTE_ADDR": "198.51.100.99"})  # right, and too late
+    answer = device.complete(challenge, proof=bytes(32), environ_base={"REMOTE_ADDR": "198.51.100.99"})
     assert (answer.status_code, problem(answer)) == (429, "too-many-wrong-proofs")
     assert 1 <= int(answer.headers["Retry-After"]) <= 61
     assert other.enroll().status_code == 202
+    assert device.complete(challenge).status_code == 202, "a stranger's guesses keep no device out"
 
 
 def test_wrong_proofs_are_counted_for_a_source(world: World) -> None:
     device = world.device()
     for _ in range(door.WRONG_PROOFS_A_SOURCE):
         assert device.complete(device.begin(), proof=bytes(32)).status_code == 403
-    answer = device.complete(device.begin())
+    answer = device.complete(device.begin(), proof=bytes(32))
     assert (answer.status_code, problem(answer)) == (429, "too-many-wrong-proofs")
-    assert device.complete(device.begin(), environ_base={"REMOTE_ADDR": "198.51.100.7"}).status_code == 202
+    other = {"REMOTE_ADDR": "198.51.100.7"}
+    assert device.complete(device.begin(), proof=bytes(32), environ_base=other).status_code == 403
+    assert device.complete(device.begin()).status_code == 202, "a stranger behind the same address keeps no device out"
 
 
 def test_a_forwarded_address_is_nobody_s_word(world: World) -> None:
     device = world.device()
     for number in range(door.WRONG_PROOFS_A_SOURCE):
         device.complete(device.begin(), proof=bytes(32), headers={"X-Forwarded-For": f"203.0.113.{number}"})
-    answer = device.complete(device.begin(), headers={"X-Forwarded-For": "203.0.113.99"})
+    answer = device.complete(device.begin(), proof=bytes(32), headers={"X-Forwarded-For": "203.0.113.99"})
     assert problem(answer) == "too-many-wrong-proofs"
 
 
