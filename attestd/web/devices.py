@@ -41,9 +41,9 @@ class TimeNonceMalformed(MalformedInput):
 class ProofLimits:
     """How many wrong proofs one source may send, and one challenge may see; per process, in fixed windows of a minute.
 
-    A wrong proof spends nothing, so that a stranger can't spoil a device's enrollment. Past the limit a wrong one is told
-    to wait, and a right one still passes: who shares an address with a fleet can't keep it from enrolling. The window
-    is of the process's own clock. One IPv6 /64 counts as one source.
+    A wrong proof spends nothing, so that a stranger can't spoil a device's enrollment. Past the limit a wrong one is
+    told to wait, and a right one still passes: who shares an address with a fleet can't keep it from enrolling. The
+    window is of the process's own clock. One IPv6 /64 counts as one source.
     """
 
     limiter: FixedWindowRateLimiter = field(default_factory=lambda: FixedWindowRateLimiter(MemoryStorage()))
