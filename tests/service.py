@@ -20,12 +20,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from werkzeug.test import TestResponse
@@ -47,7 +49,7 @@ from attestd.protocol.signed import sign_detached
 from attestd.publication import Publication
 from attestd.registry import devices, policies
 from attestd.registry.devices import Device
-from attestd.registry.engine import Registry
+from attestd.registry.engine import Connection, Registry
 from attestd.registry.operators import Role
 from attestd.web.app import Service, create_app
 from tests import ek_ca
@@ -278,3 +280,17 @@ def problem(answer: TestResponse) -> str:
     assert document["request_id"] == answer.headers["X-Request-Id"]
     assert all(document[name] for name in ("title", "detail", "remedy"))
     return str(document["type"]).removeprefix("urn:attestd:problem:")
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
+    """`happens` is committed by somebody else after the checks, just before the next transaction begins."""
+    acting = Registry.acting
+    done: list[bool] = []
+
+    def late(registry: Registry) -> AbstractContextManager[Connection]:
+        if not done:
+            done.append(True)
+            happens()
+        return acting(registry)
+
+    monkeypatch.setattr(Registry, "acting", late)

@@ -6,7 +6,7 @@ The walk of one enrollment, file by file:
     enrollment.complete  proof -> VerifiedAk -> VerifiedKey, VerifiedQuote -> AttestationResult
     grants               AttestationResult + device -> Grant -> CertificateSpec -> signed, parsed back
     registry             one transaction: spend the challenge, record device, credential and audit row
-    lifecycle            the same device later: re-attests, renews, asks for tokens
+    lifecycle            the same device later (known): re-attests, renews, asks for tokens
 
 Signing happens before the transaction and holds none; the bytes leave only after the commit.
 """

@@ -17,22 +17,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from attestd.appraisal.results import AttestationResult, appraise
 from attestd.ca.hierarchy import Hierarchy
 from attestd.ca.sealing import SealingKeys
 from attestd.ca.tokens import mint_token
 from attestd.config import Settings
-from attestd.credentials.facts import Facts
 from attestd.credentials.jwk import jwk_thumbprint
 from attestd.credentials.requests import verify_request
 from attestd.errors import EvidenceRefused, Forbidden, MalformedInput, Unauthenticated
 from attestd.ids import DeviceId, MalformedName, Serial, SpiffeId
 from attestd.issuance.challenges import RequestNonce
 from attestd.issuance.enrollment import DeviceQuarantined
-from attestd.issuance.grants import Grant, Granted, Granter
-from attestd.issuance.records import Placement, clock_members, record_granted, references_for, require_standing
+from attestd.issuance.grants import Granted, Granter
+from attestd.issuance.known import DeviceUnknown, KnownDevice
+from attestd.issuance.records import clock_members, record_granted, references_for, require_standing
 from attestd.policy import PolicySet, may_receive_token
 from attestd.protocol.derivations import device_certify_data, device_quote_data, request_digest
 from attestd.protocol.encoding import b64encode
@@ -49,15 +47,8 @@ from attestd.registry import audit, devices, issued, spends
 from attestd.registry.devices import Device
 from attestd.registry.engine import Connection, Registry
 from attestd.registry.states import Event, State, UnknownDevice
-from attestd.tpm.activation import recall_ak
 from attestd.tpm.attest import VerifiedKey, VerifiedQuote, verify_certified_key, verify_quote
 from attestd.tpm.objects import parse_public
-
-
-class DeviceUnknown(Unauthenticated):
-    """No device of this name can sign requests here"""
-
-    remedy = "Enroll first; the enrollment's answer holds the device id."
 
 
 class NonceSpent(Unauthenticated):
@@ -88,7 +79,7 @@ class AudienceDenied(Forbidden):
 class Requested:
     """A signed request after steps 1 and 2: `payload` is what this device signed."""
 
-    device: Device
+    device: KnownDevice
     payload: bytes
     nonce: RequestNonce
     sealed_nonce: bytes
@@ -119,34 +110,32 @@ class Lifecycle:
         asked = self._require(envelope, url, now)
         if isinstance(asked, bytes):
             return asked
-        if asked.device.state not in (State.ACTIVE, State.QUARANTINED):
-            raise DeviceNotActive("This device is not active.", seen=asked.device.state.value)
+        if asked.device.row.state not in (State.ACTIVE, State.QUARANTINED):
+            raise DeviceNotActive("This device is not active.", seen=asked.device.row.state.value)
         try:
             quote = self._verify_quote(asked)
         except (EvidenceRefused, MalformedInput) as refusal:
             self._spend_refused(asked, "refuse-attestation", refusal, now=now, request_id=request_id)
             raise
-        place = Placement.of(asked.device)
+        place = asked.device.place
         result = appraise(
             quote,
-            certified_hardware=asked.device.endorsement == "certificate",
+            certified_hardware=asked.device.row.endorsement == "certificate",
             references=references_for(self.settings, place.tier),
             attested_at=int(now.timestamp()),
         )
         good_until = now + self.settings.attestation.validity
         released = (
-            asked.device.state is State.QUARANTINED
+            asked.device.row.state is State.QUARANTINED
             and self.settings.attestation.release_after_good
             and result.status == "affirming"
         )
-        if result.contraindicated or (asked.device.state is State.QUARANTINED and not released):
+        if result.contraindicated or (asked.device.row.state is State.QUARANTINED and not released):
             return self._record_result(asked, quote, result, now=now, request_id=request_id)
-        granted = self.granter.grant(
-            _grant(asked.device, place, _registered_key(asked.device), result, good_until), now=now
-        )
+        granted = self.granter.grant(asked.device.grant(asked.device.key, result, good_until), now=now)
         with self.registry.acting() as c:
             self._spend(c, asked, now, granted=granted)
-            device = _record_attestation(c, asked.device, quote, result, good_until=good_until, now=now)
+            device = _record_attestation(c, asked.device.row, quote, result, good_until=good_until, now=now)
             if released:
                 device = devices.change_state(
                     c,
@@ -165,7 +154,7 @@ class Lifecycle:
         asked = self._require(envelope, url, now)
         if isinstance(asked, bytes):
             return asked
-        result, good_until = self._require_good_standing(asked.device, now)
+        result, good_until = self._require_good_standing(asked.device.row, now)
         request = RenewalRequest.parse(asked.payload)
         new_key: VerifiedKey | None = None
         if request.key is not None:
@@ -174,11 +163,11 @@ class Lifecycle:
             except (EvidenceRefused, MalformedInput) as refusal:
                 self._spend_refused(asked, "refuse-rekey", refusal, now=now, request_id=request_id)
                 raise
-        key = _registered_key(asked.device) if new_key is None else new_key.key
-        granted = self.granter.grant(_grant(asked.device, Placement.of(asked.device), key, result, good_until), now=now)
+        key = asked.device.key if new_key is None else new_key.key
+        granted = self.granter.grant(asked.device.grant(key, result, good_until), now=now)
         with self.registry.acting() as c:
             self._spend(c, asked, now, granted=granted)
-            device = asked.device
+            device = asked.device.row
             if new_key is not None:
                 device = devices.rekey(
                     c,
@@ -198,16 +187,16 @@ class Lifecycle:
         asked = self._require(envelope, url, now)
         if isinstance(asked, bytes):
             return asked
-        result, good_until = self._require_good_standing(asked.device, now)
-        place = Placement.of(asked.device)
+        result, good_until = self._require_good_standing(asked.device.row, now)
+        place = asked.device.place
         request = TokenRequest.parse(asked.payload)
-        facts = _facts(asked.device, place, result)
+        facts = asked.device.facts(result)
         spiffe_id = SpiffeId.of_device(self.settings.trust_domain, place.tier, place.site, asked.device.id)
         decision = may_receive_token(
             self.policies(),
             tier=place.tier,
             site=place.site,
-            labels=asked.device.labels,
+            labels=asked.device.row.labels,
             audience=request.audience,
             device_id=asked.device.id,
             facts=facts,
@@ -225,7 +214,6 @@ class Lifecycle:
             datetime.fromtimestamp(certificate.not_after, UTC),
             good_until,
         )
-        key = _registered_key(asked.device)
         token_id = b64encode(self.entropy(16))
         token = mint_token(
             self.hierarchy.token_key,
@@ -238,7 +226,7 @@ class Lifecycle:
             confirmation=(
                 {"x5t#S256": b64encode(certificate.thumbprint)}
                 if request.binding == "tls"
-                else {"jkt": jwk_thumbprint(key)}
+                else {"jkt": jwk_thumbprint(asked.device.key)}
             ),
             token_id=token_id,
             now=now,
@@ -247,7 +235,7 @@ class Lifecycle:
         answer = TokenAnswer(token, int((ends - now).total_seconds())).to_bytes()
         with self.registry.acting() as c:
             self._spend(c, asked, now, granted=None, answer=answer, serial=certificate.serial)
-            devices.require_unchanged(c, asked.device.id, expected_version=asked.device.state_version)
+            devices.require_unchanged(c, asked.device.id, expected_version=asked.device.row.state_version)
             _note(c, asked, "token", now, request_id, jti=token_id, audience=request.audience)
         return answer
 
@@ -256,7 +244,7 @@ class Lifecycle:
     def _require(self, envelope: SignedEnvelope, url: str, now: datetime) -> Requested | bytes:
         """Steps 1 and 2. Octets: the stored answer to this very request, which was made before."""
         device = self._device(envelope.unverified_kid)
-        payload = verify_request(envelope, key=_registered_key(device), url=url, method="POST")  # 1
+        payload = verify_request(envelope, key=device.key, url=url, method="POST")  # 1
         nonce = RequestNonce.open(envelope.nonce, self.sealing)  # 2
         digest = request_digest(envelope.signing_input)
         with self.registry.reading() as c:
@@ -270,15 +258,12 @@ class Lifecycle:
         nonce.require_alive(now)
         return Requested(device, payload, nonce, envelope.nonce, digest)
 
-    def _device(self, unverified_kid: str) -> Device:
+    def _device(self, unverified_kid: str) -> KnownDevice:
         try:
             with self.registry.reading() as c:
-                device = devices.by_id(c, DeviceId(unverified_kid))
+                return KnownDevice.of(devices.by_id(c, DeviceId(unverified_kid)))
         except (MalformedName, UnknownDevice):
             raise DeviceUnknown("No device of this name is enrolled here.", seen=repr(unverified_kid[:64])) from None
-        if device.ck_public is None or device.ak_public is None:
-            raise DeviceUnknown("This device has not completed an enrollment.", seen=device.state.value)
-        return device
 
     def _require_good_standing(self, device: Device, now: datetime) -> tuple[AttestationResult, datetime]:
         """Active, with an attestation that still counts: what it found, and until when it does."""
@@ -297,7 +282,7 @@ class Lifecycle:
 
     def _verify_quote(self, asked: Requested) -> VerifiedQuote:
         request = AttestationRequest.parse(asked.payload)
-        ak = recall_ak(_required(asked.device.ak_public))
+        ak = asked.device.ak
         return verify_quote(
             ak,
             attest=request.quote.attest,
@@ -306,7 +291,7 @@ class Lifecycle:
                 nonce=asked.sealed_nonce,
                 device_id=asked.device.id,
                 ak_name=ak.name,
-                ck_name=_required(asked.device.ck_name),
+                ck_name=asked.device.ck_name,
             ),
             pcrs=request.quote.pcrs,
             selection=self.settings.attestation.pcrs,
@@ -314,7 +299,7 @@ class Lifecycle:
         )
 
     def _verify_new_key(self, asked: Requested, key: CertifiedKey) -> VerifiedKey:
-        ak = recall_ak(_required(asked.device.ak_public))
+        ak = asked.device.ak
         return verify_certified_key(
             ak,
             public=key.public,
@@ -337,7 +322,7 @@ class Lifecycle:
         which suspends it in the status list."""
         with self.registry.acting() as c:
             self._spend(c, asked, now, granted=None)
-            device = _record_attestation(c, asked.device, quote, result, good_until=now, now=now)
+            device = _record_attestation(c, asked.device.row, quote, result, good_until=now, now=now)
             if result.contraindicated and device.state is State.ACTIVE:
                 device = devices.change_state(
                     c,
@@ -419,35 +404,5 @@ def _note(c: Connection, asked: Requested, act: str, now: datetime, request_id: 
     )
 
 
-def _required(value: bytes | None) -> bytes:
-    if value is None:
-        raise DeviceUnknown("This device has not completed an enrollment.")
-    return value
-
-
-def _registered_key(device: Device) -> ec.EllipticCurvePublicKey:
-    """The credential key by the registry's word."""
-    key = parse_public(_required(device.ck_public)).key
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise DeviceUnknown("This device's credential key is of another kind.", seen=type(key).__name__)
-    return key
-
-
 def _result(members: Mapping[str, Any]) -> AttestationResult:
     return AttestationResult(dict(members["vector"]), tuple(members["reasons"]), int(members["attested_at"]))
-
-
-def _facts(device: Device, place: Placement, result: AttestationResult) -> Facts:
-    return Facts(
-        vector=result.vector,
-        labels=device.labels,
-        boot={},
-        status_index=place.status_index,
-        attested_at=result.attested_at,
-    )
-
-
-def _grant(
-    device: Device, place: Placement, key: ec.EllipticCurvePublicKey, result: AttestationResult, good_until: datetime
-) -> Grant:
-    return Grant(device.id, place.tier, place.site, device.labels, place.status_index, key, result, good_until)

@@ -126,9 +126,9 @@ def enroll(
     """
     with _reported(as_json):
         agent = assemble(Options(state_dir, tcti, server, ca, ek, ek_cert))
-        known = None if again else agent.state.load()
-        if known is not None and known.record.expires_at > agent.clock.now().timestamp():
-            _show_credential("already enrolled (--again enrolls anew, with new keys)", known, as_json)
+        known, now = None if again else agent.state.load(), agent.clock.now().timestamp()
+        if known is not None and known.record.expires_at > now:
+            _show_credential("already enrolled (--again enrolls anew, with new keys)", known, as_json, now=now)
             return
         stop = StopRequest()
         if wait:
@@ -338,16 +338,14 @@ def _show_answer(word: str, answer: Enrolled | WaitAnswer, as_json: bool) -> Non
     if isinstance(answer, Enrolled):
         _show_credential(word, answer, as_json)
         return
-    text = (
-        f"{answer.state}: the service knows this device and gives it nothing yet; ask again in {answer.retry_after} s"
-    )
+    text = f"{answer.state}: known to the service, and given nothing yet; ask again in {answer.retry_after} s"
     _show({"state": answer.state, "retry_after": answer.retry_after, "result": dict(answer.result)}, text, as_json)
     raise typer.Exit(WAITING)
 
 
-def _show_credential(word: str, known: Enrolled, as_json: bool) -> None:
-    now = known.record.obtained_at
-    _show({"state": word.partition(" (")[0]} | _members(known), "\n".join([word, *_lines(known, now)]), as_json)
+def _show_credential(word: str, known: Enrolled, as_json: bool, *, now: float | None = None) -> None:
+    text = "\n".join([word, *_lines(known, known.record.obtained_at if now is None else now)])
+    _show({"state": word.partition(" (")[0]} | _members(known), text, as_json)
 
 
 def _members(known: Enrolled) -> dict[str, Any]:

@@ -193,10 +193,8 @@ class _Tpm:
         while more:
             more, data = self._esapi.get_capability(TPM2_CAP.HANDLES, at, 254)
             batch = [int(handle) for handle in data.data.handles]
-            found += batch
-            if not batch:
-                break
-            at = batch[-1] + 1
+            found, more = found + batch, more and bool(batch)
+            at = batch[-1] + 1 if batch else at
         return found
 
     # ---- Storage root, attestation and credential keys ----------------------------------------------------------
@@ -337,8 +335,8 @@ class _Tpm:
     # ---- What the AK says ---------------------------------------------------------------------------------------
 
     def certify(self, ak_and_ck: Sequence[ESYS_TR], qualifying_data: bytes) -> Signed:
-        ak, ck = ak_and_ck
-        attest, signature = self._esapi.certify(ck, ak, qualifying_data, TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL))
+        no_scheme = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)
+        attest, signature = self._esapi.certify(*reversed(ak_and_ck), qualifying_data, no_scheme)
         return Signed(bytes(attest), bytes(signature.marshal()))
 
     def quote(self, ak: ESYS_TR, qualifying_data: bytes, selection: PcrSelection) -> Quoted:

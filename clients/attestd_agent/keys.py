@@ -97,12 +97,13 @@ class TpmKey:
         matched = _PEM.fullmatch(data.decode("ascii", "replace"))
         if matched is None:
             raise MalformedKeyFile(expected='one PEM block "TSS2 PRIVATE KEY"')
+        text = matched[1]
         try:
-            read = _TpmKeyFile.load(base64.b64decode(matched[1]), strict=True).native
+            read = _TpmKeyFile.load(base64.b64decode(text), strict=True).native
         except (ValueError, TypeError):
             raise MalformedKeyFile("The key file is not the ASN.1 that it should be.") from None
         public = read["public"]
-        if read["type"] != _LOADABLE_KEY or len(public) < 2 or int.from_bytes(public[:2], "big") != len(public) - 2:
+        if read["type"] != _LOADABLE_KEY or int.from_bytes(public[:2], "big") != len(public) - 2:
             raise MalformedKeyFile("The key file holds no loadable key.", expected=_LOADABLE_KEY)
         found = cls(public=public, private=read["private"], parent=read["parent"])
         _ = found.parsed  # so that a broken file fails here, by its name

@@ -8,7 +8,6 @@ from typing import Any, Self
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestd.errors import MalformedInput
 from attestd.protocol.encoding import Members, read_object, write_object
@@ -129,6 +128,6 @@ class Enrolled:
             key = leaf.public_key()
         except (ValueError, UnicodeEncodeError, UnsupportedAlgorithm):
             raise MalformedChain(expected="PEM certificates, the device's own first") from None
-        if not isinstance(key, ec.EllipticCurvePublicKey) or key.public_numbers() != ck.key.public_numbers():
+        if key != ck.key:
             raise ChainNotOfThisKey
         return cls(ak, ck, chain, record, leaf)

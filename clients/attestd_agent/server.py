@@ -69,10 +69,14 @@ class ServerRefused(AttestdError):
 
     def __str__(self) -> str:
         title = self.problem_title.rstrip(".") or self.title()
-        said = super().__str__().removeprefix(f"{title}.").removeprefix(title).removeprefix("; ")
-        request = f"request {self.request_id}" if self.request_id else ""
-        told = "; ".join(part for part in (said, request) if part)
-        return f"{title} ({self.status}, {self.problem})" + (f": {told}" if told else "")
+        told = {
+            "": self.detail if self.detail.rstrip(".") != title else None,
+            "seen: ": self.seen,
+            "expected: ": self.expected,
+            "request ": self.request_id or None,
+        }
+        parts = "; ".join(f"{name}{value}" for name, value in told.items() if value is not None)
+        return f"{title} ({self.status}, {self.problem})" + (f": {parts}" if parts else "")
 
 
 class AnswerMalformed(MalformedInput):

@@ -290,6 +290,31 @@ def test_a_wrong_answer_changes_nothing(
     assert kept.leaf == second.leaf
 
 
+def test_another_device_s_whole_credential_changes_nothing(agent: Agent, service: FakeService) -> None:
+    first = enrolled(agent.enroll())
+
+    def answer(handler: Any) -> Answer:
+        service.answer(handler.command, handler.path, service.requests[-1][2])
+        service.device_id = "device-2"
+        return service._credential(first.ck.key)
+
+    service.hooks.append(on("/v1/attestations", answer))
+    with pytest.raises(CredentialNotOurs):
+        agent.attest()
+    kept = agent.state.load()
+    assert kept is not None
+    assert kept.leaf == first.leaf
+
+
+def test_a_name_for_another_id_is_refused_at_enrollment(agent: Agent, service: FakeService) -> None:
+    service.spiffe_id = "spiffe://example.org/device/yard/device-2"
+    with pytest.raises(CredentialNotOurs):
+        agent.enroll()
+    assert agent.state.load() is None
+    service.spiffe_id = None
+    enrolled(agent.enroll())
+
+
 def test_a_chain_of_another_authority_changes_nothing(agent: Agent, service: FakeService) -> None:
     first = enrolled(agent.enroll())
     stranger = FakeService(Authority(utc_now()))

@@ -223,6 +223,48 @@ def test_an_owner_s_password_is_named(blank_tpm: SoftwareTpm) -> None:
     assert loaded(blank_tpm) == []
 
 
+def test_a_password_set_later_is_no_sign_of_foreign_keys(blank_tpm: SoftwareTpm) -> None:
+    device = Device(blank_tpm.tcti)
+    _, ck = device.create_keys()
+    _set_password(blank_tpm, "OWNER")
+    with pytest.raises(HierarchyLocked):
+        device.sign(ck, b"data")
+
+
+class _Nv:
+    """An ESAPI of which only NV is used; reading fails with a return code."""
+
+    def __init__(self, rc: int) -> None:
+        self.rc, self.closed = rc, 0
+
+    def tr_from_tpmpublic(self, index: int) -> int:
+        return index
+
+    def nv_read_public(self, _: int) -> Any:
+        from tpm2_pytss import TSS2_Exception
+
+        raise TSS2_Exception(self.rc)
+
+    def tr_close(self, _: int) -> None:
+        self.closed += 1
+
+
+@pytest.mark.parametrize(("rc", "absent"), [(0x14A, True), (0x149, True), (0x000A000A, False), (0x902, False)])
+def test_an_index_that_can_t_be_read_is_absent_but_a_dead_tpm_is_dead(rc: int, absent: bool) -> None:
+    from contextlib import ExitStack
+
+    from tpm2_pytss import TSS2_Exception
+
+    esapi = _Nv(rc)
+    tpm = device_module._Tpm(esapi, ExitStack())
+    if absent:
+        assert tpm.nv(0x01C00002) == b""
+    else:
+        with pytest.raises(TSS2_Exception):
+            tpm.nv(0x01C00002)
+    assert esapi.closed == 1
+
+
 def test_a_kept_storage_root_needs_no_owner_s_password(blank_tpm: SoftwareTpm) -> None:
     _persist(blank_tpm, STORAGE_ROOT, SRK_HANDLE)
     _set_password(blank_tpm, "OWNER")

@@ -78,7 +78,7 @@ def test_a_pem_file_with_issuers() -> None:
         b"hello",
         b"-----BEGIN CERTIFICATE-----\n????\n-----END CERTIFICATE-----",
         b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----",
-        b"\0" * 300_000,
+        ONE + b"\0" * 300_000,
     ],
 )
 def test_other_files_are_refused(data: bytes) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from attestd.protocol.encoding import MalformedJson
 from attestd_agent.keys import TpmKey
 from attestd_agent.records import ChainNotOfThisKey, Enrolled, MalformedChain, Record, Waiting
 from attestd_agent.state import StateBroken, StateBusy, StateDir, StateExposed, StateOfAnotherUser, StateUnwritable
@@ -233,6 +234,13 @@ def test_a_waiting_file_that_can_t_be_read_is_none(state: StateDir) -> None:
     assert state.waiting() is None
 
 
+def test_a_waiting_file_is_read_strictly() -> None:
+    good = Waiting("pending", "https://attestd.test", 1, 31).to_bytes()
+    assert Waiting.parse(good).retry_at == 31
+    with pytest.raises(MalformedJson):
+        Waiting.parse(good[:-1] + b',"extra":1}')
+
+
 def test_roots_are_kept(state: StateDir) -> None:
     with state.exclusive():
         assert state.roots() is None
@@ -246,9 +254,8 @@ def test_a_record_is_read_strictly(lie: str) -> None:
     good = record().to_bytes()
     assert Record.parse(good) == record()
     bad = good.replace(f'"{lie}"'.encode(), f'"{lie}2"'.encode()) if lie != "extra" else good[:-1] + b',"extra":1}'
-    with pytest.raises(Exception, match=r"missing|not know") as failure:
+    with pytest.raises(MalformedJson, match=r"missing|not know"):
         Record.parse(bad)
-    assert failure.type.__name__ == "MalformedJson"
 
 
 # ---- Who may, and how many at once ----------------------------------------------------------------------------------

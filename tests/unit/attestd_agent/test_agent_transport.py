@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from attestd.errors import AttestdError
 from attestd_agent.clock import DeviceClock
 from attestd_agent.transport import (
     MAX_ANSWER,
@@ -192,6 +193,12 @@ def test_slow_drips_do_not_stretch_the_time_limit(service: FakeService, clock: D
     assert _in_time(1.0, began)
 
 
+def test_no_time_is_no_exchange(service: FakeService, clock: DeviceClock) -> None:
+    with pytest.raises(ServerTooSlow):
+        transport(service, clock, limit=0.0).exchange("GET", "/v1/x")
+    assert service.requests == []
+
+
 def test_a_server_that_never_finishes_the_handshake_is_left(clock: DeviceClock, service: FakeService) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()
@@ -264,10 +271,13 @@ def test_the_root_is_fetched_by_its_fingerprint(service: FakeService) -> None:
         fetch_root(service.url, hashlib.sha256(b"").digest())
 
 
-@pytest.mark.parametrize("answer", [Answer(404), Answer(200, b"no PEM"), Answer(200, b"")])
-def test_a_server_without_a_root_is_named(service: FakeService, answer: Answer) -> None:
+@pytest.mark.parametrize(
+    ("answer", "refusal"),
+    [(Answer(404), ServerUnreachable), (Answer(200, b"no PEM"), RootMalformed), (Answer(200, b""), RootMalformed)],
+)
+def test_a_server_without_a_root_is_named(service: FakeService, answer: Answer, refusal: type[AttestdError]) -> None:
     service.hooks.append(on("/v1/root", answer))
-    with pytest.raises((ServerUnreachable, RootMalformed)):
+    with pytest.raises(refusal):
         fetch_root(service.url, bytes(32))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,11 +16,10 @@ from attestd.errors import Unavailable
 from attestd.ids import EkHash, Tier
 from attestd.issuance.challenges import EnrollmentChallenge, RequestNonce
 from attestd.registry import admission, audit, devices, issued, spends, trust
-from attestd.registry.engine import Registry
 from attestd.registry.states import Event, State
 from tests import ek_ca
 from tests.forger import Forger
-from tests.service import PCRS, SITE, SoftDevice, World, problem
+from tests.service import PCRS, SITE, SoftDevice, World, meanwhile, problem
 
 GOOD = ReferenceSettings("image 12", {"sha256": {0: (PCRS["sha256"][0],)}})
 OTHER = ReferenceSettings("image 13", {"sha256": {0: (b"\xff" * 32,)}})
@@ -40,20 +38,6 @@ def leaf(device: SoftDevice) -> x509.Certificate:
 def acts(world: World) -> list[str]:
     with world.registry.reading() as c:
         return [row.act for row in audit.page(c, limit=1000)]
-
-
-def before_the_transaction(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
-    """Somebody else's act is committed after the appraisal, and just before the next transaction begins."""
-    acting = Registry.acting
-    done: list[bool] = []
-
-    def late(registry: Registry):  # type: ignore[no-untyped-def]
-        if not done:
-            done.append(True)
-            happens()
-        return acting(registry)
-
-    monkeypatch.setattr(Registry, "acting", late)
 
 
 # ---- What is issued ---------------------------------------------------------------------------------------------
@@ -105,7 +89,7 @@ def test_two_completions_at_once_issue_once(world: World, monkeypatch: pytest.Mo
     world.approve(device)
     challenge = device.begin()
     other = SoftDevice(world, device.tpm, device.certificates)
-    before_the_transaction(monkeypatch, lambda: _expect(other.complete(challenge).status_code, 200))
+    meanwhile(monkeypatch, lambda: _expect(other.complete(challenge).status_code, 200))
     answer = device.complete(challenge)
     assert answer.status_code == 409
     with world.registry.reading() as c:
@@ -174,7 +158,7 @@ def test_a_state_that_changes_under_way_issues_nothing(
         with world.registry.acting() as c:
             devices.change_state(c, row.id, event, reason="meanwhile", now=1)
 
-    before_the_transaction(monkeypatch, happens)
+    meanwhile(monkeypatch, happens)
     assert device.enroll().status_code == 409
     with world.registry.reading() as c:
         assert issued.page(c, device_id=row.id) == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,9 +15,8 @@ from cryptography import x509
 from attestd.config import AttestationSettings, ReferenceSettings
 from attestd.protocol.encoding import b64decode
 from attestd.registry import audit, devices, issued
-from attestd.registry.engine import Registry
 from attestd.registry.states import Event, State
-from tests.service import PCRS, SoftDevice, World, problem
+from tests.service import PCRS, SoftDevice, World, meanwhile, problem
 
 GOOD = ReferenceSettings("image 12", {"sha256": {index: (value,) for index, value in PCRS["sha256"].items()}})
 OTHER = ReferenceSettings("image 13", {"sha256": {0: (b"\xff" * 32,)}})
@@ -27,20 +25,6 @@ OTHER = ReferenceSettings("image 13", {"sha256": {0: (b"\xff" * 32,)}})
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path / "instance")
-
-
-def meanwhile(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
-    """`happens` is committed after the checks, and just before the next transaction begins."""
-    acting = Registry.acting
-    done: list[bool] = []
-
-    def late(registry: Registry):  # type: ignore[no-untyped-def]
-        if not done:
-            done.append(True)
-            happens()
-        return acting(registry)
-
-    monkeypatch.setattr(Registry, "acting", late)
 
 
 def act(world: World, device: SoftDevice, event: Event) -> None:
