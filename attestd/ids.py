@@ -157,7 +157,12 @@ class Serial:
 
     def __post_init__(self) -> None:
         if not 0 < self.number < 1 << 159:
-            raise MalformedName("This is not a serial number.", seen=hex(self.number)[:60], expected="1 to 2^159 - 1")
+            raise MalformedName(
+                "This is not a serial number.",
+                seen=hex(self.number)[:60],
+                expected="1 to 2^159 - 1",
+                remedy="Copy it from `attestd credentials list`.",
+            )
 
     @classmethod
     def random(cls, entropy: bytes) -> Self:

@@ -23,7 +23,7 @@ from attestd_agent.ekcerts import MAX_FILE, read_certificate_file
 from attestd_agent.records import Enrolled
 from attestd_agent.server import Server
 from attestd_agent.state import StateBroken, StateDir
-from attestd_agent.transport import Transport, fetch_root, read_roots, read_url
+from attestd_agent.transport import RootMalformed, Transport, fetch_root, read_roots, read_url
 
 if TYPE_CHECKING:
     from attestd_agent.device import Device
@@ -133,6 +133,10 @@ def _roots(ca: str | None, state: StateDir, url: str) -> bytes:
         return stored
     fingerprint = _FINGERPRINT.fullmatch(ca)
     if fingerprint is None:
+        if ca.lower().startswith("sha256:"):
+            raise RootMalformed(
+                "This is not a fingerprint.", seen=ca[:80], expected="sha256: and 64 hexadecimal digits"
+            )
         pem = read_file(Path(ca))
         return "".join(ssl.DER_cert_to_PEM_cert(der) for der in read_roots(pem)).encode("ascii")
     wanted = bytes.fromhex(fingerprint[1])

@@ -122,7 +122,7 @@ def serve(
             typer.echo(json.dumps({"listening": address}) if as_json else f"attestd-edge serves on {address}")
             sys.stdout.flush()
 
-        serve_on(ForwardAuth(Edge.open(settings), settings, ready=ready), where)
+        serve_on(ForwardAuth(Edge.open(settings), settings), where, ready=ready)
 
 
 @contextmanager

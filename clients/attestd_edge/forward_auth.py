@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 
 from attestd.errors import Misconfigured
 from attestd_edge import metrics
@@ -34,14 +33,13 @@ class HopIncomplete(Misconfigured):
 
 
 class ForwardAuth:
-    """The ASGI application. `ready` is called once it serves."""
+    """The ASGI application."""
 
-    def __init__(self, edge: Edge, settings: Settings, *, ready: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, edge: Edge, settings: Settings) -> None:
         """Raises SettingsInvalid without a boundary."""
         if not settings.boundaries:
             raise SettingsInvalid("There is no boundary to guard.", expected="at least one [[boundary]]")
         self._edge = edge
-        self._ready = ready
         self._door = Door(CertificateSource(settings.certificate_header), OnlyPeerHop())
         self._routes = {f"{_AUTH}/{name}": guarded for name, guarded in settings.boundaries.items()}
         if len(settings.boundaries) == 1:
@@ -64,7 +62,6 @@ class ForwardAuth:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()  # lifespan.startup
         self._edge.start()
-        self._ready()
         await send({"type": "lifespan.startup.complete"})
         await receive()  # lifespan.shutdown
         await asyncio.to_thread(self._edge.stop)

@@ -9,7 +9,7 @@ import signal
 import socket
 import ssl
 import stat
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -72,7 +72,18 @@ def _clear(path: Path) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Ends by returning: uvicorn's own would send itself the signal again and leave the socket behind."""
+    """Says when it listens, and ends by returning: uvicorn's own would send itself the signal again and leave the
+    socket behind."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's, after which connections are accepted."""
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._ready()
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -85,14 +96,17 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def serve(app: App, where: UnixListen | TlsListen) -> None:
-    """Serves until SIGTERM or SIGINT, then ends what is under way. Raises ListenerFailed."""
+def serve(app: App, where: UnixListen | TlsListen, *, ready: Callable[[], None]) -> None:
+    """Serves until SIGTERM or SIGINT, then ends what is under way; `ready` is called once connections are accepted.
+
+    Raises ListenerFailed.
+    """
     listener: socket.socket | None = None
     if isinstance(where, UnixListen):
         listener = open_unix(where)
-        server = _Server(_config(app))
+        server = _Server(_config(app), ready)
     else:
-        server = _Server(_tls_config(app, where))
+        server = _Server(_tls_config(app, where), ready)
     try:
         server.run(sockets=None if listener is None else [listener])
     finally:

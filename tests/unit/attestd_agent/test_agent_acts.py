@@ -68,6 +68,7 @@ def test_what_is_remembered_is_what_the_service_said(agent: Agent, service: Fake
     assert abs(record.expires_at - now - service.lifetime) < 10
     assert abs(record.renew_at - now - service.renew_after) < 10  # the dice say 0.5: no jitter
     assert agent.state.floor() == int(found.leaf.not_valid_before_utc.timestamp())
+    assert agent.clock.floor == found.leaf.not_valid_before_utc
 
 
 @pytest.mark.parametrize(("chance", "factor"), [(0.0, 0.9), (0.25, 0.95), (1.0, 1.1)])
@@ -370,6 +371,7 @@ def test_a_token_mends_a_lost_clock_too(agent: Agent, service: FakeService) -> N
     agent.server = Server(Transport(service.url, service.root_pem, lost), service.root_pem, entropy=os.urandom)
     agent.token("readings")
     assert service.asked("/v1/time") == 1
+    assert agent.state.floor() == int(lost.floor.timestamp())
 
 
 def test_a_dead_service_leaves_everything(agent: Agent, service: FakeService) -> None:

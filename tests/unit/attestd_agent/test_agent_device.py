@@ -388,6 +388,16 @@ def test_others_use_the_tpm_in_between(device: Device, tpm: SoftwareTpm, keys: t
         second.create_keys()
 
 
+def test_no_connection_stays_open(device: Device, keys: tuple[TpmKey, TpmKey]) -> None:
+    device.sign(keys[1], b"data")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        device.sign(keys[1], b"data")
+        with pytest.raises(PcrsUnavailable):
+            device.quote(keys[0], QUOTE, {"sha384": (0,)})
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_nothing_stays_after_failures(device: Device, tpm: SoftwareTpm, keys: tuple[TpmKey, TpmKey]) -> None:
     """More failures than the TPM has room for objects and sessions."""
     other, _ = device.create_keys()

@@ -68,6 +68,19 @@ def test_the_first_nonce_is_fetched_and_each_answer_brings_the_next(server: Serv
     assert service.asked("/v1/renewals") == 3
 
 
+def test_a_nonce_is_used_once(server: Server, service: FakeService) -> None:
+    def without_a_nonce(handler: Any) -> Answer:
+        answer = service.answer(handler.command, handler.path, service.requests[-1][2])
+        answer.headers["Replay-Nonce"] = ""
+        return answer
+
+    service.hooks.append(on("/v1/renewals", without_a_nonce))
+    renew(server)
+    renew(server)
+    assert service.asked("/v1/renewals") == 2
+    assert service.asked("/v1/nonce") == 2
+
+
 @pytest.mark.parametrize("slug", ["nonce-spent", "nonce-expired", "nonce-invalid", "seal-broken", "seal-key-unknown"])
 def test_a_refused_nonce_is_replaced_by_the_refusal_s(server: Server, service: FakeService, slug: str) -> None:
     seen: list[bytes] = []

@@ -49,6 +49,21 @@ def test_an_error_status_is_an_answer_too(service: FakeService, clock: DeviceClo
     assert transport(service, clock).exchange("GET", "/v1/nothing").status == 404
 
 
+def test_a_proxy_from_the_environment_is_for_other_machines(
+    service: FakeService, clock: DeviceClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        assert transport(service, clock).exchange("GET", "/v1/nonce").status == 204
+        elsewhere = Transport("https://attestd.test", service.root_pem, clock, limit=0.5)
+        with pytest.raises(ServerTooSlow):
+            elsewhere.exchange("GET", "/v1/nonce")
+        asked, _ = proxy.accept()
+        assert asked.recv(100).startswith(b"CONNECT attestd.test:443")
+        asked.close()
+
+
 def test_redirects_are_not_followed(service: FakeService, clock: DeviceClock) -> None:
     service.hooks.append(on("/v1/x", Answer(307, b"", {"Location": service.url + "/v1/nonce"})))
     assert transport(service, clock).exchange("GET", "/v1/x").status == 307

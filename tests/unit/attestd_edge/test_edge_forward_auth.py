@@ -188,7 +188,7 @@ class TestHealth:
         calls = []
         edge.start = lambda: calls.append("start")
         edge.stop = lambda: calls.append("stop")
-        app = ForwardAuth(edge, settings, ready=lambda: calls.append("ready"))
+        app = ForwardAuth(edge, settings)
         messages = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
 
         async def receive():
@@ -198,7 +198,7 @@ class TestHealth:
             calls.append(message["type"])
 
         asyncio.run(app({"type": "lifespan"}, receive, send))
-        assert calls == ["start", "ready", "lifespan.startup.complete", "stop", "lifespan.shutdown.complete"]
+        assert calls == ["start", "lifespan.startup.complete", "stop", "lifespan.shutdown.complete"]
 
 
 class TestUnixSocket:
