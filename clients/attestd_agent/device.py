@@ -1,7 +1,7 @@
 """The device's TPM 2.0, through the TSS's ESAPI. The only module that imports tpm2-pytss (and so needs libtss2).
 
-Each operation opens its own connection, flushes what it loaded, in any case, and closes: between two operations the
-TPM is free for other programs, also where no resource manager stands between (a software TPM's socket).
+Each operation opens its own connection, flushes what it loaded, in any case, and closes: in between, the TPM is free
+for other programs, also where no resource manager stands between (a software TPM's socket; see `turns`).
 
 TPM 2.0 Library, Part 3: ActivateCredential (12.5), Certify (18.2), Quote (18.4), PCR_Read (22.4), NV_Read (31.13).
 EK authorisation: TCG EK Credential Profile 2.4, annex B.3 (PolicyA) and B.4.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, TypeVar
@@ -68,6 +69,7 @@ from attestd_agent.templates import (
     STORAGE_ROOT,
     is_storage_root,
 )
+from attestd_agent.turns import PAUSES, is_unmanaged, turn_at
 
 T = TypeVar("T")
 
@@ -151,16 +153,15 @@ class Device:
         return self._run("read the TPM's properties", lambda tpm: tpm.properties())
 
     def _run(self, what: str, work: Callable[[_Tpm], T]) -> T:
-        with self._lock:
-            try:
-                return self._connected(what, work)
-            except TpmFull:
-                # Without a resource manager, what a killed client had loaded stays loaded. Such a TPM serves one
-                # connection at a time, so nobody who is still there can own what lies in it now.
-                if self._name not in ("swtpm", "mssim"):
-                    raise
+        with self._lock, turn_at(self.tcti):
+            for pause in PAUSES if is_unmanaged(self.tcti) else ():
+                try:
+                    return self._connected(what, work)
+                except TpmFull:
+                    time.sleep(pause)
+            if is_unmanaged(self.tcti):  # full all the while: what a killed client had loaded stays loaded
                 self._connected("clear away a dead client's objects", lambda tpm: tpm.flush_orphans())
-                return self._connected(what, work)
+            return self._connected(what, work)
 
     def _connected(self, what: str, work: Callable[[_Tpm], T]) -> T:
         tcti = None
@@ -213,10 +214,9 @@ class _Tpm:
             self._esapi.tr_close(found)
 
     def _primary(self, hierarchy: ESYS_TR, template: bytes, kept: ExitStack) -> tuple[ESYS_TR, bytes]:
-        area, _ = TPMT_PUBLIC.unmarshal(template)
         handle, public, *_ = self._esapi.create_primary(
             TPM2B_SENSITIVE_CREATE(),
-            TPM2B_PUBLIC(publicArea=area),
+            TPM2B_PUBLIC(publicArea=TPMT_PUBLIC.unmarshal(template)[0]),
             primary_handle=hierarchy,
             outside_info=TPM2B_DATA(),
             creation_pcr=TPML_PCR_SELECTION(),
@@ -232,12 +232,11 @@ class _Tpm:
         return found
 
     def create(self, template: bytes, parent: int) -> TpmKey:
-        area, _ = TPMT_PUBLIC.unmarshal(template)
         with ExitStack() as kept:
             private, public, *_ = self._esapi.create(
                 self._parent(parent, kept),
                 TPM2B_SENSITIVE_CREATE(),
-                TPM2B_PUBLIC(publicArea=area),
+                TPM2B_PUBLIC(publicArea=TPMT_PUBLIC.unmarshal(template)[0]),
                 outside_info=TPM2B_DATA(),
                 creation_pcr=TPML_PCR_SELECTION(),
             )
@@ -386,7 +385,7 @@ class _Tpm:
             octets = b"".join(values.get(int(one), 0).to_bytes(4, "big") for one in wanted)
             return "".join(chr(octet) for octet in octets if 32 <= octet < 127).strip()
 
-        vendor = (TPM2_PT_VENDOR.STRING_1, TPM2_PT_VENDOR.STRING_2, TPM2_PT_VENDOR.STRING_3, TPM2_PT_VENDOR.STRING_4)
+        vendor = [TPM2_PT_VENDOR.STRING_1 + number for number in range(4)]
         firmware = (values.get(int(TPM2_PT_FIRMWARE.VERSION_1), 0), values.get(int(TPM2_PT_FIRMWARE.VERSION_2), 0))
         return {
             "manufacturer": letters(TPM2_PT.MANUFACTURER),

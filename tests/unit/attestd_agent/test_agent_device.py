@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,12 @@ from attestd_agent.failures import (
     PcrsKeepChanging,
     PcrsUnavailable,
     TpmFailed,
+    TpmFull,
     TpmUnavailable,
 )
 from attestd_agent.keys import EndorsementKey, TpmKey
 from attestd_agent.templates import ENDORSEMENT, OWNER, SRK_HANDLE, STORAGE_ROOT
+from attestd_agent.turns import turn_at
 from tests.software_tpm import EK_ECC_HANDLE, EK_RSA_HANDLE, SoftwareTpm
 from tests.unit.attestd_agent.conftest import ready
 from tests.unit.attestd_agent.fake_service import utc_now
@@ -388,16 +391,6 @@ def test_others_use_the_tpm_in_between(device: Device, tpm: SoftwareTpm, keys: t
         second.create_keys()
 
 
-def test_no_connection_stays_open(device: Device, keys: tuple[TpmKey, TpmKey]) -> None:
-    device.sign(keys[1], b"data")
-    before = len(os.listdir("/proc/self/fd"))
-    for _ in range(5):
-        device.sign(keys[1], b"data")
-        with pytest.raises(PcrsUnavailable):
-            device.quote(keys[0], QUOTE, {"sha384": (0,)})
-    assert len(os.listdir("/proc/self/fd")) == before
-
-
 def test_nothing_stays_after_failures(device: Device, tpm: SoftwareTpm, keys: tuple[TpmKey, TpmKey]) -> None:
     """More failures than the TPM has room for objects and sessions."""
     other, _ = device.create_keys()
@@ -424,7 +417,8 @@ def _leave_orphans(tpm: SoftwareTpm) -> None:
     esapi.close()
 
 
-def test_a_killed_client_s_objects_are_cleared_away(blank_tpm: SoftwareTpm) -> None:
+def test_a_killed_client_s_objects_are_cleared_away(blank_tpm: SoftwareTpm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_module, "PAUSES", (0.0, 0.0))
     _leave_orphans(blank_tpm)
     assert len(loaded(blank_tpm)) == 6
     device = Device(blank_tpm.tcti)
@@ -433,9 +427,66 @@ def test_a_killed_client_s_objects_are_cleared_away(blank_tpm: SoftwareTpm) -> N
     assert loaded(blank_tpm) == []
 
 
-def test_the_kernel_s_resource_manager_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from attestd_agent.failures import TpmFull
+def test_a_living_client_s_objects_are_waited_for(blank_tpm: SoftwareTpm) -> None:
+    from tpm2_pytss import ESAPI
 
+    with ESAPI(blank_tpm.tcti) as esapi:
+        handles = [esapi.create_primary(None, "ecc256")[0] for _ in range(3)]
+        done = threading.Timer(0.3, lambda: [esapi.flush_context(handle) for handle in handles[:2]])
+        done.start()
+        Device(blank_tpm.tcti).create_keys()
+        done.join()
+        assert len(loaded(blank_tpm)) == 1  # the one that it needs for longer is still there
+        esapi.flush_context(handles[2])
+
+
+def test_agents_take_turns(blank_tpm: SoftwareTpm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several at once, each with a connection of its own: more objects than there is room for."""
+    monkeypatch.setattr(device_module, "PAUSES", ())
+    _, ck = Device(blank_tpm.tcti).create_keys()
+    failures: list[Exception] = []
+
+    def work() -> None:
+        device = Device(blank_tpm.tcti)
+        try:
+            for _ in range(10):
+                device.sign(ck, b"data")
+        except Exception as failure:  # noqa: BLE001
+            failures.append(failure)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_a_turn_that_never_comes_is_named() -> None:
+    with turn_at("swtpm:path=/x"), pytest.raises(TpmFull), turn_at("swtpm:path=/x", patience=0.05):
+        pass
+    with turn_at("swtpm:path=/x"), turn_at("swtpm:path=/y", patience=0.05):
+        pass
+    with turn_at("device:/dev/tpmrm0"), turn_at("device:/dev/tpmrm0", patience=0.05):
+        pass
+
+
+def test_every_connection_is_closed(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[int] = []
+
+    class Counted(device_module.TCTILdr):  # type: ignore[misc]
+        def close(self) -> None:
+            closed.append(1)
+            super().close()
+
+    monkeypatch.setattr(device_module, "TCTILdr", Counted)
+    device.create_keys()
+    with pytest.raises(PcrsUnavailable):
+        device.read_pcrs({"sha384": (0,)})
+    assert len(closed) == 2
+
+
+def test_the_kernel_s_resource_manager_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Device, what: str, work: object) -> None:
         asked.append(what)
         raise TpmFull
@@ -444,7 +495,7 @@ def test_the_kernel_s_resource_manager_is_left_alone(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Device, "_connected", full)
     with pytest.raises(TpmFull):
         Device("device:/dev/tpmrm0").create_keys()
-    assert len(asked) == 1
+    assert asked == ["create the device's keys"]
 
 
 # ---- No TPM ---------------------------------------------------------------------------------------------------------

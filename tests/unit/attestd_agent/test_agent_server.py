@@ -74,10 +74,11 @@ def test_a_nonce_is_used_once(server: Server, service: FakeService) -> None:
         answer.headers["Replay-Nonce"] = ""
         return answer
 
+    renew(server)
     service.hooks.append(on("/v1/renewals", without_a_nonce))
     renew(server)
     renew(server)
-    assert service.asked("/v1/renewals") == 2
+    assert service.asked("/v1/renewals") == 3
     assert service.asked("/v1/nonce") == 2
 
 
