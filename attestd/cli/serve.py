@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import secrets
 import shutil
@@ -96,6 +97,8 @@ class _Supervisor:
         self._run.mkdir(mode=0o700, exist_ok=True)
         metrics = Path(tempfile.mkdtemp(prefix="metrics-", dir=self._run))
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
+        # Fresh processes, not forks: this one has threads, and a lock that one of them holds at the fork stays locked.
+        multiprocessing.set_start_method("spawn", force=True)
         granian = Granian(
             "attestd.cli.worker:create_front",
             factory=True,

@@ -352,6 +352,16 @@ def test_an_ek_that_stood_for_another_device(fleet: Fleet) -> None:
     assert fleet.everything() == before
 
 
+def test_an_ek_that_is_taken_between_the_look_and_the_act(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a database where another transaction commits in between."""
+    device, other = fleet.device(State.ACTIVE), fleet.device(State.ACTIVE)
+    before = fleet.everything()
+    monkeypatch.setattr(admission, "by_ek_hash", lambda *_: None)
+    with pytest.raises(EkTaken), fleet.registry.acting() as c:
+        admission.replace_ek(c, device.id, other.ek_hash, reason="", now=NOW)
+    assert fleet.everything() == before
+
+
 def test_an_ek_by_itself(fleet: Fleet) -> None:
     device = fleet.device(State.ACTIVE)
     before = fleet.everything()

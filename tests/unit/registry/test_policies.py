@@ -51,3 +51,15 @@ def test_of_several_at_the_same_time_one_wins(registry: Registry, database: obje
 
     outcomes = race(f"sqlite:///{database}", 4, act)
     assert (outcomes.count(1), outcomes.count(PolicyRaced)) == (1, 3)
+
+
+def test_a_version_stored_between_the_look_and_the_act(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a database where another transaction commits in between."""
+    with registry.acting() as c:
+        policies.add(c, text="first", created_by="ada", now=NOW)
+    monkeypatch.setattr(policies, "_newest", lambda _: None)
+    with pytest.raises(PolicyRaced), registry.acting() as c:
+        policies.add(c, text="second", created_by="bob", now=NOW)
+    monkeypatch.undo()
+    with registry.reading() as c:
+        assert policies.latest(c).text == "first"

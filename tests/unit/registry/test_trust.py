@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import false, select
 
 from attestd.registry import revision, trust
 from attestd.registry.engine import Registry
-from attestd.registry.trust import TrustedMaker, UnknownMaker
+from attestd.registry.trust import TrustedMaker, TrustRaced, UnknownMaker
 
 from .conftest import NOW
 
@@ -39,6 +40,18 @@ def test_a_certificate_that_is_trusted_already_stays_as_it_is(registry: Registry
         trust.add(c, [maker("Infineon")])
         assert trust.add(c, [maker("Infineon", added_by="bob"), maker("STM"), maker("STM")]) == 1
         assert [entry.added_by for entry in trust.every(c)] == ["ada", "ada"]
+
+
+def test_one_added_between_the_look_and_the_act(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a database where another transaction commits in between."""
+    with registry.acting() as c:
+        trust.add(c, [maker("Infineon")])
+    monkeypatch.setattr(trust, "select", lambda *columns: select(*columns).where(false()))
+    with pytest.raises(TrustRaced), registry.acting() as c:
+        trust.add(c, [maker("STM"), maker("Infineon")])
+    monkeypatch.undo()
+    with registry.reading() as c:
+        assert (trust.every(c), trust.version(c)) == ([maker("Infineon")], 1)
 
 
 def test_removing_what_is_not_trusted(registry: Registry) -> None:
