@@ -6,7 +6,7 @@
 set -eu
 
 runtime="swtpm swtpm-tools libtss2-dev libtss2-tcti-swtpm0 gcc pkg-config openssl"
-tests="tpm2-openssl tpm2-abrmd libtss2-tcti-tabrmd0 dbus tpm2-tools nginx-light curl"
+tests="tpm2-openssl tpm2-abrmd libtss2-tcti-tabrmd0 dbus tpm2-tools nginx-light curl postgresql softhsm2 wrk"
 
 case "${1:-}" in
 runtime) wanted=$runtime ;;
@@ -55,6 +55,13 @@ $as_root apt-get update -qq
 case " $missing " in *" libtss2-tcti-swtpm0 "*)
     apt-cache show libtss2-tcti-swtpm0 >/dev/null 2>&1 ||
         missing=$(echo "$missing" | sed 's/libtss2-tcti-swtpm0/libtss2-tcti-swtpm0t64/')
+    ;;
+esac
+# The tests start a PostgreSQL of their own; nobody asked for one that runs all the time.
+case " $missing " in *" postgresql "*)
+    $as_root mkdir -p /etc/postgresql-common
+    [ -e /etc/postgresql-common/createcluster.conf ] ||
+        echo "create_main_cluster = false" | $as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
     ;;
 esac
 # shellcheck disable=SC2086  # a list of words on purpose
