@@ -1,12 +1,12 @@
-"""The certificates above the leaves: a root, the issuing intermediate, and the keys that the root delegates bundles to.
+"""The certificates above the leaves: a root, the issuing intermediate, and the keys that the root delegates to.
 
     root (pathlen 1) ─┬─ issuing intermediate (pathlen 0) ── leaves, CRL
-                      ├─ bundle and time signer, current
-                      └─ bundle and time signer, next
+                      ├─ bundle and time signers, current and next
+                      └─ signers of audit heads, current and next
 
 CAs carry `spiffe://<trust domain>` as their one name and never authenticate anybody (SPIFFE X.509-SVID, section 3.2).
-Bundle signers carry no name at all, so nothing can take them for an SVID, and one critical extended key usage: who does
-not know it must refuse the certificate (RFC 5280, section 4.2.1.12).
+Delegated signers carry no name at all, so nothing can take them for an SVID, and one critical extended key usage: who
+does not know it must refuse the certificate (RFC 5280, section 4.2.1.12).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from attestd.ca.certificates import key_usage
 from attestd.ca.profiles import compare_lifetimes
 from attestd.ca.signer import FileSigner, authority_domain
 from attestd.credentials.bundle import BUNDLE_EKU
+from attestd.credentials.transparency import AUDIT_EKU
 from attestd.errors import Misconfigured
 from attestd.ids import Serial, TrustDomain
 
@@ -56,7 +57,7 @@ class AuthorityExpiring(Misconfigured):
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """How long the authorities live; `bundle_signer` as long as the issuer unless it is given."""
+    """How long the authorities live; delegated signers, all like `bundle_signer`, as long as the issuer by default."""
 
     root: timedelta = timedelta(days=3650)
     issuer: timedelta = timedelta(days=365)
@@ -64,7 +65,7 @@ class Lifetimes:
 
     @property
     def signer(self) -> timedelta:
-        """The bundle signers' lifetime."""
+        """The lifetime of delegated signers."""
         return self.issuer if self.bundle_signer is None else self.bundle_signer
 
     def check(self) -> str:
@@ -84,7 +85,7 @@ class Ceremony:
     entropy: Callable[[int], bytes]
 
     def root(self, key: ec.EllipticCurvePrivateKey) -> FileSigner:
-        """The root, signed by itself: the only time that it signs, but for what `issuer` and `bundle_signer` ask."""
+        """The root, signed by itself: the only time that it signs, but for what the other methods ask."""
         public = key.public_key()
         builder = self._builder("root", public, self.lifetimes.root, issuer_name=None, issuer_key=public)
         builder = self._as_authority(builder, path_length=1)
@@ -104,9 +105,18 @@ class Ceremony:
 
     def bundle_signer(self, key: ec.EllipticCurvePrivateKey, root: FileSigner) -> FileSigner:
         """A key to sign bundles and times with."""
+        return self._delegated(key, root, "bundles", BUNDLE_EKU)
+
+    def audit_signer(self, key: ec.EllipticCurvePrivateKey, root: FileSigner) -> FileSigner:
+        """A key to sign heads of the audit trail with."""
+        return self._delegated(key, root, "audit", AUDIT_EKU)
+
+    def _delegated(
+        self, key: ec.EllipticCurvePrivateKey, root: FileSigner, role: str, purpose: x509.ObjectIdentifier
+    ) -> FileSigner:
         builder = (
             self._builder(
-                "bundles",
+                role,
                 key.public_key(),
                 self.lifetimes.signer,
                 issuer_name=root.certificate.subject,
@@ -114,7 +124,7 @@ class Ceremony:
             )
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(key_usage(_SIGNER_USAGE), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([BUNDLE_EKU]), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=True)
         )
         return FileSigner(x509.load_der_x509_certificate(root.sign_certificate(builder)), key)
 
@@ -184,13 +194,24 @@ def require_issuer(certificate: x509.Certificate, root: x509.Certificate, trust_
 
 def require_bundle_signer(certificate: x509.Certificate, root: x509.Certificate) -> None:
     """Raises ChainBroken unless `root` delegated bundles, and nothing else, to this certificate."""
+    _require_delegated(certificate, root, BUNDLE_EKU, "sign bundles")
+
+
+def require_audit_signer(certificate: x509.Certificate, root: x509.Certificate) -> None:
+    """Raises ChainBroken unless `root` delegated heads of the audit trail, and nothing else, to this certificate."""
+    _require_delegated(certificate, root, AUDIT_EKU, "sign heads of the audit trail")
+
+
+def _require_delegated(
+    certificate: x509.Certificate, root: x509.Certificate, purpose: x509.ObjectIdentifier, meant: str
+) -> None:
     _require_issued(certificate, root)
     purposes = _extension(certificate, x509.ExtendedKeyUsage)
-    if list(purposes) != [BUNDLE_EKU]:
+    if list(purposes) != [purpose]:
         raise ChainBroken(
-            f"{_shown(certificate)} may do something else than sign bundles.",
-            seen=", ".join(purpose.dotted_string for purpose in purposes),
-            expected=BUNDLE_EKU.dotted_string,
+            f"{_shown(certificate)} may do something else than {meant}.",
+            seen=", ".join(seen.dotted_string for seen in purposes),
+            expected=purpose.dotted_string,
         )
     if _extension(certificate, x509.BasicConstraints).ca:
         raise ChainBroken(f"{_shown(certificate)} is a CA.", expected="a leaf")

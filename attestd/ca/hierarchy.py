@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from attestd.ca.authorities import (
     Ceremony,
     ChainBroken,
     Lifetimes,
+    require_audit_signer,
     require_bundle_signer,
     require_in_time,
     require_issuer,
@@ -36,6 +37,7 @@ from attestd.ca.keyfiles import (
     KeyFileMissing,
     make_private_folder,
     read_public,
+    replace_public,
     require_private_folder,
     write_public,
     write_secret,
@@ -53,7 +55,7 @@ _MANIFEST, _SEALING = "hierarchy.json", "sealing.json"
 _MAX_MANIFEST = 64 * 1024
 _MAX_ENTRIES = 16
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}", re.ASCII)
-_KINDS = ("roots", "issuers", "bundle_signers", "token_keys")
+_KINDS = ("roots", "issuers", "bundle_signers", "audit_signers", "token_keys")
 _T = TypeVar("_T")
 
 
@@ -77,6 +79,18 @@ class ManifestMalformed(Misconfigured):
     remedy = "Restore the file from the backup of this instance's folder."
 
 
+class AuditSignersMissing(Misconfigured):
+    """This instance has no key that signs the audit trail's heads"""
+
+    remedy = "Run `attestd upgrade` once; it needs the root's key (keys/root.pem)."
+
+
+class RootKeyAbsent(Misconfigured):
+    """The root's private key is not here"""
+
+    remedy = "Put the root's key back as keys/root.pem for this command, and take it away again afterwards."
+
+
 class KeyReused(Misconfigured):
     """One key serves two purposes"""
 
@@ -92,6 +106,7 @@ class Hierarchy:
     roots: tuple[x509.Certificate, ...]
     issuers: tuple[FileSigner, ...]
     bundle_signers: tuple[FileSigner, ...]
+    audit_signers: tuple[FileSigner, ...]
     token_keys: tuple[TokenKey, ...]
     sealing: SealingKeys
 
@@ -99,7 +114,7 @@ class Hierarchy:
     def load(folder: Path) -> Hierarchy:
         """Everything read, each key matched with its certificate, each certificate with its issuer.
 
-        Raises HierarchyMissing, ManifestMalformed, ChainBroken, NotAnAuthority, KeyReused, KeyMismatch,
+        Raises HierarchyMissing, AuditSignersMissing, ManifestMalformed, ChainBroken, NotAnAuthority, KeyReused, KeyMismatch,
         CertificateFileMalformed, SealingKeysMalformed, KeyFileMalformed and the errors of `keyfiles`, for the first
         thing that is wrong. Whether certificates are within their time is `examine`'s question, and each issue's.
         """
@@ -123,6 +138,11 @@ class Hierarchy:
     def bundle_signer(self) -> FileSigner:
         """What bundles and times are signed with now."""
         return self.bundle_signers[0]
+
+    @property
+    def audit_signer(self) -> FileSigner:
+        """What heads of the audit trail are signed with now."""
+        return self.audit_signers[0]
 
     @property
     def token_key(self) -> TokenKey:
@@ -170,6 +190,8 @@ def create_hierarchy(
     for number, state in enumerate(states, 1):
         key = _new_key()
         made.append(("bundle_signers", state, f"bundle-{number}", key, ceremony.bundle_signer(key, root)))
+        key = _new_key()
+        made.append(("audit_signers", state, f"audit-{number}", key, ceremony.audit_signer(key, root)))
         made.append(("token_keys", state, f"token-{number}", _new_key(), None))
 
     make_private_folder(keys)
@@ -185,6 +207,46 @@ def create_hierarchy(
         manifest[kind] = [{"name": name, "state": state} for of, state, name, _, _ in made if of == kind]
     write_public(certificates / _MANIFEST, write_object(manifest), entropy=entropy)
     return Hierarchy.load(folder)
+
+
+def complete_hierarchy(
+    folder: Path, *, now: datetime, entropy: Callable[[int], bytes], lifetimes: Lifetimes | None = None
+) -> tuple[str, ...]:
+    """Adds the kinds of keys that an instance made by an older version lacks. Returns the names of what was added.
+
+    The manifest is replaced last, so that an interrupted call is simply made again; what is there is never changed.
+    Raises RootKeyAbsent, and the errors of `Hierarchy.load`.
+    """
+    path = folder / _CERTIFICATES / _MANIFEST
+    try:
+        _read_manifest(path)
+    except AuditSignersMissing:
+        pass
+    else:
+        return ()
+    document = dict(read_object(read_public(path, limit=_MAX_MANIFEST), limit=_MAX_MANIFEST, name="file"))
+    trust_domain, entries = _read_manifest(path, without_audit=True)
+    name = entries["roots"][0][0]
+    root_certificate, root_key = folder / _CERTIFICATES / f"{name}.pem", folder / _KEYS / f"{name}.pem"
+    if not root_key.exists():
+        raise RootKeyAbsent(f"{root_key} does not exist.")
+    root = FileSigner.load(root_key, root_certificate)
+    require_root(root.certificate, trust_domain)
+    chosen = lifetimes or Lifetimes()
+    left = root.certificate.not_valid_after_utc - now.replace(microsecond=0)
+    ceremony = Ceremony(trust_domain, now, replace(chosen, bundle_signer=min(chosen.signer, left)), entropy)
+    listed = []
+    states: tuple[KeyState, KeyState] = ("current", "next")
+    for state in states:
+        # A fresh name: an interrupted call may have left files of the plain one.
+        name = f"audit-{entropy(4).hex()}"
+        key = _new_key()
+        pem = ceremony.audit_signer(key, root).certificate.public_bytes(serialization.Encoding.PEM)
+        write_secret(folder / _KEYS / f"{name}.pem", _pkcs8(key), entropy=entropy)
+        write_public(folder / _CERTIFICATES / f"{name}.pem", pem, entropy=entropy)
+        listed.append({"name": name, "state": state})
+    replace_public(path, write_object(document | {"audit_signers": listed}), entropy=entropy)
+    return tuple(entry["name"] for entry in listed)
 
 
 def examine(folder: Path, now: datetime) -> tuple[AttestdError, ...]:
@@ -233,7 +295,7 @@ class _Reading:
 
         1. The manifest says what there is.
         2. Only the owner enters keys/.
-        3. Roots are signed by themselves, issuers and bundle signers by a root; all are what they should be.
+        3. Roots are signed by themselves, issuers and delegated signers by a root; all are what they should be.
         4. Each key is its certificate's, and none serves twice.
         """
         manifest = self._noting(lambda: _read_manifest(self._certificates / _MANIFEST))  # 1
@@ -248,12 +310,14 @@ class _Reading:
             lambda entry: self._issued(entry, roots, lambda mine, root: require_issuer(mine, root, trust_domain)),
         )
         signers = self._each(entries["bundle_signers"], lambda entry: self._issued(entry, roots, require_bundle_signer))
+        auditors = self._each(entries["audit_signers"], lambda entry: self._issued(entry, roots, require_audit_signer))
         tokens = self._each(entries["token_keys"], self._token_key)
-        publics = [signer.public_key for signer in (*issuers, *signers)] + [token.key.public_key for token in tokens]
+        certified = (*issuers, *signers, *auditors)
+        publics = [signer.public_key for signer in certified] + [token.key.public_key for token in tokens]
         self._noting(lambda: _require_distinct([*(root.public_key() for root in roots), *publics]))
         if self.problems or sealing is None:
             return None
-        return Hierarchy(self._folder, trust_domain, roots, issuers, signers, tokens, sealing)
+        return Hierarchy(self._folder, trust_domain, roots, issuers, signers, auditors, tokens, sealing)
 
     def _noting(self, step: Callable[[], _T]) -> _T | None:
         try:
@@ -300,7 +364,10 @@ class _Reading:
         return TokenKey(entry[1], SoftwareKey(load_key(self._keys / f"{entry[0]}.pem")))
 
 
-def _read_manifest(path: Path) -> tuple[TrustDomain, dict[str, tuple[_Entry, ...]]]:
+def _read_manifest(
+    path: Path, *, without_audit: bool = False
+) -> tuple[TrustDomain, dict[str, tuple[_Entry, ...]]]:
+    kinds = tuple(kind for kind in _KINDS if not (without_audit and kind == "audit_signers"))
     try:
         data = read_public(path, limit=_MAX_MANIFEST)
     except KeyFileMissing:
@@ -309,8 +376,10 @@ def _read_manifest(path: Path) -> tuple[TrustDomain, dict[str, tuple[_Entry, ...
         members = Members(read_object(data, limit=_MAX_MANIFEST, name="file"), "file")
         members.version()
         trust_domain = TrustDomain(members.text("trust_domain", limit=255))
+        if "audit_signers" in kinds and "audit_signers" not in members:
+            raise AuditSignersMissing(f"{path} lists no audit_signers: an older version made this instance.")
         entries = {
-            kind: tuple(_read_entry(entry) for entry in members.objects(kind, most=_MAX_ENTRIES)) for kind in _KINDS
+            kind: tuple(_read_entry(entry) for entry in members.objects(kind, most=_MAX_ENTRIES)) for kind in kinds
         }
         members.done()
     except (MalformedInput, InputTooLarge) as error:

@@ -1,4 +1,4 @@
-"""Secrets on disk: readable by their owner alone, written whole or not at all, never overwritten.
+"""Secrets on disk: readable by their owner alone, written whole or not at all, overwritten only on purpose.
 
 A file appears under its name only after its octets are on the disk: it is written under a temporary name in the same
 folder, synced, linked to its name (a link, unlike a rename, refuses to replace what is there), and the folder is synced
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from attestd.errors import Conflict, Misconfigured
@@ -87,6 +87,19 @@ def write_public(path: Path, data: bytes, *, entropy: Callable[[int], bytes]) ->
     _write_new(path, data, 0o644, entropy)
 
 
+def replace_secret(path: Path, data: bytes, *, entropy: Callable[[int], bytes]) -> None:
+    """Writes a file of mode 0600 over one that may exist: a power cut leaves the old one or the new one, whole.
+
+    Raises KeyFileUnwritable.
+    """
+    _replace(path, data, 0o600, entropy)
+
+
+def replace_public(path: Path, data: bytes, *, entropy: Callable[[int], bytes]) -> None:
+    """Like `replace_secret`, with mode 0644. Raises KeyFileUnwritable."""
+    _replace(path, data, 0o644, entropy)
+
+
 def read_secret(path: Path, *, limit: int) -> bytes:
     """The whole file of at most `limit` octets. Raises KeyFileMissing, KeyFileUnreadable, KeyFileExposed.
 
@@ -130,24 +143,40 @@ def _require_private(path: Path, mode: int, wanted: str) -> None:
 
 
 def _write_new(path: Path, data: bytes, mode: int, entropy: Callable[[int], bytes]) -> None:
-    temporary = path.with_name(f".new-{entropy(8).hex()}")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(file.fileno(), mode)  # the umask may have taken bits away, never added any
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(temporary, path)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        with _draft(path, data, mode, entropy) as draft:
+            os.link(draft, path)
         _sync_folder(path.parent)
     except FileExistsError:
         raise KeyFileExists(f"{path} exists.") from None
     except OSError as error:
         raise KeyFileUnwritable(f"{path} can't be written.", seen=error.strerror) from None
+
+
+def _replace(path: Path, data: bytes, mode: int, entropy: Callable[[int], bytes]) -> None:
+    try:
+        with _draft(path, data, mode, entropy) as draft:
+            draft.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise KeyFileUnwritable(f"{path} can't be written.", seen=error.strerror) from None
+
+
+@contextlib.contextmanager
+def _draft(path: Path, data: bytes, mode: int, entropy: Callable[[int], bytes]) -> Iterator[Path]:
+    """The octets, on the disk, under a temporary name that is gone afterwards."""
+    temporary = path.with_name(f".new-{entropy(8).hex()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)  # the umask may have taken bits away, never added any
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _sync_folder(path: Path) -> None:

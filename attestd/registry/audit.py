@@ -27,6 +27,7 @@ class AuditRecord:
     subject: str
     request_id: str | None
     detail: Mapping[str, Any]
+    leaf: int | None = None
 
 
 _APPEND = insert(audit)

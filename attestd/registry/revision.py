@@ -15,6 +15,8 @@ REVISION = "revision"
 EPOCH = "epoch"
 NEXT_STATUS_INDEX = "next_status_index"
 TRUST = "trust"
+AUDIT_SIZE = "audit_size"  # `attestd.registry.audit_tree`
+AUDIT_ARCHIVED = "audit_archived"
 
 
 def bump(c: Connection) -> int:

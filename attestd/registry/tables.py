@@ -12,7 +12,7 @@ from sqlalchemy import JSON, BigInteger, Index, Integer, MetaData, Table
 from sqlmodel import Field, SQLModel
 
 # The newest migration. Opening a database of another revision fails; a test keeps this equal to Alembic's head.
-SCHEMA = "0001"
+SCHEMA = "0002"
 
 # Every constraint has a name, or a later migration could not drop it.
 NAMES = {
@@ -196,7 +196,8 @@ class AuditRow(_Stored, table=True):
     """Who did what, written by the transaction that did it. `attestd.registry.audit`."""
 
     __tablename__ = "audit"
-    __table_args__ = (Index(None, "subject", "number"),)
+    # The second also finds the rows that are not sealed yet: those without a leaf.
+    __table_args__ = (Index(None, "subject", "number"), Index(None, "leaf", unique=True))
 
     number: int | None = Field(default=None, primary_key=True, sa_type=_RowNumber)
     at: int = Field(sa_type=BigInteger)
@@ -205,6 +206,40 @@ class AuditRow(_Stored, table=True):
     subject: str
     request_id: str | None = None
     detail: dict[str, Any] = Field(sa_type=_Json, nullable=False)
+    leaf: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class AuditTileRow(_Stored, table=True):
+    """Up to 256 hashes of the audit trail's tree. `attestd.registry.audit_tree`."""
+
+    __tablename__ = "audit_tiles"
+
+    level: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    number: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+    hashes: bytes
+
+
+class AuditHeadRow(_Stored, table=True):
+    """One signed head of the audit trail's tree. `attestd.registry.audit_tree`."""
+
+    __tablename__ = "audit_heads"
+
+    log: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+    size: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+    at: int = Field(sa_type=BigInteger)
+    jws: str
+
+
+class AuditArchiveRow(_Stored, table=True):
+    """One file of archived audit rows: leaves `first` to `first + size - 1`. `attestd.registry.audit_tree`."""
+
+    __tablename__ = "audit_archives"
+
+    first: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+    size: int = Field(sa_type=BigInteger)
+    lowest: int = Field(sa_type=BigInteger)
+    highest: int = Field(sa_type=BigInteger)
+    file: str
 
 
 class CounterRow(_Stored, table=True):
@@ -234,4 +269,7 @@ proxies = _table("proxies")
 policies = _table("policies")
 bundles = _table("bundles")
 audit = _table("audit")
+audit_tiles = _table("audit_tiles")
+audit_heads = _table("audit_heads")
+audit_archives = _table("audit_archives")
 counters = _table("counters")

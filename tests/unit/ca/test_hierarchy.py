@@ -36,8 +36,8 @@ from attestd.ids import TrustDomain
 from .conftest import DOMAIN, NOW, Entropy, counted
 
 DAY = timedelta(days=1)
-SECRETS = {"root", "issuer", "bundle-1", "bundle-2", "token-1", "token-2"}
-CERTIFICATES = {"root", "issuer", "bundle-1", "bundle-2"}
+SECRETS = {"root", "issuer", "bundle-1", "bundle-2", "audit-1", "audit-2", "token-1", "token-2"}
+CERTIFICATES = {"root", "issuer", "bundle-1", "bundle-2", "audit-1", "audit-2"}
 
 
 # ---- Making it --------------------------------------------------------------------------------------------------
@@ -60,6 +60,7 @@ def test_what_is_on_disk(hierarchy: Hierarchy) -> None:
         "roots": [{"name": "root", "state": "current"}],
         "issuers": [{"name": "issuer", "state": "current"}],
         "bundle_signers": [{"name": "bundle-1", "state": "current"}, {"name": "bundle-2", "state": "next"}],
+        "audit_signers": [{"name": "audit-1", "state": "current"}, {"name": "audit-2", "state": "next"}],
         "token_keys": [{"name": "token-1", "state": "current"}, {"name": "token-2", "state": "next"}],
     }
     listed = json.loads((folder / "keys/sealing.json").read_text())["keys"]
@@ -292,9 +293,9 @@ def test_authorities_outside_their_time_are_told(instance: Path, hierarchy: Hier
     begins, ends = hierarchy.issuer.certificate.not_valid_before_utc, hierarchy.issuer.certificate.not_valid_after_utc
     assert at(begins) == at(begins + (ends - begins) * 10 / 12) == []
     assert {kind for kind, _ in at(begins - timedelta(seconds=1))} == {AuthorityExpired}
-    assert len(at(begins - timedelta(seconds=1))) == 4
+    assert len(at(begins - timedelta(seconds=1))) == 6
     assert {kind for kind, _ in at(ends - 30 * DAY)} == {AuthorityExpiring}
-    assert len(at(ends - 30 * DAY)) == 3
+    assert len(at(ends - 30 * DAY)) == 5
     assert {kind for kind, _ in at(ends + DAY)} == {AuthorityExpired}
 
 

@@ -45,7 +45,14 @@ def test_the_newest_migration_is_the_one_that_the_code_names(registry: Registry)
 def test_the_counters_have_their_first_values(registry: Registry) -> None:
     with registry.reading() as c:
         found = {row.name: row.value for row in c.execute(select(counters))}
-        assert found == {revision.REVISION: 0, revision.EPOCH: 1, revision.NEXT_STATUS_INDEX: 0, revision.TRUST: 0}
+        assert found == {
+            revision.REVISION: 0,
+            revision.EPOCH: 1,
+            revision.NEXT_STATUS_INDEX: 0,
+            revision.TRUST: 0,
+            revision.AUDIT_SIZE: 0,
+            revision.AUDIT_ARCHIVED: 0,
+        }
 
 
 def test_migrating_again_changes_nothing(registry: Registry, database: Path) -> None:

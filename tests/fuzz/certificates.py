@@ -1,0 +1,186 @@
+"""Certificates from devices, from makers' files and from TLS peers. What is taken, OpenSSL's side reads alike, and a
+chain is believed only over the octets that its issuers signed."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from attestd.credentials.certificates import ParsedCertificate
+from attestd.credentials.x509 import Authorities, device_identity, verify_chain
+from attestd.tpm.chain import TrustAnchors, verify_certificate_chain
+from attestd.tpm.der import children, element, read_oid, whole
+from attestd.tpm.ekcert import Quirk, parse_certificate
+from attestd.tpm.endorsement import check_ek_certificate, verify_endorsement
+from attestd.tpm.makers import certificates_in, describe_certificate
+from attestd_edge.identity import read_certificates
+from tests import authority as a
+from tests import ek_ca
+from tests.fuzz.harness import Target, once
+
+_EK_KEY = ek_ca.ec_key("fuzz ek")
+_WORDS = (
+    b"\x30\x82",
+    b"\x06\x03\x55\x1d\x13",
+    b"\x06\x03\x55\x1d\x0f",
+    b"\x06\x03\x55\x1d\x11",
+    b"\x06\x03\x55\x1d\x25",
+    b"\x06\x03\x55\x1d\x1e",
+    b"\x01\x01\xff",
+    b"\x17\x0d",
+    b"\x18\x0f99991231235959Z",
+    b"\x05\x00",
+    bytes.fromhex("06072a8648ce3d0201"),
+    bytes.fromhex("06092a864886f70d010107"),
+)
+_BEGIN, _END = b"-----BEGIN CERTIFICATE-----\n", b"\n-----END CERTIFICATE-----\n"
+
+
+@once
+def _eks() -> list[bytes]:
+    ca = ek_ca.maker().intermediate
+    honest = ca.ek_form(_EK_KEY.public_key())
+    odd = ca.ek_form(ek_ca.rsa_key("fuzz ek").public_key()).but(spki=ek_ca.oaep_spki(ek_ca.rsa_key("fuzz ek").public_key()))
+    return [
+        honest.sign(ca.key),
+        honest.sign(ca.key) + b"\xff" * 20,
+        b"\x10\x01\x00\x02\x00\x10\x02" + honest.sign(ca.key),
+        odd.sign(ca.key),
+        honest.but(ecdsa_null=True).sign(ca.key),
+        ek_ca.maker().root.certificate,
+    ]
+
+
+@once
+def _chains() -> list[bytes]:
+    return [b"".join(ek_ca.maker().chain(_eks()[0]))]
+
+
+@cache
+def _anchors() -> TrustAnchors:
+    return TrustAnchors.load(ek_ca.maker().roots)
+
+
+@once
+def _files() -> list[bytes]:
+    root, ca = ek_ca.maker().root.certificate, ek_ca.maker().intermediate.certificate
+    pem = x509.load_der_x509_certificate(root).public_bytes(Encoding.PEM)
+    return [root, root + ca, pem, b"# a root\n" + pem + pem]
+
+
+@once
+def _leaves() -> list[bytes]:
+    return [a.leaf(), a.leaf(uris=["spiffe://example.org/edge/munich/gate"]), a.ISSUER.der, a.signer()]
+
+
+@once
+def _presented() -> list[bytes]:
+    return [a.leaf() + a.ISSUER.der, a.leaf()]
+
+
+@once
+def _pem() -> list[bytes]:
+    made = [x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM) for der in (a.leaf(), a.ISSUER.der)]
+    return [made[0], made[0] + made[1]]
+
+
+@cache
+def _authorities() -> Authorities:
+    return Authorities.load((a.ROOT.der,), (a.ISSUER.der,), trust_domain=a.TRUST_DOMAIN)
+
+
+# ---- What the targets do -----------------------------------------------------------------------------------------
+
+
+def _der(data: bytes) -> None:
+    """Walked to the ground: elements hold their children and nothing else."""
+    todo, seen = [whole(data)], 0
+    while todo and seen < 2000:
+        item, seen = todo.pop(), seen + 1
+        assert item.raw.endswith(item.content)
+        assert item.raw in data
+        if item.tag & 0x20:
+            inside = children(item)
+            assert b"".join(child.raw for child in inside) == item.content
+            todo += inside
+        elif item.tag == 0x06:
+            read_oid(item.content)
+
+
+def _maker_certificate(data: bytes) -> None:
+    read = parse_certificate(data)
+    assert read.der in data
+    assert read.tbs in read.der
+    if read.quirks <= {Quirk.PADDED, Quirk.NV_HEADER}:
+        theirs = x509.load_der_x509_certificate(read.der)
+        assert theirs.tbs_certificate_bytes == read.tbs
+        assert theirs.signature == read.signature
+        assert theirs.serial_number == read.serial
+        assert theirs.subject.public_bytes() == read.subject
+        assert theirs.issuer.public_bytes() == read.issuer
+        assert theirs.not_valid_before_utc == read.claims.not_before
+        assert theirs.not_valid_after_utc == read.claims.not_after
+        assert {extension.oid.dotted_string for extension in theirs.extensions} == read.claims.extensions
+
+
+def _split(data: bytes) -> list[bytes]:
+    found: list[bytes] = []
+    while data:
+        found.append(element(data).raw)
+        data = data[len(found[-1]) :]
+    return found
+
+
+def _maker_chain(data: bytes) -> None:
+    """Only what the maker's CAs signed leads to its root."""
+    leaf, *others = map(parse_certificate, _split(data))
+    path = verify_certificate_chain(leaf, intermediates=others, anchors=_anchors(), now=ek_ca.NOW)
+    genuine = {parse_certificate(der).tbs for der in (*ek_ca.maker().chain(_eks()[0]), ek_ca.maker().root.certificate)}
+    assert {certificate.tbs for certificate in path.certificates} <= genuine
+    check_ek_certificate(path)
+
+
+def _endorsement(data: bytes) -> None:
+    """One EK, and whatever certificates: it is endorsed by its own alone."""
+    area = ek_ca.ek_area(_EK_KEY.public_key())
+    endorsed = verify_endorsement(area, _split(data), anchors=_anchors(), now=ek_ca.NOW)
+    assert endorsed.manufacturer == "IFX"
+
+
+def _maker_file(data: bytes) -> None:
+    for der in certificates_in(data):
+        described = describe_certificate(der, now=ek_ca.NOW)
+        assert described.subject.isprintable()
+        assert described.issuer.isprintable()
+
+
+def _leaf(data: bytes) -> None:
+    parsed = ParsedCertificate.parse(data)
+    assert parsed.der == data
+    assert parsed.certificate.public_bytes(Encoding.DER) == data
+
+
+def _presented_chain(data: bytes) -> None:
+    """A forwarded chain: believed over signed octets only."""
+    verified = verify_chain(_split(data), authorities=_authorities(), now=a.NOW)
+    assert verified.der in (a.leaf(), a.ISSUER.der) or verified.certificate.tbs_certificate_bytes in a.leaf()
+    device_identity(verified, status=a.STATUS, revoked=frozenset())
+
+
+def _proxy_file(data: bytes) -> None:
+    for der in read_certificates(data, where="proxy.pem"):
+        assert der
+
+
+TARGETS = (
+    Target("der", _der, _eks, _WORDS),
+    Target("maker-certificate", _maker_certificate, _eks, _WORDS),
+    Target("maker-chain", _maker_chain, _chains, _WORDS),
+    Target("endorsement", _endorsement, _chains, _WORDS),
+    Target("maker-file", _maker_file, _files, (*_WORDS, _BEGIN, _END)),
+    Target("presented-certificate", _leaf, _leaves, _WORDS),
+    Target("presented-chain", _presented_chain, _presented, _WORDS),
+    Target("proxy-file", _proxy_file, _pem, (_BEGIN, _END)),
+)

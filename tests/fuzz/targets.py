@@ -1,0 +1,15 @@
+"""Every fuzz target, by family."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.fuzz import agent, certificates, credentials, edge, files, messages, tpm_structures
+from tests.fuzz.harness import Target
+
+FAMILIES: Final = (tpm_structures, certificates, messages, credentials, edge, agent, files)
+TARGETS: Final[tuple[Target, ...]] = tuple(target for family in FAMILIES for target in family.TARGETS)
+
+
+def by_name(name: str) -> Target:
+    return next(target for target in TARGETS if target.name == name)
