@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -134,6 +135,69 @@ class BundleSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditSettings:
+    """`[audit]`: for how long rows of the audit trail stay in the database, before they move to files."""
+
+    retention: timedelta = timedelta(days=90)
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSettings:
+    """`[limits]`: what strangers may ask for, and what one worker process takes on (docs/overload.md).
+
+    Each worker counts for itself. A source is an IPv4 address or an IPv6 /64; a rate is requests a second.
+    """
+
+    reads: int = 50
+    reads_burst: int = 500
+    enrollments: int = 30  # begin and complete are one each
+    enrollments_burst: int = 600
+    failures: int = 5  # signed requests that were refused
+    failures_burst: int = 100
+    unlimited: tuple[str, ...] = ("127.0.0.1", "::1")  # networks that no rate holds
+    trusted_proxies: tuple[str, ...] = ()  # networks whose word about the client's address counts
+    proxy_header: str = "x-forwarded-for"  # or "forwarded": the one that those proxies set, and no other
+    max_wait: timedelta = timedelta(seconds=5)  # for a thread
+    waiting: int = 256  # requests of one class
+    connections: int = 8192
+    header_timeout: timedelta = timedelta(seconds=10)
+    body_timeout: timedelta = timedelta(seconds=10)  # for small bodies; server.request_timeout for large ones
+    send_timeout: timedelta = timedelta(seconds=30)  # for a client that takes nothing of its answer
+
+    @property
+    def networks(self) -> Mapping[str, tuple[IPv4Network | IPv6Network, ...]]:
+        """`unlimited` and `trusted_proxies`, parsed. Raises SettingInvalid."""
+        found = {}
+        for name in ("unlimited", "trusted_proxies"):
+            try:
+                found[name] = tuple(ip_network(text) for text in getattr(self, name) if text)
+            except ValueError as error:
+                raise SettingInvalid(
+                    f"limits.{name} is not a list of networks.", seen=error, expected='like ["10.0.0.0/8", "::1"]'
+                ) from None
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class KeySettings:
+    """`[keys]`: files with what opens the keys (docs/keys.md), never the secrets themselves.
+
+    `$CREDENTIALS_DIRECTORY/name` is a credential that the service manager hands over; other paths are relative to the
+    instance's folder.
+    """
+
+    passphrase_file: str = ""
+    pin_file: str = ""  # of the token
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionSettings:
+    """`[retention]`: what the service forgets by itself (docs/operations.md)."""
+
+    certificates: timedelta = timedelta(days=30)  # after their end, with their revocations
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything, checked. `dir` is the instance's folder."""
 
@@ -145,6 +209,10 @@ class Settings:
     attestation: AttestationSettings = field(default_factory=AttestationSettings)
     credentials: CredentialSettings = field(default_factory=CredentialSettings)
     bundle: BundleSettings = field(default_factory=BundleSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
+    keys: KeySettings = field(default_factory=KeySettings)
+    audit: AuditSettings = field(default_factory=AuditSettings)
     references: tuple[ReferenceSettings, ...] = ()
 
     @classmethod
@@ -179,6 +247,10 @@ class Settings:
             "attestation": AttestationSettings(),
             "credentials": CredentialSettings(),
             "bundle": BundleSettings(),
+            "limits": LimitSettings(),
+            "retention": RetentionSettings(),
+            "keys": KeySettings(),
+            "audit": AuditSettings(),
         }
         if unknown := sorted(set(document) - set(sections)):
             raise SettingInvalid("attestd.toml has unknown sections.", seen=unknown, expected=sorted(sections))
@@ -320,6 +392,13 @@ def _check(settings: Settings) -> None:
         )
     if server.public_url and not server.public_url.startswith("https://"):
         raise SettingInvalid("server.public_url is not https.", seen=repr(server.public_url), expected="https://…")
+    settings.limits.networks  # noqa: B018 - raises
+    if settings.limits.proxy_header not in ("x-forwarded-for", "forwarded"):
+        raise SettingInvalid(
+            "limits.proxy_header is none that is understood.",
+            seen=repr(settings.limits.proxy_header)[:80],
+            expected="x-forwarded-for or forwarded",
+        )
     for reference in settings.references:
         for bank, values in reference.pcrs.items():
             missing = sorted(set(values) - set(settings.attestation.pcrs.get(bank, ())))

@@ -41,6 +41,8 @@ class Tier(StrEnum):
             ) from None
 
 
+_TIERS = frozenset(tier.value for tier in Tier)
+
 # One path segment of a SPIFFE ID (SPIFFE-ID specification, section 2.2: letters, digits, '.', '-', '_'; never '.' or
 # '..'). Lower case only, so that two names never differ by case alone.
 _SEGMENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
@@ -142,7 +144,7 @@ class SpiffeId:
 
         Raises MalformedName for identities of another shape (operators, proxies, the service itself).
         """
-        if len(self.path) != 3 or self.path[0] not in set(Tier):
+        if len(self.path) != 3 or self.path[0] not in _TIERS:
             raise MalformedName(
                 "This identity is not a device's.", seen=_shown(str(self)), expected="/<tier>/<site>/<device id>"
             )

@@ -7,11 +7,14 @@ transaction that is acknowledged (docs/protocol.md, section 3).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -30,7 +33,7 @@ from attestd.registry.admission import Imported
 from attestd.registry.devices import Device
 from attestd.registry.engine import Connection, Registry
 from attestd.registry.inventory import parse_inventory
-from attestd.registry.operators import Role
+from attestd.registry.operators import LastAdmin, Operator, OperatorTaken, Role
 from attestd.registry.states import Event
 from attestd.registry.trust import TrustedMaker
 from attestd.tpm.makers import CertificateDescription, certificates_in, describe_certificate
@@ -229,11 +232,51 @@ class Operations:
             act.note(c, "register-operator", name, role=role.value, serial=str(certificate.serial))
         return pem_chain(certificate, self.hierarchy)
 
+    def add_operator(self, name: str, role: Role, public_key_pem: str, act: Act) -> str:
+        """An operator with a key of their own, made on their machine: the PEM chain. Who was disabled can be added
+        anew, with any role; who was not gets another certificate for the same key and role."""
+        key = read_public_key(public_key_pem)
+        spiffe_id = SpiffeId.of_operator(self.settings.trust_domain, name)
+        certificate = self._certify("admin", key, spiffe_id, act)
+        thumbprint = b64decode(jwk_thumbprint(key))
+        with self.registry.acting() as c:
+            if proxies.by_thumbprint(c, thumbprint) is not None:
+                raise OperatorTaken("This key is a proxy's.", seen=name)
+            operators.admit(
+                c,
+                name=name,
+                role=role,
+                thumbprint=thumbprint,
+                public_key=_spki(key),
+                certificate=certificate.der,
+                now=act.at,
+            )
+            self._record(c, certificate, spiffe_id, "admin")
+            act.note(c, "add-operator", name, role=role.value, serial=str(certificate.serial))
+        return pem_chain(certificate, self.hierarchy)
+
+    def disable_operator(self, name: str, act: Act) -> None:
+        """Ends what an operator may do, in every process from their next call on. Their credential is revoked.
+
+        Raises UnknownOperator, and LastAdmin unless another admin is left whose credential is good.
+        """
+        with self.registry.acting() as c:
+            admins = {operator.name: operator for operator in operators.admins(c)}
+            disabled = operators.by_name(c, name)
+            if admins.pop(name, None) is not None and not any(_can_act(c, other, act.now) for other in admins.values()):
+                raise LastAdmin(seen=name, expected="another admin with a good credential")
+            operators.disable(c, name, now=act.at)
+            serial = Serial(x509.load_der_x509_certificate(disabled.certificate).serial_number)
+            if not issued.is_revoked(c, serial):
+                with suppress(issued.UnknownCredential):  # forgotten, long after it expired
+                    issued.revoke(c, serial, reason="operator disabled", now=act.at)
+            act.note(c, "disable-operator", name, role=disabled.role.value)
+
     def _certify(
         self, profile: str, key: ec.EllipticCurvePublicKey, spiffe_id: SpiffeId, act: Act
     ) -> IssuedCertificate:
-        chosen = self.profiles[profile]
-        not_before, not_after = nested_validity(chosen, issuer=self.hierarchy.issuer.certificate, now=act.now)
+        chosen, issuer = self.profiles[profile], self.hierarchy.issuer
+        not_before, not_after = nested_validity(chosen, issuer=issuer.certificate, now=act.now)
         return issue(
             CertificateSpec(
                 public_key=key,
@@ -243,7 +286,7 @@ class Operations:
                 not_before=not_before,
                 not_after=not_after,
             ),
-            self.hierarchy.issuer,
+            issuer,
         )
 
     def _record(self, c: Connection, certificate: IssuedCertificate, spiffe_id: SpiffeId, profile: str) -> None:
@@ -257,6 +300,12 @@ class Operations:
             der=certificate.der,
             thumbprint=sha256(certificate.der).digest(),
         )
+
+
+def _can_act(c: Connection, operator: Operator, now: datetime) -> bool:
+    """Whether this operator's credential is good for a call now."""
+    certificate = x509.load_der_x509_certificate(operator.certificate)
+    return certificate.not_valid_after_utc > now and not issued.is_revoked(c, Serial(certificate.serial_number))
 
 
 def _described(file: bytes, now: datetime) -> list[CertificateDescription]:
@@ -284,7 +333,7 @@ def read_public_key(pem: str) -> ec.EllipticCurvePublicKey:
     """A P-256 public key in PEM. Raises UnusablePublicKey."""
     try:
         return _p256(serialization.load_pem_public_key(pem.encode("ascii")))
-    except (ValueError, UnicodeEncodeError):
+    except (ValueError, UnsupportedAlgorithm):  # UnicodeEncodeError is a ValueError
         raise UnusablePublicKey("This is not a public key in PEM.", expected="-----BEGIN PUBLIC KEY-----") from None
 
 

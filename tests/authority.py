@@ -25,6 +25,7 @@ from attestd.credentials.bundle import BUNDLE_EKU, Bundle
 from attestd.credentials.facts import FACTS_OID, Facts
 from attestd.credentials.jwk import jwk_thumbprint, public_jwk
 from attestd.credentials.status import Status, StatusList
+from attestd.credentials.transparency import AUDIT_EKU, Head
 from attestd.ids import Serial, TrustDomain
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -53,6 +54,7 @@ def p256(number: int) -> PrivateKey:
 
 
 ROOT_KEY, ISSUER_KEY, LEAF_KEY, SIGNER_KEY, TOKEN_KEY, STRANGER_KEY, LOWER_KEY = (p256(n) for n in range(1, 8))
+AUDIT_KEY = p256(60)
 
 
 def es256(key: PrivateKey) -> Callable[[bytes], bytes]:
@@ -362,3 +364,28 @@ def signed_time(*, nonce: bytes = b"n" * 32, time: Any = None, payload: Any = No
     seconds = int(NOW.timestamp()) if time is None else time
     content = {"nonce": b64(nonce), "time": seconds} if payload is None else payload
     return delegated(content, typ=lies.pop("typ", "attestd-time+jws"), **lies)
+
+
+# ---- Heads of an audit trail ---------------------------------------------------------------------------------------
+
+
+def head(**lies: Any) -> Head:
+    honest: dict[str, Any] = {
+        "trust_domain": TRUST_DOMAIN,
+        "log": 2,
+        "size": 5,
+        "root": b"r" * 32,
+        "at": int(NOW.timestamp()),
+    }
+    return Head(**{**honest, **lies})
+
+
+def audit_signer(**lies: Any) -> bytes:
+    """The certificate of the key that signs heads."""
+    return signer(**{"purposes": (AUDIT_EKU,), "key": AUDIT_KEY, "subject": "audit", **lies})
+
+
+def signed_head(made: Head | None = None, *, payload: Any = None, **lies: Any) -> str:
+    content = (made or head()).to_bytes() if payload is None else payload
+    honest = {"typ": "attestd-audit-head+jws", "key": AUDIT_KEY, "certificates": [audit_signer()]}
+    return delegated(content, **{**honest, **lies})

@@ -1,7 +1,11 @@
-"""For all tests: property tests are the same on every run, and take the time that a busy machine takes."""
+"""For all tests: property tests are the same on every run, and take the time that a busy machine takes.
+
+Tests that use a registry are marked `database`: they run once on each kind of database (tests/database.py).
+"""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -13,3 +17,15 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("steady")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever is given a registry or a world, and whoever makes one. What asks for SQLite's file is SQLite's alone."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        module = getattr(item, "module", None)
+        if "database" in fixtures or item.get_closest_marker("once"):
+            continue
+        if {"registry", "url", "world"} & fixtures or hasattr(module, "World"):
+            item.add_marker("database")

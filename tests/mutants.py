@@ -68,7 +68,11 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
     "attestd/protocol/signed.py": (f"{_UNIT}/protocol/test_signed.py",),
     # Credentials.
     "attestd/credentials/bundle.py": (f"{_UNIT}/credentials/test_bundle.py",),
-    "attestd/credentials/certificates.py": (f"{_UNIT}/credentials/test_x509.py", f"{_UNIT}/credentials/test_bundle.py"),
+    "attestd/credentials/certificates.py": (
+        f"{_UNIT}/credentials/test_x509.py",
+        f"{_UNIT}/credentials/test_presented_issuers.py",
+        f"{_UNIT}/credentials/test_bundle.py",
+    ),
     "attestd/credentials/dpop.py": (f"{_UNIT}/credentials/test_dpop.py",),
     "attestd/credentials/facts.py": (f"{_UNIT}/credentials/test_facts.py",),
     "attestd/credentials/identity.py": (f"{_UNIT}/credentials/test_identity.py",),
@@ -77,7 +81,10 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
     "attestd/credentials/requests.py": (f"{_UNIT}/credentials/test_requests.py",),
     "attestd/credentials/status.py": (f"{_UNIT}/credentials/test_status.py",),
     "attestd/credentials/tokens.py": (f"{_UNIT}/credentials/test_tokens.py",),
-    "attestd/credentials/x509.py": (f"{_UNIT}/credentials/test_x509.py",),
+    "attestd/credentials/x509.py": (
+        f"{_UNIT}/credentials/test_x509.py",
+        f"{_UNIT}/credentials/test_presented_issuers.py",
+    ),
     # The service.
     "attestd/issuance/challenges.py": _ISSUING,
     "attestd/issuance/enrollment.py": _ISSUING,
@@ -99,7 +106,11 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
     "attestd/web/bodies.py": (f"{_UNIT}/web/test_bodies.py",),
     "attestd/web/devices.py": (f"{_UNIT}/web/test_devices.py",),
     # The edge.
-    "clients/attestd_edge/decide.py": (f"{_UNIT}/attestd_edge/test_edge_decide.py", "tests/attacks/test_edge.py"),
+    "clients/attestd_edge/decide.py": (
+        f"{_UNIT}/attestd_edge/test_edge_decide.py",
+        f"{_UNIT}/attestd_edge/test_edge_memory.py",
+        "tests/attacks/test_edge.py",
+    ),
     "clients/attestd_edge/hop.py": (f"{_UNIT}/attestd_edge/test_edge_hop.py",),
     "clients/attestd_edge/store.py": (f"{_UNIT}/attestd_edge/test_edge_store.py",),
     "clients/attestd_edge/identity.py": (

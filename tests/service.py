@@ -19,6 +19,7 @@ import atexit
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -35,7 +36,7 @@ from werkzeug.test import TestResponse
 from attestd.ca.hierarchy import Hierarchy, create_hierarchy
 from attestd.ca.profiles import load_profiles
 from attestd.callers import Callers
-from attestd.config import ServerSettings, Settings
+from attestd.config import DatabaseSettings, ServerSettings, Settings
 from attestd.credentials.requests import SoftwareKey
 from attestd.ids import Site, TrustDomain
 from attestd.issuance.enrollment import Enrollment
@@ -53,6 +54,8 @@ from attestd.registry.engine import Connection, Registry
 from attestd.registry.operators import Role
 from attestd.web.app import Service, create_app
 from tests import ek_ca
+from tests.database import KIND, drop, fresh
+from tests.described import require_described
 from tests.forger import Forger
 from tests.soft_device import PCRS, URL, SoftDevice, signer
 
@@ -80,11 +83,16 @@ class Clock:
 
 @cache
 def _template() -> Path:
-    """An instance's folder, made once a process and copied for each test: authority, empty registry, first policy."""
+    """An instance's folder, made once a process and copied for each test: the authority."""
     folder = Path(tempfile.mkdtemp(prefix="attestd-test-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     create_hierarchy(folder, TRUST_DOMAIN, now=START, entropy=os.urandom)
-    registry = Registry.open(f"sqlite:///{folder}/registry.db", create=True)
+    return folder
+
+
+def _fill(url: str) -> None:
+    """Tables and the first policy."""
+    registry = Registry.open(url, create=True)
     with registry.acting() as c:
         policies.add(
             c,
@@ -94,20 +102,27 @@ def _template() -> Path:
             expected_version=0,
         )
     registry.close()
-    return folder
 
 
 class World:
-    """One instance with everybody around it. `settings` replaces sections of the settings: `enrollment=…`."""
+    """One instance with everybody around it. `settings` replaces sections of the settings: `enrollment=…`.
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    `database` is its kind, sqlite or postgresql; else ATTESTD_TEST_DATABASE chooses.
+    """
+
+    def __init__(self, folder: Path, *, database: str = KIND, **settings: Any) -> None:
         shutil.copytree(_template(), folder, dirs_exist_ok=True)
         (folder / "keys").chmod(0o700)
         self.clock = Clock()
         server = ServerSettings(public_url=URL)
-        self.settings = replace(Settings(dir=folder, trust_domain=TRUST_DOMAIN, server=server), **settings)
+        self.url = fresh("world", _fill, folder / "registry.db", kind=database)
+        self._gone = weakref.finalize(self, drop, self.url)
+        self._gone.atexit = False  # the server ends with the process
+        stored = DatabaseSettings(self.url)
+        base = Settings(dir=folder, trust_domain=TRUST_DOMAIN, server=server, database=stored)
+        self.settings = replace(base, **settings)
         self.hierarchy = Hierarchy.load(folder)
-        self.registry = Registry.open(f"sqlite:///{folder}/registry.db")
+        self.registry = Registry.open(self.url)
         self.service = wire(self.settings, self.hierarchy, self.registry, self.clock)
         self.app = create_app(self.service)
         self.maker = ek_ca.maker()
@@ -116,6 +131,7 @@ class World:
 
     def close(self) -> None:
         self.registry.close()
+        self._gone()
 
     @property
     def act(self) -> Act:
@@ -147,6 +163,10 @@ class World:
             self._callers[role] = self.new_caller(role)
         return self._callers[role]
 
+    def add_caller(self, kind: str, caller: Caller) -> None:
+        """`caller(kind)` is this one from now on."""
+        self._callers[kind] = caller
+
     def new_caller(self, role: str, name: str | None = None) -> Caller:
         key = SoftwareKey(ec.generate_private_key(ec.SECP256R1()))
         if role == "proxy":
@@ -175,8 +195,10 @@ class World:
     # ---- Shortcuts --------------------------------------------------------------------------------------------
 
     def request(self, method: str, path: str, body: bytes = b"", **options: Any) -> TestResponse:
-        """An unsigned request."""
-        return self.app.test_client().open(path, method=method, data=body or None, **options)
+        """An unsigned request. Its answer must be as the service describes it (tests/described.py)."""
+        answer = self.app.test_client().open(path, method=method, data=body or None, **options)
+        require_described(method, path.partition("?")[0], answer)
+        return answer
 
     def get(self, path: str, **options: Any) -> TestResponse:
         return self.request("GET", path, **options)

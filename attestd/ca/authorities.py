@@ -1,6 +1,6 @@
 """The certificates above the leaves: a root, the issuing intermediate, and the keys that the root delegates to.
 
-    root (pathlen 1) ─┬─ issuing intermediate (pathlen 0) ── leaves, CRL
+    root (pathlen 2) ─┬─ issuing intermediate (pathlen 0) ── leaves, CRL
                       ├─ bundle and time signers, current and next
                       └─ signers of audit heads, current and next
 
@@ -11,20 +11,19 @@ does not know it must refuse the certificate (RFC 5280, section 4.2.1.12).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from attestd.ca.certificates import key_usage
 from attestd.ca.profiles import compare_lifetimes
-from attestd.ca.signer import FileSigner, authority_domain
+from attestd.ca.signer import Signer, SigningKey, authority_domain
 from attestd.credentials.bundle import BUNDLE_EKU
 from attestd.credentials.transparency import AUDIT_EKU
 from attestd.errors import Misconfigured
@@ -84,49 +83,68 @@ class Ceremony:
     lifetimes: Lifetimes
     entropy: Callable[[int], bytes]
 
-    def root(self, key: ec.EllipticCurvePrivateKey) -> FileSigner:
-        """The root, signed by itself: the only time that it signs, but for what the other methods ask."""
-        public = key.public_key()
-        builder = self._builder("root", public, self.lifetimes.root, issuer_name=None, issuer_key=public)
-        builder = self._as_authority(builder, path_length=1)
-        return FileSigner(builder.sign(key, hashes.SHA256()), key)
+    def root(self, key: SigningKey, *, name: x509.Name | None = None) -> Signer:
+        """A root, signed by itself. The next one of an instance takes over the `name` of the one before.
 
-    def issuer(self, key: ec.EllipticCurvePrivateKey, root: FileSigner) -> FileSigner:
+        Certificates between roots of one name are self-issued and count for no path length (RFC 5280, section 4.2.1.9).
+        """
+        public = key.public_key
+        builder = self._builder("root", public, self.lifetimes.root, issuer=None, issuer_key=public, subject=name)
+        return key.certified(_read(key.sign_certificate(self._as_authority(builder, path_length=2))))
+
+    def cross(self, root: x509.Certificate, other: Signer, *, not_after: datetime) -> x509.Certificate:
+        """What `other`, a root too, says for this root's key until `not_after`."""
+        public = root.public_key()
+        assert isinstance(public, ec.EllipticCurvePublicKey)  # noqa: S101 - `require_root` saw it
+        ends = min(not_after, root.not_valid_after_utc, other.certificate.not_valid_after_utc)
+        lifetime = ends - self.now.astimezone(UTC).replace(microsecond=0)
+        builder = self._builder(
+            "root",
+            public,
+            lifetime,
+            issuer=other.certificate.subject,
+            issuer_key=other.public_key,
+            subject=root.subject,
+        )
+        return _read(other.sign_certificate(self._as_authority(builder, path_length=1)))
+
+    def issuer(self, key: SigningKey, root: Signer) -> Signer:
         """The issuing intermediate."""
         builder = self._builder(
             "issuer",
-            key.public_key(),
-            self.lifetimes.issuer,
-            issuer_name=root.certificate.subject,
+            key.public_key,
+            self._within(root, self.lifetimes.issuer),
+            issuer=root.certificate.subject,
             issuer_key=root.public_key,
         )
-        builder = self._as_authority(builder, path_length=0)
-        return FileSigner(x509.load_der_x509_certificate(root.sign_certificate(builder)), key)
+        return key.certified(_read(root.sign_certificate(self._as_authority(builder, path_length=0))))
 
-    def bundle_signer(self, key: ec.EllipticCurvePrivateKey, root: FileSigner) -> FileSigner:
+    def bundle_signer(self, key: SigningKey, root: Signer) -> Signer:
         """A key to sign bundles and times with."""
         return self._delegated(key, root, "bundles", BUNDLE_EKU)
 
-    def audit_signer(self, key: ec.EllipticCurvePrivateKey, root: FileSigner) -> FileSigner:
+    def audit_signer(self, key: SigningKey, root: Signer) -> Signer:
         """A key to sign heads of the audit trail with."""
         return self._delegated(key, root, "audit", AUDIT_EKU)
 
-    def _delegated(
-        self, key: ec.EllipticCurvePrivateKey, root: FileSigner, role: str, purpose: x509.ObjectIdentifier
-    ) -> FileSigner:
+    def _delegated(self, key: SigningKey, root: Signer, role: str, purpose: x509.ObjectIdentifier) -> Signer:
         builder = (
             self._builder(
                 role,
-                key.public_key(),
-                self.lifetimes.signer,
-                issuer_name=root.certificate.subject,
+                key.public_key,
+                self._within(root, self.lifetimes.signer),
+                issuer=root.certificate.subject,
                 issuer_key=root.public_key,
             )
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(key_usage(_SIGNER_USAGE), critical=True)
             .add_extension(x509.ExtendedKeyUsage([purpose]), critical=True)
         )
-        return FileSigner(x509.load_der_x509_certificate(root.sign_certificate(builder)), key)
+        return key.certified(_read(root.sign_certificate(builder)))
+
+    def _within(self, root: Signer, lifetime: timedelta) -> timedelta:
+        """Nothing outlives its root, however late in the root's life it is made."""
+        return min(lifetime, root.certificate.not_valid_after_utc - self.now.astimezone(UTC).replace(microsecond=0))
 
     def _builder(
         self,
@@ -134,13 +152,14 @@ class Ceremony:
         public: ec.EllipticCurvePublicKey,
         lifetime: timedelta,
         *,
-        issuer_name: x509.Name | None,
+        issuer: x509.Name | None,
         issuer_key: ec.EllipticCurvePublicKey,
+        subject: x509.Name | None = None,
     ) -> x509.CertificateBuilder:
         start = self.now.astimezone(UTC).replace(microsecond=0)
         identifier = x509.SubjectKeyIdentifier.from_public_key(public)
         # A part of the key's identifier makes the name unique: two authorities of one name confuse path building.
-        subject = x509.Name(
+        subject = subject or x509.Name(
             [
                 x509.NameAttribute(NameOID.ORGANIZATION_NAME, self.trust_domain[:64]),
                 x509.NameAttribute(NameOID.COMMON_NAME, f"attestd {role} {identifier.digest[:4].hex()}"),
@@ -149,7 +168,7 @@ class Ceremony:
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
-            .issuer_name(subject if issuer_name is None else issuer_name)
+            .issuer_name(issuer or subject)
             .public_key(public)
             .serial_number(Serial.random(self.entropy(20)).number)
             .not_valid_before(start - _BACKDATE)
@@ -217,6 +236,21 @@ def _require_delegated(
         raise ChainBroken(f"{_shown(certificate)} is a CA.", expected="a leaf")
 
 
+def require_cross(certificate: x509.Certificate, roots: Sequence[x509.Certificate]) -> None:
+    """Raises ChainBroken unless this says for one of the roots' keys what another root may say.
+
+    The other root may be retired and gone; if it is here, it must have signed this.
+    """
+    same = [root for root in roots if root.public_key() == certificate.public_key()]
+    if not same or certificate.subject != same[0].subject:
+        raise ChainBroken(f"{_shown(certificate)} speaks for no root that is here.")
+    _require_authority(certificate, authority_domain(same[0]))
+    authority = _extension(certificate, x509.AuthorityKeyIdentifier).key_identifier
+    for root in roots:
+        if _extension(root, x509.SubjectKeyIdentifier).digest == authority:
+            _require_issued(certificate, root)
+
+
 def require_in_time(certificate: x509.Certificate, now: datetime) -> None:
     """Raises AuthorityExpired outside its validity, and AuthorityExpiring in the last twelfth of it."""
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
@@ -229,12 +263,16 @@ def require_in_time(certificate: x509.Certificate, now: datetime) -> None:
 
 
 def _require_issued(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
+    if not _is_issued(certificate, issuer):
+        raise ChainBroken(f"{_shown(certificate)} was not issued by the root that is here.", expected=_shown(issuer))
+
+
+def _is_issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
     except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
-        raise ChainBroken(
-            f"{_shown(certificate)} was not issued by the root that is here.", expected=_shown(issuer)
-        ) from None
+        return False
+    return True
 
 
 def _require_authority(certificate: x509.Certificate, trust_domain: TrustDomain) -> None:
@@ -254,6 +292,10 @@ def _extension(certificate: x509.Certificate, kind: type[_E]) -> _E:
         return certificate.extensions.get_extension_for_class(kind).value
     except (x509.ExtensionNotFound, ValueError):
         raise ChainBroken(f"{_shown(certificate)} has no {kind.__name__}.") from None
+
+
+def _read(der: bytes) -> x509.Certificate:
+    return x509.load_der_x509_certificate(der)
 
 
 def _shown(certificate: x509.Certificate) -> str:

@@ -1,34 +1,43 @@
-"""Signing what edges decide with, and the time for devices that can't know it (docs/protocol.md, sections 5 and 7).
+"""Signing what edges decide with, the time for devices that can't know it, and heads of the audit trail
+(docs/protocol.md, sections 5, 7 and 8).
 
-Both are signed by a key that the root delegated to nothing else; its certificate travels in `x5c` (RFC 7515, section
-4.1.6: base64, not base64url). `credentials.bundle` reads them.
+Each is signed by a key that the root delegated to nothing else; its certificate travels in `x5c` (RFC 7515, section
+4.1.6: base64, not base64url). `credentials.bundle` and `credentials.transparency` read them.
 """
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from attestd.ca.signer import Signer
 from attestd.credentials.bundle import BUNDLE_TYP, TIME_TYP, Bundle
 from attestd.credentials.jws import sign_jws
+from attestd.credentials.transparency import HEAD_TYP, Head
 from attestd.protocol.encoding import b64encode, write_object
 
 
-def sign_bundle(bundle: Bundle, signer: Signer) -> str:
-    """The bundle as a compact JWS."""
-    return sign_jws(_header(signer), bundle.to_bytes(), typ=BUNDLE_TYP, sign=signer.sign)
+def sign_bundle(bundle: Bundle, signer: Signer, above: Sequence[x509.Certificate] = ()) -> str:
+    """The bundle as a compact JWS. `above`: what other roots say for the signer's (`Hierarchy.crosses_above`)."""
+    return sign_jws(_header(signer, above), bundle.to_bytes(), typ=BUNDLE_TYP, sign=signer.sign)
 
 
-def sign_time(nonce: bytes, now: datetime, signer: Signer) -> str:
+def sign_time(nonce: bytes, now: datetime, signer: Signer, above: Sequence[x509.Certificate] = ()) -> str:
     """The time in whole seconds, in answer to `nonce`, as a compact JWS."""
     payload = write_object({"nonce": b64encode(nonce), "time": int(now.timestamp())})
-    return sign_jws(_header(signer), payload, typ=TIME_TYP, sign=signer.sign)
+    return sign_jws(_header(signer, above), payload, typ=TIME_TYP, sign=signer.sign)
 
 
-def _header(signer: Signer) -> dict[str, Any]:
-    certificate = signer.certificate.public_bytes(serialization.Encoding.DER)
-    return {"x5c": [base64.b64encode(certificate).decode("ascii")]}
+def sign_head(head: Head, signer: Signer, above: Sequence[x509.Certificate] = ()) -> str:
+    """A head of the audit trail as a compact JWS; `signer` is the hierarchy's `audit_signer`."""
+    return sign_jws(_header(signer, above), head.to_bytes(), typ=HEAD_TYP, sign=signer.sign)
+
+
+def _header(signer: Signer, above: Sequence[x509.Certificate]) -> dict[str, Any]:
+    chain = [one.public_bytes(serialization.Encoding.DER) for one in (signer.certificate, *above)]
+    return {"x5c": [base64.b64encode(der).decode("ascii") for der in chain]}

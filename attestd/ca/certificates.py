@@ -125,6 +125,7 @@ class IssuedCertificate:
     serial: Serial
     not_before: datetime
     not_after: datetime
+    issuer_id: bytes  # the issuer's key identifier
 
     @property
     def pem(self) -> str:
@@ -170,7 +171,7 @@ def issue(spec: CertificateSpec, issuer: Signer) -> IssuedCertificate:
         )
     der = issuer.sign_certificate(_build(spec, issuer))  # 2
     require_as_meant(der, spec, issuer)  # 3
-    return IssuedCertificate(der, spec.serial, spec.not_before, spec.not_after)
+    return IssuedCertificate(der, spec.serial, spec.not_before, spec.not_after, issuer.key_identifier)
 
 
 def _build(spec: CertificateSpec, issuer: Signer) -> x509.CertificateBuilder:

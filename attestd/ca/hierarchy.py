@@ -1,70 +1,65 @@
-"""An instance's keys and certificates on disk: made once, read at every start, examined by `attestd doctor`.
+"""An instance's keys and certificates on disk: made once, read at every start, followed while a service runs.
 
-    <dir>/ca/hierarchy.json     what there is, each kind as several (old, current, next): rotation needs no new format
+    <dir>/ca/hierarchy.json     what there is, each kind as several (old, current, next): `manifest`
     <dir>/ca/<name>.pem         certificates
     <dir>/keys/<name>.pem       their private keys and the token keys, PKCS #8, mode 0600 in a folder of mode 0700
     <dir>/keys/sealing.json     the sealing keys
 
-Separate keys for the CA, tokens, bundles and sealing (docs/protocol.md, section 5). The root's key is needed only to
-replace what it signed: it may be kept elsewhere, and nothing here holds it after the start.
+Separate keys for the CA, tokens, bundles, audit heads and sealing (docs/protocol.md, section 5). The root's key is
+needed only to replace what it signed: it may be kept elsewhere, and nothing here holds it after the start.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from attestd.ca.authorities import (
-    Ceremony,
-    ChainBroken,
-    Lifetimes,
-    require_audit_signer,
-    require_bundle_signer,
-    require_in_time,
-    require_issuer,
-    require_root,
+from attestd.ca.authorities import Ceremony, Lifetimes, require_in_time
+from attestd.ca.keyfiles import make_private_folder, write_public, write_secret
+from attestd.ca.keystore import FileStore, KeyStore, TokenStore, open_store, root_key
+from attestd.ca.manifest import (
+    CERTIFICATES,
+    KEYS,
+    KINDS,
+    MANIFEST,
+    Entry,
+    HierarchyMissing,
+    KeyState,
+    Kind,
+    Manifest,
+    ManifestMalformed,
+    TokenPlace,
+    read_manifest,
+    write_manifest,
 )
-from attestd.ca.keyfiles import (
-    KeyFileMissing,
-    make_private_folder,
-    read_public,
-    replace_public,
-    require_private_folder,
-    write_public,
-    write_secret,
-)
-from attestd.ca.sealing import SealingKey, SealingKeys, sealing_file
-from attestd.ca.signer import KEY_STATES, FileSigner, KeyState, TokenKey, load_certificate, load_key
-from attestd.credentials.jwk import jwk_thumbprint, public_jwk
-from attestd.credentials.requests import SoftwareKey
-from attestd.errors import AttestdError, Conflict, InputTooLarge, MalformedInput, Misconfigured
+from attestd.ca.pkcs11 import KeyToken
+from attestd.ca.reading import AuditSignersMissing, KeyReused, Keys, Reading, marks_of
+from attestd.ca.sealing import SEALING, SealingKey, SealingKeys, sealing_file
+from attestd.ca.signer import Signer, TokenKey, load_certificate
+from attestd.ca.unlocking import NOTHING, Unlocking, require_strong, seal_file
+from attestd.credentials.jwk import public_jwk
+from attestd.errors import AttestdError, Conflict
 from attestd.ids import TrustDomain
-from attestd.protocol.encoding import Members, read_object, write_object
 
-_CERTIFICATES, _KEYS = "ca", "keys"
-_MANIFEST, _SEALING = "hierarchy.json", "sealing.json"
-_MAX_MANIFEST = 64 * 1024
-_MAX_ENTRIES = 16
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}", re.ASCII)
-_KINDS = ("roots", "issuers", "bundle_signers", "audit_signers", "token_keys")
-_T = TypeVar("_T")
-
-
-class HierarchyMissing(Misconfigured):
-    """There is no certificate authority here"""
-
-    remedy = (
-        "Run `attestd init`. If that was interrupted, remove the folders ca/ and keys/ first: nothing was issued yet."
-    )
+__all__ = [
+    "AuditSignersMissing",
+    "Hierarchy",
+    "HierarchyExists",
+    "HierarchyMissing",
+    "KeyReused",
+    "ManifestMalformed",
+    "complete_hierarchy",
+    "create_hierarchy",
+    "examine",
+    "jwks",
+]
 
 
 class HierarchyExists(Conflict):
@@ -73,86 +68,138 @@ class HierarchyExists(Conflict):
     remedy = "Name another folder; an authority is never overwritten."
 
 
-class ManifestMalformed(Misconfigured):
-    """ca/hierarchy.json can't be read"""
-
-    remedy = "Restore the file from the backup of this instance's folder."
-
-
-class AuditSignersMissing(Misconfigured):
-    """This instance has no key that signs the audit trail's heads"""
-
-    remedy = "Run `attestd upgrade` once; it needs the root's key (keys/root.pem)."
-
-
-class RootKeyAbsent(Misconfigured):
-    """The root's private key is not here"""
-
-    remedy = "Put the root's key back as keys/root.pem for this command, and take it away again afterwards."
-
-
-class KeyReused(Misconfigured):
-    """One key serves two purposes"""
-
-    remedy = "Restore keys/ from the backup of this instance's folder; each purpose has a key of its own."
-
-
-@dataclass(frozen=True, slots=True)
 class Hierarchy:
-    """The authorities and keys of one instance. In each tuple the current one comes first, then next, then old."""
+    """The authorities and keys of one instance, as they are now. Safe for threads.
 
-    folder: Path
-    trust_domain: TrustDomain
-    roots: tuple[x509.Certificate, ...]
-    issuers: tuple[FileSigner, ...]
-    bundle_signers: tuple[FileSigner, ...]
-    audit_signers: tuple[FileSigner, ...]
-    token_keys: tuple[TokenKey, ...]
-    sealing: SealingKeys
+    Whoever needs several of them to belong together takes `keys` once: `refresh` changes all of them in one step.
+    """
+
+    def __init__(self, folder: Path, keys: Keys, unlocking: Unlocking = NOTHING) -> None:
+        self.folder = folder
+        self._unlocking = unlocking
+        self._keys = keys
+        self._sealing = keys.sealing
+        self._lock = threading.Lock()
 
     @staticmethod
-    def load(folder: Path) -> Hierarchy:
+    def load(folder: Path, unlocking: Unlocking = NOTHING) -> Hierarchy:
         """Everything read, each key matched with its certificate, each certificate with its issuer.
 
-        Raises HierarchyMissing, AuditSignersMissing, ManifestMalformed, ChainBroken, NotAnAuthority, KeyReused, KeyMismatch,
-        CertificateFileMalformed, SealingKeysMalformed, KeyFileMalformed and the errors of `keyfiles`, for the first
-        thing that is wrong. Whether certificates are within their time is `examine`'s question, and each issue's.
+        Raises HierarchyMissing, AuditSignersMissing, ManifestMalformed, ChainBroken, NotAnAuthority, KeyReused,
+        KeyMismatch, CertificateFileMalformed, SealingKeysMalformed, KeyFileMalformed, the errors of `keyfiles`,
+        `unlocking` and `pkcs11`, for the first thing that is wrong. Whether certificates are within their time is
+        `examine`'s question, and each issue's.
         """
-        reading = _Reading(folder)
-        found = reading.hierarchy()
-        if found is None:
-            raise reading.problems[0]
-        return found
+        return Hierarchy(folder, _read(folder, unlocking), unlocking)
+
+    def refresh(self) -> bool:
+        """Takes up what changed on disk; whether anything did. Costs two calls of stat when nothing did.
+
+        Raises what `load` raises; then everything stays as it was, and the next call tries again.
+        """
+        if (marks := marks_of(self.folder)) == self._keys.marks or not marks:
+            return False
+        with self._lock:
+            if marks_of(self.folder) == self._keys.marks:
+                return False  # another thread was faster
+            found = _read(self.folder, self._unlocking, before=self._keys)
+            self._sealing.follow(found.sealing)
+            self._keys = found
+        return True
+
+    @property
+    def keys(self) -> Keys:
+        """All of them, at one moment."""
+        return self._keys
+
+    @property
+    def trust_domain(self) -> TrustDomain:
+        return self._keys.manifest.trust_domain
+
+    @property
+    def roots(self) -> tuple[x509.Certificate, ...]:
+        """The roots: during a rollover more than one."""
+        return self._keys.roots
+
+    @property
+    def crosses(self) -> tuple[x509.Certificate, ...]:
+        """What roots say for each other's keys: how relying parties get from one root to the next."""
+        return self._keys.crosses
 
     @property
     def root(self) -> x509.Certificate:
         """The current root."""
-        return self.roots[0]
+        return self._keys.roots[0]
 
     @property
-    def issuer(self) -> FileSigner:
+    def issuers(self) -> tuple[Signer, ...]:
+        return self._keys.issuers
+
+    @property
+    def issuer(self) -> Signer:
         """What certificates and CRLs are signed with now."""
-        return self.issuers[0]
+        return self._keys.issuers[0]
 
     @property
-    def bundle_signer(self) -> FileSigner:
+    def bundle_signers(self) -> tuple[Signer, ...]:
+        return self._keys.bundle_signers
+
+    @property
+    def bundle_signer(self) -> Signer:
         """What bundles and times are signed with now."""
-        return self.bundle_signers[0]
+        return self._keys.bundle_signers[0]
 
     @property
-    def audit_signer(self) -> FileSigner:
+    def audit_signers(self) -> tuple[Signer, ...]:
+        return self._keys.audit_signers
+
+    @property
+    def audit_signer(self) -> Signer:
         """What heads of the audit trail are signed with now."""
-        return self.audit_signers[0]
+        return self._keys.audit_signers[0]
+
+    @property
+    def token_keys(self) -> tuple[TokenKey, ...]:
+        return self._keys.token_keys
 
     @property
     def token_key(self) -> TokenKey:
         """What access tokens are signed with now."""
-        return self.token_keys[0]
+        return self._keys.token_keys[0]
+
+    @property
+    def sealing(self) -> SealingKeys:
+        """One object for as long as the hierarchy is in use: it follows the keys on disk."""
+        return self._sealing
 
     @property
     def token_jwks(self) -> Mapping[str, Mapping[str, str]]:
         """All token keys by key id, public members only, as bundles list them."""
-        return {key.kid: public_jwk(key.key.public_key) for key in self.token_keys}
+        return {key.kid: public_jwk(key.key.public_key) for key in self._keys.token_keys}
+
+    def chain_above(self, issuer_id: bytes) -> str:
+        """What stands above a certificate of the issuer with this key identifier, as PEM, without the root.
+
+        Raises KeyError for an issuer that is not here.
+        """
+        return self._keys.chains[issuer_id]
+
+    def crosses_above(self, signer: Signer) -> tuple[x509.Certificate, ...]:
+        """What other roots say for the root above this signer, for relying parties that know only one of those."""
+        return self._keys.above.get(signer.key_identifier, ())
+
+    @property
+    def every_root(self) -> tuple[x509.Certificate, ...]:
+        """Former roots, too: what was signed under them stays evidence."""
+        return (*self._keys.roots, *self._keys.retired)
+
+
+def _read(folder: Path, unlocking: Unlocking, *, before: Keys | None = None) -> Keys:
+    reading = Reading(folder, unlocking, before=before)
+    found = reading.keys()
+    if found is None:
+        raise reading.problems[0]
+    return found
 
 
 def jwks(hierarchy: Hierarchy) -> dict[str, Any]:
@@ -167,246 +214,113 @@ def create_hierarchy(
     now: datetime,
     entropy: Callable[[int], bytes],
     lifetimes: Lifetimes | None = None,
+    unlocking: Unlocking = NOTHING,
+    encrypt: bool = False,
+    place: TokenPlace | None = None,
 ) -> Hierarchy:
     """Makes all keys and certificates of a new instance and writes them; the manifest last, so that it is all or none.
 
-    Private keys come from the cryptography library's own generator; `entropy` makes serial numbers and sealing keys.
-    Raises LifetimesContradict, HierarchyExists, KeyFileExists, KeyFileUnwritable, KeyFileExposed.
+    With `encrypt` every key file is encrypted under `unlocking`'s passphrase; with `place` signing keys are made in
+    that token and never leave it. Private keys come from the cryptography library's own generator, or the token's;
+    `entropy` makes serial numbers and sealing keys.
+    Raises LifetimesContradict, HierarchyExists, KeyFileExists, KeyFileUnwritable, KeyFileExposed, PassphraseTooShort
+    and the errors of `unlocking` and `pkcs11`.
     """
     chosen = lifetimes or Lifetimes()
     chosen.check()
-    certificates, keys = folder / _CERTIFICATES, folder / _KEYS
-    if (certificates / _MANIFEST).exists():
-        raise HierarchyExists(f"{certificates / _MANIFEST} exists.")
+    if (folder / CERTIFICATES / MANIFEST).exists():
+        raise HierarchyExists(f"{folder / CERTIFICATES / MANIFEST} exists.")
+    passphrase = require_strong(unlocking.passphrase()) if encrypt else None
+    make_private_folder(folder / KEYS)
+    (folder / CERTIFICATES).mkdir(parents=True, exist_ok=True)
 
+    store: KeyStore = FileStore(folder, entropy, unlocking, passphrase)
+    if place is not None:
+        store = TokenStore(KeyToken.of(place, unlocking, folder), FileStore(folder, entropy, unlocking, passphrase))
     ceremony = Ceremony(trust_domain, now, chosen, entropy)
-    root = ceremony.root(root_key := _new_key())
-    issuer = ceremony.issuer(issuer_key := _new_key(), root)
-    made: list[tuple[str, KeyState, str, ec.EllipticCurvePrivateKey, FileSigner | None]] = [
-        ("roots", "current", "root", root_key, root),
-        ("issuers", "current", "issuer", issuer_key, issuer),
-    ]
+    since = int(now.timestamp())
     states: tuple[KeyState, KeyState] = ("current", "next")
-    for number, state in enumerate(states, 1):
-        key = _new_key()
-        made.append(("bundle_signers", state, f"bundle-{number}", key, ceremony.bundle_signer(key, root)))
-        key = _new_key()
-        made.append(("audit_signers", state, f"audit-{number}", key, ceremony.audit_signer(key, root)))
-        made.append(("token_keys", state, f"token-{number}", _new_key(), None))
+    sealing = sealing_file(SealingKey.fresh(state, entropy, since) for state in states)
+    if passphrase is not None:
+        sealing = seal_file(sealing, passphrase, entropy)
+    write_secret(folder / KEYS / SEALING, sealing, entropy=entropy)
 
-    make_private_folder(keys)
-    certificates.mkdir(parents=True, exist_ok=True)
-    write_secret(keys / _SEALING, sealing_file(SealingKey.fresh(state, entropy) for state in states), entropy=entropy)
-    for _, _, name, key, signer in made:
-        write_secret(keys / f"{name}.pem", _pkcs8(key), entropy=entropy)
+    entries: dict[Kind, list[Entry]] = {kind: [] for kind in KINDS}
+
+    def made(kind: Kind, state: KeyState, name: str, certify: Callable[[Any], Signer] | None) -> Signer | None:
+        key, label = store.make(name)
+        entries[kind].append(Entry(name, state, since, label))
+        signer = None if certify is None else certify(key)
         if signer is not None:
-            pem = signer.certificate.public_bytes(serialization.Encoding.PEM)
-            write_public(certificates / f"{name}.pem", pem, entropy=entropy)
-    manifest: dict[str, Any] = {"v": 1, "trust_domain": str(trust_domain)}
-    for kind in _KINDS:
-        manifest[kind] = [{"name": name, "state": state} for of, state, name, _, _ in made if of == kind]
-    write_public(certificates / _MANIFEST, write_object(manifest), entropy=entropy)
-    return Hierarchy.load(folder)
+            write_certificate(folder, name, signer.certificate, entropy=entropy)
+        return signer
+
+    root = made("roots", "current", "root", ceremony.root)
+    assert root is not None  # noqa: S101 - it was certified
+    made("issuers", "current", "issuer", lambda key: ceremony.issuer(key, root))
+    for number, state in enumerate(states, 1):
+        made("bundle_signers", state, f"bundle-{number}", lambda key: ceremony.bundle_signer(key, root))
+        made("audit_signers", state, f"audit-{number}", lambda key: ceremony.audit_signer(key, root))
+        made("token_keys", state, f"token-{number}", None)
+    manifest = Manifest(trust_domain, {kind: tuple(listed) for kind, listed in entries.items()}, place=place)
+    write_manifest(folder, manifest, entropy=entropy, new=True)
+    return Hierarchy.load(folder, unlocking)
 
 
 def complete_hierarchy(
-    folder: Path, *, now: datetime, entropy: Callable[[int], bytes], lifetimes: Lifetimes | None = None
+    folder: Path,
+    *,
+    now: datetime,
+    entropy: Callable[[int], bytes],
+    lifetimes: Lifetimes | None = None,
+    unlocking: Unlocking = NOTHING,
 ) -> tuple[str, ...]:
     """Adds the kinds of keys that an instance made by an older version lacks. Returns the names of what was added.
 
     The manifest is replaced last, so that an interrupted call is simply made again; what is there is never changed.
     Raises RootKeyAbsent, and the errors of `Hierarchy.load`.
     """
-    path = folder / _CERTIFICATES / _MANIFEST
-    try:
-        _read_manifest(path)
-    except AuditSignersMissing:
-        pass
-    else:
+    manifest = read_manifest(folder)
+    if not manifest.lacks:
         return ()
-    document = dict(read_object(read_public(path, limit=_MAX_MANIFEST), limit=_MAX_MANIFEST, name="file"))
-    trust_domain, entries = _read_manifest(path, without_audit=True)
-    name = entries["roots"][0][0]
-    root_certificate, root_key = folder / _CERTIFICATES / f"{name}.pem", folder / _KEYS / f"{name}.pem"
-    if not root_key.exists():
-        raise RootKeyAbsent(f"{root_key} does not exist.")
-    root = FileSigner.load(root_key, root_certificate)
-    require_root(root.certificate, trust_domain)
-    chosen = lifetimes or Lifetimes()
-    left = root.certificate.not_valid_after_utc - now.replace(microsecond=0)
-    ceremony = Ceremony(trust_domain, now, replace(chosen, bundle_signer=min(chosen.signer, left)), entropy)
-    listed = []
+    store = open_store(folder, manifest, unlocking, entropy)
+    root = root_signer(folder, manifest, store)
+    ceremony = Ceremony(manifest.trust_domain, now, lifetimes or Lifetimes(), entropy)
     states: tuple[KeyState, KeyState] = ("current", "next")
+    added = []
     for state in states:
-        # A fresh name: an interrupted call may have left files of the plain one.
-        name = f"audit-{entropy(4).hex()}"
-        key = _new_key()
-        pem = ceremony.audit_signer(key, root).certificate.public_bytes(serialization.Encoding.PEM)
-        write_secret(folder / _KEYS / f"{name}.pem", _pkcs8(key), entropy=entropy)
-        write_public(folder / _CERTIFICATES / f"{name}.pem", pem, entropy=entropy)
-        listed.append({"name": name, "state": state})
-    replace_public(path, write_object(document | {"audit_signers": listed}), entropy=entropy)
-    return tuple(entry["name"] for entry in listed)
+        name = f"audit-{entropy(4).hex()}"  # a fresh name: an interrupted call may have left files of another
+        key, label = store.make(name)
+        write_certificate(folder, name, ceremony.audit_signer(key, root).certificate, entropy=entropy)
+        added.append(Entry(name, state, int(now.timestamp()), label))
+    write_manifest(folder, replace(manifest.with_entries("audit_signers", added), lacks=()), entropy=entropy)
+    return tuple(entry.name for entry in added)
 
 
-def examine(folder: Path, now: datetime) -> tuple[AttestdError, ...]:
+def root_signer(folder: Path, manifest: Manifest, store: KeyStore) -> Signer:
+    """The current root, to sign with. Raises RootKeyAbsent, KeyMismatch and what the store raises."""
+    certificate = load_certificate(folder / CERTIFICATES / f"{manifest.entries['roots'][0].name}.pem")
+    return root_key(folder, manifest, store).certified(certificate)
+
+
+def write_certificate(
+    folder: Path, name: str, certificate: x509.Certificate, *, entropy: Callable[[int], bytes]
+) -> None:
+    """A new certificate's file. Raises KeyFileExists, KeyFileUnwritable."""
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    write_public(folder / CERTIFICATES / f"{name}.pem", pem, entropy=entropy)
+
+
+def examine(folder: Path, now: datetime, unlocking: Unlocking = NOTHING) -> tuple[AttestdError, ...]:
     """Everything that is wrong with the authorities and keys in this folder, each with its remedy; () if nothing is.
 
     AuthorityExpiring is a warning; every other error stops the service, or soon will.
     """
-    reading = _Reading(folder)
-    reading.hierarchy()
+    reading = Reading(folder, unlocking, thorough=True)
+    reading.keys()
     for certificate in reading.certificates:
         try:
             require_in_time(certificate, now)
         except AttestdError as problem:
             reading.problems.append(problem)
     return tuple(reading.problems)
-
-
-def _new_key() -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(ec.SECP256R1())
-
-
-def _pkcs8(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
-# ---- Reading ----------------------------------------------------------------------------------------------------
-
-# One line of the manifest: the name of the files, and where the key stands in its rotation.
-_Entry = tuple[str, KeyState]
-
-
-class _Reading:
-    """Reads a hierarchy and notes everything that is wrong with it."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._certificates = folder / _CERTIFICATES
-        self._keys = folder / _KEYS
-        self.problems: list[AttestdError] = []
-        self.certificates: list[x509.Certificate] = []
-
-    def hierarchy(self) -> Hierarchy | None:
-        """What there is, or None if a problem was noted.
-
-        1. The manifest says what there is.
-        2. Only the owner enters keys/.
-        3. Roots are signed by themselves, issuers and delegated signers by a root; all are what they should be.
-        4. Each key is its certificate's, and none serves twice.
-        """
-        manifest = self._noting(lambda: _read_manifest(self._certificates / _MANIFEST))  # 1
-        if manifest is None:
-            return None
-        trust_domain, entries = manifest
-        self._noting(lambda: require_private_folder(self._keys))  # 2
-        sealing = self._noting(lambda: SealingKeys.load(self._keys / _SEALING))
-        roots = self._each(entries["roots"], lambda entry: self._root(entry, trust_domain))  # 3, 4
-        issuers = self._each(
-            entries["issuers"],
-            lambda entry: self._issued(entry, roots, lambda mine, root: require_issuer(mine, root, trust_domain)),
-        )
-        signers = self._each(entries["bundle_signers"], lambda entry: self._issued(entry, roots, require_bundle_signer))
-        auditors = self._each(entries["audit_signers"], lambda entry: self._issued(entry, roots, require_audit_signer))
-        tokens = self._each(entries["token_keys"], self._token_key)
-        certified = (*issuers, *signers, *auditors)
-        publics = [signer.public_key for signer in certified] + [token.key.public_key for token in tokens]
-        self._noting(lambda: _require_distinct([*(root.public_key() for root in roots), *publics]))
-        if self.problems or sealing is None:
-            return None
-        return Hierarchy(self._folder, trust_domain, roots, issuers, signers, auditors, tokens, sealing)
-
-    def _noting(self, step: Callable[[], _T]) -> _T | None:
-        try:
-            return step()
-        except AttestdError as problem:
-            self.problems.append(problem)
-            return None
-
-    def _each(self, entries: Sequence[_Entry], step: Callable[[_Entry], _T]) -> tuple[_T, ...]:
-        found = []
-        for entry in entries:
-            value = self._noting(partial(step, entry))
-            if value is not None:
-                found.append(value)
-        return tuple(found)
-
-    def _root(self, entry: _Entry, trust_domain: TrustDomain) -> x509.Certificate:
-        path = self._certificates / f"{entry[0]}.pem"
-        certificate = load_certificate(path)
-        self.certificates.append(certificate)
-        require_root(certificate, trust_domain)
-        key = self._keys / f"{entry[0]}.pem"
-        if key.exists():  # else it is kept elsewhere
-            self._noting(lambda: FileSigner.load(key, path))
-        return certificate
-
-    def _issued(
-        self,
-        entry: _Entry,
-        roots: Sequence[x509.Certificate],
-        require: Callable[[x509.Certificate, x509.Certificate], None],
-    ) -> FileSigner:
-        path = self._certificates / f"{entry[0]}.pem"
-        certificate = load_certificate(path)
-        self.certificates.append(certificate)
-        named = [root for root in roots if root.subject == certificate.issuer]
-        if named:
-            require(certificate, named[0])
-        elif roots:  # without any root, that is the problem to mend, and it has been noted
-            raise ChainBroken(f"{path} names an issuer that is not here.", seen=certificate.issuer.rfc4514_string())
-        return FileSigner.load(self._keys / f"{entry[0]}.pem", path)
-
-    def _token_key(self, entry: _Entry) -> TokenKey:
-        return TokenKey(entry[1], SoftwareKey(load_key(self._keys / f"{entry[0]}.pem")))
-
-
-def _read_manifest(
-    path: Path, *, without_audit: bool = False
-) -> tuple[TrustDomain, dict[str, tuple[_Entry, ...]]]:
-    kinds = tuple(kind for kind in _KINDS if not (without_audit and kind == "audit_signers"))
-    try:
-        data = read_public(path, limit=_MAX_MANIFEST)
-    except KeyFileMissing:
-        raise HierarchyMissing(f"{path} does not exist.") from None
-    try:
-        members = Members(read_object(data, limit=_MAX_MANIFEST, name="file"), "file")
-        members.version()
-        trust_domain = TrustDomain(members.text("trust_domain", limit=255))
-        if "audit_signers" in kinds and "audit_signers" not in members:
-            raise AuditSignersMissing(f"{path} lists no audit_signers: an older version made this instance.")
-        entries = {
-            kind: tuple(_read_entry(entry) for entry in members.objects(kind, most=_MAX_ENTRIES)) for kind in kinds
-        }
-        members.done()
-    except (MalformedInput, InputTooLarge) as error:
-        raise ManifestMalformed(f"{path}: {error.detail}", seen=error.seen, expected=error.expected) from None
-    names = [name for listed in entries.values() for name, _ in listed]
-    if len(set(names)) != len(names):
-        raise ManifestMalformed(f"{path} lists a name twice.", seen=", ".join(sorted(names)))
-    for kind, listed in entries.items():
-        if (current := sum(state == "current" for _, state in listed)) != 1:
-            raise ManifestMalformed(f"{path}: which of the {kind} is current is not certain.", seen=current, expected=1)
-    order = ("current", "next", "old")
-    return trust_domain, {
-        kind: tuple(sorted(listed, key=lambda entry: order.index(entry[1]))) for kind, listed in entries.items()
-    }
-
-
-def _read_entry(entry: Members) -> _Entry:
-    name, state = entry.text("name", limit=40), entry.text("state", limit=8)
-    entry.done()
-    if not _NAME.fullmatch(name):  # it becomes part of a path
-        raise ManifestMalformed("A name in ca/hierarchy.json is not one.", seen=repr(name), expected="a-z 0-9 -")
-    if state not in KEY_STATES:
-        raise ManifestMalformed(f"{name} has no known state.", seen=repr(state), expected=", ".join(KEY_STATES))
-    return name, state
-
-
-def _require_distinct(keys: Sequence[object]) -> None:
-    thumbprints = [jwk_thumbprint(key) for key in keys if isinstance(key, ec.EllipticCurvePublicKey)]
-    if len(set(thumbprints)) != len(thumbprints):
-        raise KeyReused(seen=next(one for one in thumbprints if thumbprints.count(one) > 1))

@@ -80,7 +80,7 @@ def tlv(tag: int, content: bytes) -> bytes:
 
 
 @cache
-def _oid(dotted: str) -> bytes:
+def oid(dotted: str) -> bytes:
     """An OBJECT IDENTIFIER (X.690, section 8.19)."""
     first, second, *rest = (int(arc) for arc in dotted.split("."))
     content = bytearray()
@@ -93,14 +93,14 @@ def _oid(dotted: str) -> bytes:
 
 
 _ES256 = ec.ECDSA(hashes.SHA256())
-_ECDSA_WITH_SHA256 = tlv(0x30, _oid("1.2.840.10045.4.3.2"))  # RFC 5758, section 3.2: no parameters
+_ECDSA_WITH_SHA256 = tlv(0x30, oid("1.2.840.10045.4.3.2"))  # RFC 5758, section 3.2: no parameters
 _V3 = bytes.fromhex("a003020102")
 _NOBODY = bytes.fromhex("3000")
 # SubjectPublicKeyInfo of a P-256 key, up to the point (RFC 5480, section 2).
-_P256_KEY = tlv(0x30, _oid("1.2.840.10045.2.1") + _oid("1.2.840.10045.3.1.7"))
-_BASIC, _USAGE, _PURPOSES, _NAMES = (_oid(f"2.5.29.{arc}") for arc in (19, 15, 37, 17))
-_AUTHORITY, _OWN, _LISTS = (_oid(f"2.5.29.{arc}") for arc in (35, 14, 31))
-_FACTS = _oid(FACTS_OID.dotted_string)
+_P256_KEY = tlv(0x30, oid("1.2.840.10045.2.1") + oid("1.2.840.10045.3.1.7"))
+_BASIC, _USAGE, _PURPOSES, _NAMES = (oid(f"2.5.29.{arc}") for arc in (19, 15, 37, 17))
+_AUTHORITY, _OWN, _LISTS = (oid(f"2.5.29.{arc}") for arc in (35, 14, 31))
+_FACTS = oid(FACTS_OID.dotted_string)
 # RFC 5280, section 4.2.1.3: bits 0 and 4 of a named bit list, trailing zero bits left out (X.690, section 11.2).
 _USAGES = {
     frozenset(("digitalSignature",)): bytes.fromhex("03020780"),
@@ -125,7 +125,7 @@ def _expected_extensions(spec: CertificateSpec, issuer: Signer, point: bytes) ->
     names = tlv(0x86, str(spec.spiffe_id).encode("ascii"))
     names += b"".join(tlv(0x82, name.encode("ascii")) for name in spec.dns_names)
     names += b"".join(tlv(0x87, address.packed) for address in spec.ip_addresses)
-    purposes = b"".join(_oid(purpose.dotted_string) for purpose in spec.profile.extended_key_usage)
+    purposes = b"".join(oid(purpose.dotted_string) for purpose in spec.profile.extended_key_usage)
     # RFC 5280, section 4.2.1.2, method 1: SHA-1 as a short name for the key, on which nothing's safety rests.
     own = hashlib.sha1(point, usedforsecurity=False).digest()
     found = {

@@ -20,18 +20,20 @@ from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 
 from attestd.ca.keyfiles import read_secret
-from attestd.ca.signer import KEY_STATES, KeyState
+from attestd.ca.manifest import KEY_STATES, KeyState
+from attestd.ca.unlocking import NOTHING, PassphraseWrong, Unlocking, open_file
 from attestd.errors import InputTooLarge, MalformedInput, Misconfigured
 from attestd.protocol.encoding import Members, b64encode, read_object, write_object
 
 KEY_SIZE = 32
+SEALING = "sealing.json"
 EXPANSION = 1 + 8 + 12 + 16  # octets that sealing adds, whatever is sealed
 
 _VERSION = b"\x01"
 _ID = 8
 _NONCE = 12
 _PURPOSE = re.compile(r"[!-~]{1,64}", re.ASCII)
-_MAX_FILE = 64 * 1024
+MAX_SEALING_FILE = 64 * 1024
 _MAX_KEYS = 32
 
 
@@ -55,15 +57,19 @@ class SealingKeysMalformed(Misconfigured):
 
 @dataclass(frozen=True, slots=True)
 class SealingKey:
-    """One key: `current` seals and opens; `old` and `next` only open (the next may be another instance's current)."""
+    """One key: `current` seals and opens; `old` and `next` only open (the next may be another instance's current).
+
+    `since` says when it came to its state (unix seconds; 0 if that was not noted).
+    """
 
     id: bytes
     state: KeyState
     secret: bytes = field(repr=False)
+    since: int = 0
 
     @classmethod
-    def fresh(cls, state: KeyState, entropy: Callable[[int], bytes]) -> Self:
-        return cls(entropy(_ID), state, entropy(KEY_SIZE))
+    def fresh(cls, state: KeyState, entropy: Callable[[int], bytes], since: int = 0) -> Self:
+        return cls(entropy(_ID), state, entropy(KEY_SIZE), since)
 
 
 class SealingKeys:
@@ -80,36 +86,33 @@ class SealingKeys:
         if len({key.id for key in held}) != len(held) or len({key.secret for key in held}) != len(held):
             raise SealingKeysMalformed("A sealing key is listed twice.")
         try:
-            self._ciphers = {key.id: AESGCMSIV(key.secret) for key in held}
+            # One attribute, so that `follow` changes ciphers and current key in one step.
+            self._held = current[0], {key.id: AESGCMSIV(key.secret) for key in held}
         except UnsupportedAlgorithm:
             raise SealingKeysMalformed(
                 "The cryptography library has no AES-GCM-SIV.",
                 remedy="Install cryptography from its wheel, or against OpenSSL 3.2 or later.",
             ) from None
-        self._current = current[0]
 
     @classmethod
-    def load(cls, path: Path) -> Self:
-        """From `keys/sealing.json`. Raises the errors of `keyfiles` and SealingKeysMalformed."""
-        data = read_secret(path, limit=_MAX_FILE)
-        try:
-            members = Members(read_object(data, limit=_MAX_FILE, name="file"), "file")
-            members.version()
-            keys = [_read_key(entry) for entry in members.objects("keys", most=_MAX_KEYS)]
-            members.done()
-        except (MalformedInput, InputTooLarge) as error:
-            # Without what was seen: it may be a key.
-            raise SealingKeysMalformed(f"{path}: {error.detail}", expected=error.expected) from None
-        return cls(keys)
+    def load(cls, path: Path, unlocking: Unlocking = NOTHING) -> Self:
+        """From `keys/sealing.json`. Raises the errors of `read_sealing_file`, SealingKeysMalformed."""
+        return cls(read_sealing_file(path, unlocking))
+
+    def follow(self, other: SealingKeys) -> None:
+        """Takes over what the other one holds: whoever has this object seals and opens with those keys from now on."""
+        self._held = other._held
 
     def __repr__(self) -> str:
-        return f"SealingKeys(current={self._current.hex()}, opens={len(self._ciphers)})"
+        current, ciphers = self._held
+        return f"SealingKeys(current={current.hex()}, opens={len(ciphers)})"
 
     def seal(self, plaintext: bytes, *, purpose: str, entropy: Callable[[int], bytes]) -> bytes:
         """The sealed octets, EXPANSION longer than `plaintext`."""
-        header = _VERSION + self._current
+        current, ciphers = self._held
+        header = _VERSION + current
         nonce = entropy(_NONCE)
-        return header + nonce + self._ciphers[self._current].encrypt(nonce, plaintext, _bound(header, purpose))
+        return header + nonce + ciphers[current].encrypt(nonce, plaintext, _bound(header, purpose))
 
     def open(self, sealed: bytes, *, purpose: str) -> bytes:
         """What was sealed for this purpose. Raises SealKeyUnknown, SealBroken."""
@@ -118,7 +121,7 @@ class SealingKeys:
         header, nonce, ciphertext = sealed[: 1 + _ID], sealed[1 + _ID : 1 + _ID + _NONCE], sealed[1 + _ID + _NONCE :]
         if header[:1] != _VERSION:
             raise SealBroken("This was sealed in an unknown way.", seen=f"version {header[0]}", expected="version 1")
-        cipher = self._ciphers.get(header[1:])
+        cipher = self._held[1].get(header[1:])
         if cipher is None:
             raise SealKeyUnknown("This was sealed with a key that is not known here.", seen=header[1:].hex())
         try:
@@ -128,21 +131,49 @@ class SealingKeys:
             raise SealBroken("This was changed after it was sealed, or was sealed for something else.") from None
 
 
+def read_sealing_file(path: Path, unlocking: Unlocking = NOTHING) -> tuple[SealingKey, ...]:
+    """The keys of `keys/sealing.json`, encrypted or not.
+
+    Raises the errors of `keyfiles`, SealingKeysMalformed; for an encrypted one PassphraseWrong and `Unlocking`'s.
+    """
+    data = read_secret(path, limit=MAX_SEALING_FILE)
+    try:
+        members = Members(read_object(data, limit=MAX_SEALING_FILE, name="file"), "file")
+        members.version()
+        if "sealed" in members:
+            data = open_file(members, unlocking.passphrase(), limit=MAX_SEALING_FILE)
+            members = Members(read_object(data, limit=MAX_SEALING_FILE, name="file"), "file")
+            members.version()
+        keys = tuple(_read_key(entry) for entry in members.objects("keys", most=_MAX_KEYS))
+        members.done()
+    except PassphraseWrong:
+        raise PassphraseWrong(f"{path} does not open, or was changed.") from None
+    except (MalformedInput, InputTooLarge) as error:
+        # Without what was seen: it may be a key.
+        raise SealingKeysMalformed(f"{path}: {error.detail}", expected=error.expected) from None
+    return keys
+
+
 def sealing_file(keys: Iterable[SealingKey]) -> bytes:
     """What `SealingKeys.load` reads: secret octets, for `write_secret` alone."""
-    listed = [{"id": key.id.hex(), "key": b64encode(key.secret), "state": key.state} for key in keys]
+    listed = [
+        {"id": key.id.hex(), "key": b64encode(key.secret), "state": key.state}
+        | ({"since": key.since} if key.since else {})
+        for key in keys
+    ]
     return write_object({"v": 1, "keys": listed})
 
 
 def _read_key(entry: Members) -> SealingKey:
     key_id, state = entry.text("id", limit=2 * _ID), entry.text("state", limit=8)
     secret = entry.octets("key", limit=KEY_SIZE, least=KEY_SIZE)
+    since = entry.integer("since") if "since" in entry else 0
     entry.done()
     if not re.fullmatch(r"[0-9a-f]{16}", key_id, re.ASCII):
         raise SealingKeysMalformed("A sealing key's id is not 16 hexadecimal digits.")
     if state not in KEY_STATES:
         raise SealingKeysMalformed(f"Sealing key {key_id} has no known state.", expected=", ".join(KEY_STATES))
-    return SealingKey(bytes.fromhex(key_id), state, secret)
+    return SealingKey(bytes.fromhex(key_id), state, secret, since)
 
 
 def _bound(header: bytes, purpose: str) -> bytes:

@@ -1,6 +1,6 @@
 """Keys that sign. The only private keys in the product's hands are in objects of this module and in `sealing`.
 
-`Signer` is what issuing needs of a key; a hardware module can stand behind it as well as a file. Keys are P-256.
+`Signer` is what issuing needs of a key; a token (`pkcs11`) can stand behind it as well as a file. Keys are P-256.
 """
 
 from __future__ import annotations
@@ -8,21 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol, Self, cast
+from typing import Protocol, Self, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestd.ca.keyfiles import read_public, read_secret
+from attestd.ca.manifest import KeyState
+from attestd.ca.unlocking import NOTHING, PassphraseWrong, Unlocking, is_encrypted
 from attestd.credentials.jws import raw_signature
-from attestd.credentials.requests import SoftwareKey
 from attestd.errors import MalformedInput, Misconfigured
 from attestd.ids import TrustDomain
-
-# Where a key stands in its rotation: published before it is used, used, kept while what it signed is still valid.
-KeyState = Literal["old", "current", "next"]
-KEY_STATES: tuple[KeyState, ...] = ("old", "current", "next")
 
 MAX_PEM = 16 * 1024  # octets of a PEM file: far more than one P-256 key or certificate needs
 
@@ -52,6 +49,35 @@ class NotAnAuthority(Misconfigured):
     """The certificate names no trust domain that it may issue for"""
 
     remedy = "Restore the folder ca/ from the backup of this instance's folder."
+
+
+class SigningKey(Protocol):
+    """A P-256 key that signs, before or without a certificate: in a file or in a token."""
+
+    @property
+    def public_key(self) -> ec.EllipticCurvePublicKey:
+        """The public half."""
+
+    def sign_certificate(self, builder: x509.CertificateBuilder) -> bytes:
+        """The built certificate, signed with ecdsa-with-SHA256, as DER."""
+
+    def certified(self, certificate: x509.Certificate) -> Signer:
+        """This key with the certificate that speaks for it. Raises KeyMismatch if it speaks for another."""
+
+
+class TokenSigning(Protocol):
+    """What access tokens need of a key."""
+
+    @property
+    def public_key(self) -> ec.EllipticCurvePublicKey:
+        """The public half."""
+
+    @property
+    def thumbprint(self) -> str:
+        """RFC 7638, base64url."""
+
+    def sign(self, data: bytes) -> bytes:
+        """An ES256 signature as r ‖ s."""
 
 
 class Signer(Protocol):
@@ -88,27 +114,14 @@ class Signer(Protocol):
 
 
 @dataclass(frozen=True)
-class FileSigner:
-    """A signer whose key came from a file. Showing it shows the certificate's subject, never the key.
-
-    `certificate` must be the key's; `load` makes sure of it.
-    """
+class Certified:
+    """What a signer's certificate says of it, read once."""
 
     certificate: x509.Certificate
-    _key: ec.EllipticCurvePrivateKey = field(repr=False)
-
-    @classmethod
-    def load(cls, key_path: Path, certificate_path: Path) -> Self:
-        """Raises the errors of `keyfiles`, KeyFileMalformed, CertificateFileMalformed, KeyMismatch."""
-        certificate = load_certificate(certificate_path)
-        key = load_key(key_path)
-        if certificate.public_key() != key.public_key():
-            raise KeyMismatch(f"{key_path} is not the key in {certificate_path}.")
-        return cls(certificate, key)
 
     @cached_property
     def public_key(self) -> ec.EllipticCurvePublicKey:
-        # The certificate's, which `load` found to be this key's: what relying parties will verify with.
+        # The certificate's, which was found to be this key's: what relying parties will verify with.
         return cast("ec.EllipticCurvePublicKey", self.certificate.public_key())
 
     @cached_property
@@ -123,6 +136,25 @@ class FileSigner:
     def trust_domain(self) -> TrustDomain:
         return authority_domain(self.certificate)
 
+
+@dataclass(frozen=True)
+class FileSigner(Certified):
+    """A signer whose key came from a file. Showing it shows the certificate's subject, never the key.
+
+    `certificate` must be the key's; `load` makes sure of it.
+    """
+
+    _key: ec.EllipticCurvePrivateKey = field(repr=False)
+
+    @classmethod
+    def load(cls, key_path: Path, certificate_path: Path, unlocking: Unlocking = NOTHING) -> Self:
+        """Raises the errors of `keyfiles` and `load_key`, CertificateFileMalformed, KeyMismatch."""
+        certificate = load_certificate(certificate_path)
+        key = load_key(key_path, unlocking)
+        if certificate.public_key() != key.public_key():
+            raise KeyMismatch(f"{key_path} is not the key in {certificate_path}.")
+        return cls(certificate, key)
+
     def sign(self, data: bytes) -> bytes:
         return raw_signature(self._key.sign(data, _ES256))
 
@@ -134,11 +166,30 @@ class FileSigner:
 
 
 @dataclass(frozen=True, slots=True)
+class FileKey:
+    """A key in memory that has no certificate yet."""
+
+    key: ec.EllipticCurvePrivateKey = field(repr=False)
+
+    @property
+    def public_key(self) -> ec.EllipticCurvePublicKey:
+        return self.key.public_key()
+
+    def sign_certificate(self, builder: x509.CertificateBuilder) -> bytes:
+        return builder.sign(self.key, _SHA256).public_bytes(serialization.Encoding.DER)
+
+    def certified(self, certificate: x509.Certificate) -> FileSigner:
+        if certificate.public_key() != self.key.public_key():
+            raise KeyMismatch
+        return FileSigner(certificate, self.key)
+
+
+@dataclass(frozen=True, slots=True)
 class TokenKey:
     """A key that signs access tokens, and where it stands in its rotation. Its `kid` is its RFC 7638 thumbprint."""
 
     state: KeyState
-    key: SoftwareKey
+    key: TokenSigning
 
     @property
     def kid(self) -> str:
@@ -160,12 +211,18 @@ def authority_domain(certificate: x509.Certificate) -> TrustDomain:
         ) from None
 
 
-def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """A P-256 private key in PKCS #8 PEM. Raises the errors of `keyfiles` and KeyFileMalformed."""
+def load_key(path: Path, unlocking: Unlocking = NOTHING) -> ec.EllipticCurvePrivateKey:
+    """A P-256 private key in PKCS #8 PEM, encrypted or not.
+
+    Raises the errors of `keyfiles`, KeyFileMalformed; for an encrypted one PassphraseWrong and those of `Unlocking`.
+    """
     data = read_secret(path, limit=MAX_PEM)
+    passphrase = unlocking.passphrase() if is_encrypted(data) else None
     try:
-        key = serialization.load_pem_private_key(data, password=None)
+        key = serialization.load_pem_private_key(data, password=passphrase)
     except (ValueError, TypeError):
+        if passphrase is not None:
+            raise PassphraseWrong(f"{path} does not open.") from None
         # Without the cause: a parser's words about a private key's octets stay out of logs.
         raise KeyFileMalformed(f"{path} can't be read as a private key.", expected="PKCS #8 in PEM") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):

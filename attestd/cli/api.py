@@ -2,6 +2,9 @@
 
 Against a running service the calls go over HTTPS; without one, to the same application in this process, so that a
 stopped instance can be looked after, too. Either way they pass the same door and leave the same audit rows.
+
+Who is elsewhere needs no folder of an instance: a key of their own, and the credential that an admin handed them, whose
+last certificate is the root that the service must prove itself by.
 """
 
 from __future__ import annotations
@@ -10,20 +13,28 @@ import json
 import os
 import ssl
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlencode
 
 import httpx
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 
-from attestd.ca.keyfiles import read_secret
+from attestd.ca.keyfiles import read_public, read_secret
+from attestd.ca.manifest import read_manifest
+from attestd.cli.options import Remote, elsewhere
 from attestd.config import Settings
+from attestd.credentials.dpop import MalformedUri, normal_uri
 from attestd.credentials.requests import SoftwareKey
 from attestd.errors import AttestdError, Misconfigured, Unavailable
 from attestd.protocol.encoding import b64decode
 from attestd.protocol.signed import sign_detached
 
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+_MAX_FILE = 16 * 1024  # octets of a key, or of a credential
 
 
 class NoOperatorKey(Misconfigured):
@@ -36,6 +47,20 @@ class ServiceUnreachable(Unavailable):
     """The service does not answer"""
 
     remedy = "Start it with `attestd serve`, or look at its log."
+
+
+class CredentialUnusable(Misconfigured):
+    """This credential is not one to call a service with"""
+
+    remedy = "Use the file that `attestd operators add … --out FILE` wrote for your key, whole."
+
+
+class CredentialOver(Misconfigured):
+    """This credential has ended"""
+
+    remedy = (
+        "Ask an admin to repeat `attestd operators add NAME --role ROLE --key FILE --out FILE` with your public key."
+    )
 
 
 class CallRefused(AttestdError):
@@ -61,12 +86,15 @@ class AdminApi:
 
     @classmethod
     def connect(cls, dir: Path) -> Self:
-        """To the running service of this instance, or to its application in this process."""
+        """To the service that the options before the command name, to the running one of the instance in this folder,
+        or to its application in this process."""
+        if (where := elsewhere.get()) is not None:
+            return cls.remote(where, now=datetime.now(UTC))
         settings = Settings.load(dir, os.environ)
         key_file = dir / "admin" / "admin.key"
         if not key_file.exists():
             raise NoOperatorKey(f"{key_file} does not exist.")
-        key = SoftwareKey.from_pem(read_secret(key_file, limit=16 * 1024))
+        key = SoftwareKey.from_pem(read_secret(key_file, limit=_MAX_FILE))
         running = running_url(dir)
         if running is not None:
             return cls(httpx.Client(base_url=running, verify=trusting(dir), timeout=_TIMEOUT), running, key)
@@ -77,6 +105,20 @@ class AdminApi:
         application = create_app(open_instance(dir, os.environ).service)
         transport = httpx.WSGITransport(application)
         return cls(httpx.Client(base_url=settings.server.url, transport=transport), settings.server.url, key)
+
+    @classmethod
+    def remote(cls, where: Remote, *, now: datetime) -> Self:
+        """To a service elsewhere. Its TLS certificate must lead to the root in the caller's credential.
+
+        Raises CredentialUnusable, CredentialOver, MalformedUri, and what reading the key raises.
+        """
+        base = normal_uri(where.server).removesuffix("/")
+        if not base.startswith("https://") or base.count("/") != 2:
+            raise MalformedUri("This is not a service's address.", seen=where.server, expected="https://HOST[:PORT]")
+        key = SoftwareKey.from_pem(read_secret(where.key, limit=_MAX_FILE))
+        root = pinned_root(read_public(where.credential, limit=_MAX_FILE), key=key, now=now)
+        trust = ssl.create_default_context(cadata=root)  # this root, and none of the system's
+        return cls(httpx.Client(base_url=base, verify=trust, timeout=_TIMEOUT), base, key)
 
     def get(self, path: str, **query: object) -> dict[str, Any]:
         """GET `/v1/admin<path>`; members of `query` that are None are left out."""
@@ -117,6 +159,46 @@ class AdminApi:
         return _document(answer)
 
 
+def pinned_root(credential: bytes, *, key: SoftwareKey, now: datetime) -> str:
+    """The root (PEM) of an operator's credential: the leaf, what stands above it, and the root.
+
+    Raises CredentialUnusable, also for another key's credential, and CredentialOver.
+    """
+    try:
+        chain = x509.load_pem_x509_certificates(credential)
+        mine = chain[0].public_key() == key.public_key
+        _require_path(chain)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        raise CredentialUnusable(
+            "This file is not a whole chain of certificates.", expected="PEM: yours, its issuers, the root"
+        ) from None
+    if not mine:
+        raise CredentialUnusable("This credential is for another key.")
+    if chain[0].not_valid_after_utc <= now:
+        raise CredentialOver(seen=f"ended {chain[0].not_valid_after_utc:%Y-%m-%d %H:%M:%SZ}")
+    return chain[-1].public_bytes(serialization.Encoding.PEM).decode("ascii")
+
+
+def _require_path(chain: list[x509.Certificate]) -> None:
+    """From the first to the last, which is signed by itself. Between them there may be what one root says for another.
+
+    Raises ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm.
+    """
+    root = chain[-1]
+    root.verify_directly_issued_by(root)
+    below = chain[0]
+    for issuer in chain[1:]:
+        try:
+            below.verify_directly_issued_by(root)
+        except (ValueError, InvalidSignature):
+            below.verify_directly_issued_by(issuer)
+            below = issuer
+        else:
+            return
+    if below != root:
+        raise ValueError("the chain does not lead to its last certificate")
+
+
 def running_url(dir: Path) -> str | None:
     """Where this instance's service answers, by the note that `attestd serve` leaves; None if it is not running."""
     try:
@@ -129,7 +211,10 @@ def running_url(dir: Path) -> str | None:
 
 
 def trusting(dir: Path) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=str(dir / "ca" / "root.pem"))
+    """TLS to this instance's own service: each of its roots counts."""
+    names = [entry.name for entry in read_manifest(dir).entries["roots"]]
+    pem = "".join((dir / "ca" / f"{name}.pem").read_text("ascii") for name in names)
+    return ssl.create_default_context(cadata=pem)
 
 
 def _document(answer: httpx.Response) -> dict[str, Any]:

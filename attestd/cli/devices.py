@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from attestd.cli.api import AdminApi
+from attestd.cli.backup import release_restored
 from attestd.cli.options import DEFAULT_DIR, Dir, Json, Reason
 from attestd.cli.output import emit, failing, moment, table
 from attestd.errors import MalformedInput
@@ -180,10 +181,27 @@ def quarantine(id: Id, dir: Dir = DEFAULT_DIR, reason: Reason = "", as_json: Jso
 
 
 @app.command()
-def release(id: Id, dir: Dir = DEFAULT_DIR, reason: Reason = "", as_json: Json = False) -> None:
-    """Release a quarantined device."""
+def release(
+    id: Annotated[str | None, typer.Argument(metavar="ID", help="The device's id.")] = None,
+    restored: Annotated[
+        bool, typer.Option("--restored", help="Instead: all that a restore put there and that attested well since.")
+    ] = False,
+    never_enrolled: Annotated[
+        bool, typer.Option("--never-enrolled", help="Instead: all that a restore put there before they ever enrolled.")
+    ] = False,
+    dir: Dir = DEFAULT_DIR,
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
+    """Release a quarantined device, or those that `attestd restore` quarantined."""
     with failing(as_json=as_json):
-        _act(dir, id, "release", {"reason": reason}, as_json)
+        if (id is not None) + restored + never_enrolled != 1:
+            raise typer.BadParameter("Name one device, or --restored, or --never-enrolled.")
+        if id is not None:
+            _act(dir, id, "release", {"reason": reason}, as_json)
+            return
+        released = release_restored(AdminApi.connect(dir), attested=restored, reason=reason)
+        emit(released, as_json=as_json, text="\n".join([*released, f"{len(released)} devices are active."]))
 
 
 @app.command()

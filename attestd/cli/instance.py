@@ -9,11 +9,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from attestd.ca.authorities import Lifetimes
 from attestd.ca.hierarchy import Hierarchy, create_hierarchy
 from attestd.ca.keyfiles import write_secret
+from attestd.ca.manifest import TokenPlace
 from attestd.ca.profiles import Profile, check_lifetimes, load_profiles
+from attestd.ca.unlocking import Unlocking
 from attestd.callers import Callers
-from attestd.config import Settings
+from attestd.config import SettingInvalid, Settings
 from attestd.errors import Conflict
 from attestd.ids import TrustDomain
 from attestd.issuance.enrollment import Enrollment
@@ -42,6 +46,7 @@ from attestd.registry.operators import Role
 from attestd.web.app import Service
 
 ADMIN = "admin"
+_DELIVERED = "$CREDENTIALS_DIRECTORY/"
 
 
 class InstanceExists(Conflict):
@@ -66,14 +71,20 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def open_instance(dir: Path, environ: Mapping[str, str], *, clock: Callable[[], datetime] = now) -> Instance:
+def open_instance(
+    dir: Path,
+    environ: Mapping[str, str],
+    *,
+    clock: Callable[[], datetime] = now,
+    ask: Callable[[], bytes] | None = None,
+) -> Instance:
     """Reads settings, keys and database, checks that lifetimes nest, and wires the service.
 
     Raises Misconfigured's children, each with what is wrong and how to mend it.
     """
     settings = Settings.load(dir, environ)
     profiles = profiles_of(settings)
-    hierarchy = Hierarchy.load(dir)
+    hierarchy = Hierarchy.load(dir, unlocking_of(settings, environ, ask=ask))
     registry = Registry.open(settings.database_url)
     entropy = os.urandom
     granter = Granter(settings.trust_domain, hierarchy, profiles, entropy)
@@ -91,6 +102,25 @@ def open_instance(dir: Path, environ: Mapping[str, str], *, clock: Callable[[], 
         entropy=entropy,
     )
     return Instance(settings, hierarchy, profiles, registry, service)
+
+
+def unlocking_of(
+    settings: Settings, environ: Mapping[str, str], *, ask: Callable[[], bytes] | None = None
+) -> Unlocking:
+    """Where passphrase and PIN come from. `ask` is for a person who has no credentials from the service manager."""
+    delivered = environ.get("CREDENTIALS_DIRECTORY")
+
+    def path(text: str) -> Path | None:
+        if text.startswith(_DELIVERED):
+            return None if delivered is None else Path(delivered, text.removeprefix(_DELIVERED))
+        return settings.dir / text if text else None
+
+    return Unlocking(
+        passphrase_file=path(settings.keys.passphrase_file),
+        pin_file=path(settings.keys.pin_file),
+        delivered_in=None if delivered is None else Path(delivered),
+        ask=ask,
+    )
 
 
 def profiles_of(settings: Settings) -> Mapping[str, Profile]:
@@ -123,7 +153,37 @@ class _PolicyInForce:
         return parsed
 
 
-def create_instance(dir: Path, trust_domain: TrustDomain, *, listen: str, environ: Mapping[str, str]) -> Instance:
+@dataclass(frozen=True, slots=True)
+class KeyChoice:
+    """How a new instance keeps its keys. `passphrase_file` and `pin_file` are what attestd.toml will name.
+
+    `passphrase` is what a person typed, where the file will only be there for the service.
+    """
+
+    passphrase_file: str = ""
+    pin_file: str = ""
+    passphrase: bytes | None = field(default=None, repr=False)
+    place: TokenPlace | None = None
+
+    @property
+    def section(self) -> str:
+        """`[keys]` in attestd.toml, or nothing."""
+        named = {"passphrase_file": self.passphrase_file, "pin_file": self.pin_file}
+        lines = [f"{name} = {json.dumps(value)}" for name, value in named.items() if value]
+        return "\n".join(["", "[keys]", *lines, ""]) if lines else ""
+
+
+PLAIN_KEYS = KeyChoice()
+
+
+def create_instance(
+    dir: Path,
+    trust_domain: TrustDomain,
+    *,
+    listen: str,
+    environ: Mapping[str, str],
+    keys: KeyChoice = PLAIN_KEYS,
+) -> Instance:
     """Makes a new instance: settings, authority, database, first policy, first admin.
 
     It is made beside `dir` and renamed at the end, so that a power cut leaves no half of one. Raises InstanceExists.
@@ -131,9 +191,12 @@ def create_instance(dir: Path, trust_domain: TrustDomain, *, listen: str, enviro
     if dir.exists() and (not dir.is_dir() or any(dir.iterdir())):
         raise InstanceExists(f"{dir} is not empty.", expected="an empty or absent folder")
     dir.parent.mkdir(parents=True, exist_ok=True)
+    typed = keys.passphrase
+    ask = None if typed is None else (lambda: typed)
     draft = Path(tempfile.mkdtemp(prefix=f".{dir.name}-", dir=dir.parent))  # 0700
     try:
-        (draft / "attestd.toml").write_text(_SETTINGS.format(trust_domain=trust_domain, listen=listen), "utf-8")
+        text = _SETTINGS.format(trust_domain=trust_domain, listen=listen) + keys.section
+        (draft / "attestd.toml").write_text(text, "utf-8")
         settings = Settings.load(draft, environ)
         profiles_of(settings)  # lifetimes are checked before anything is signed with them
         at = now()
@@ -143,20 +206,40 @@ def create_instance(dir: Path, trust_domain: TrustDomain, *, listen: str, enviro
             now=at,
             entropy=os.urandom,
             lifetimes=Lifetimes(root=settings.credentials.root_lifetime, issuer=settings.credentials.issuer_lifetime),
+            unlocking=unlocking_of(settings, environ, ask=ask),
+            encrypt=bool(keys.passphrase_file),
+            place=keys.place,
         )
         registry = Registry.open(settings.database_url, create=True)
         with registry.acting() as c:
             text = default_policy()
             policies.add(c, text=text, created_by="attestd init", now=int(at.timestamp()), expected_version=0)
         registry.close()
-        instance = open_instance(draft, environ)
+        instance = open_instance(draft, environ, ask=ask)
         renew_admin(instance, at)
         instance.registry.close()
         draft.rename(dir)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    return open_instance(dir, environ)
+    return open_instance(dir, environ, ask=ask)
+
+
+def name_passphrase_file(dir: Path, file: Path) -> None:
+    """Writes `[keys] passphrase_file` into attestd.toml. Raises SettingInvalid if it names another already."""
+    path = dir / "attestd.toml"
+    named = Settings.load(dir, {}).keys.passphrase_file
+    if named == str(file.resolve()):
+        return
+    text = path.read_text("utf-8")
+    if named or re.search(r"(?m)^\s*\[\s*keys\s*\]", text):
+        raise SettingInvalid(
+            "attestd.toml has a section [keys] already.",
+            seen=named or "no passphrase_file",
+            expected=f"passphrase_file = {json.dumps(str(file.resolve()))}",
+            remedy="Name the file there, and leave --passphrase-file out.",
+        )
+    replace_secret(path, (text + KeyChoice(passphrase_file=str(file.resolve())).section).encode("utf-8"))
 
 
 def renew_admin(instance: Instance, at: datetime) -> None:
@@ -167,7 +250,8 @@ def renew_admin(instance: Instance, at: datetime) -> None:
     folder = instance.settings.dir / "admin"
     folder.mkdir(mode=0o700, exist_ok=True)
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    for name, data in (("admin.key", pem), ("admin.pem", chain.encode("ascii"))):
+    credential = chain + instance.service.publication.root_pem  # whole, so that it serves from another machine too
+    for name, data in (("admin.key", pem), ("admin.pem", credential.encode("ascii"))):
         replace_secret(folder / name, data)
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from importlib.metadata import version as installed
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from attestd.cli import credentials, devices, proxies, trust
-from attestd.cli.options import DEFAULT_DIR, Dir, Json
+from attestd.cli import audit, backup, ca, credentials, devices, operators, proxies, trust
+from attestd.cli.options import DEFAULT_DIR, Dir, Json, Remote, elsewhere
 from attestd.cli.output import emit, failing, say
 from attestd.ids import TrustDomain
 
@@ -29,9 +30,41 @@ admin = typer.Typer(help="The operator's own credential.", no_args_is_help=True)
 app.add_typer(devices.app, name="devices")
 app.add_typer(trust.app, name="trust")
 app.add_typer(credentials.app, name="credentials")
+app.add_typer(operators.app, name="operators")
 app.add_typer(proxies.app, name="proxies")
 app.add_typer(proxies.policy, name="policy")
+app.add_typer(audit.app, name="audit")
 app.add_typer(admin, name="admin")
+app.add_typer(ca.app, name="ca")
+app.command()(backup.backup)
+app.command()(backup.restore)
+app.command()(backup.upgrade)
+
+
+_LOCAL = ("init", "serve", "doctor", "admin", "ca", "backup", "restore", "upgrade")  # these need the instance's folder
+
+
+@app.callback()
+def remote(
+    context: typer.Context,
+    server: Annotated[
+        str | None, typer.Option(envvar="ATTESTD_URL", help="Work with a service elsewhere: https://HOST[:PORT].")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(envvar="ATTESTD_KEY", help="Your private key, by `attestd operators keygen`.")
+    ] = None,
+    credential: Annotated[
+        Path | None, typer.Option(envvar="ATTESTD_CREDENTIAL", help="Your credential, by `attestd operators add`.")
+    ] = None,
+) -> None:
+    """The options of who works from another machine; without them the instance's own folder is used."""
+    if server is None and key is None and credential is None:
+        return
+    if server is None or key is None or credential is None:
+        raise typer.BadParameter("--server, --key and --credential belong together.")
+    if context.invoked_subcommand in _LOCAL:
+        raise typer.BadParameter(f"`attestd {context.invoked_subcommand}` works where the instance is.")
+    elsewhere.set(Remote(server, key, credential))
 
 
 @app.command()
@@ -39,6 +72,15 @@ def init(
     trust_domain: Annotated[str, typer.Option(help="The name of your world in every identity, like example.org.")],
     dir: Dir = DEFAULT_DIR,
     listen: Annotated[str, typer.Option(help="Where the service will listen.")] = "127.0.0.1:8443",
+    encrypt_keys: Annotated[bool, typer.Option("--encrypt-keys", help="Encrypt the key files.")] = False,
+    passphrase_file: Annotated[
+        Path | None, typer.Option(help="The file with their passphrase; without it you are asked.")
+    ] = None,
+    pkcs11_module: Annotated[
+        Path | None, typer.Option(help="Make the signing keys in a PKCS #11 token: its module, a .so file.")
+    ] = None,
+    token_label: Annotated[str, typer.Option(help="The token's label.")] = "",
+    pin_file: Annotated[Path | None, typer.Option(help="The file with the token's PIN.")] = None,
     as_json: Json = False,
 ) -> None:
     """Make a new instance: a certificate authority, a database, a first policy and a first admin.
@@ -46,9 +88,11 @@ def init(
     Nothing is overwritten: an instance that exists is left alone, and the command fails.
     """
     from attestd.cli.instance import create_instance, describe
+    from attestd.cli.keeping import choose_keys
 
     with failing(as_json=as_json):
-        instance = create_instance(dir, TrustDomain(trust_domain), listen=listen, environ=os.environ)
+        keys = choose_keys(encrypt_keys, passphrase_file, pkcs11_module, token_label, pin_file)
+        instance = create_instance(dir, TrustDomain(trust_domain), listen=listen, environ=os.environ, keys=keys)
         said = describe(instance)
         emit(
             said,
@@ -98,6 +142,14 @@ def doctor(dir: Dir = DEFAULT_DIR, as_json: Json = False) -> None:
     from attestd.cli.doctor import report_on
 
     report_on(dir, as_json=as_json)
+
+
+@app.command()
+def openapi() -> None:
+    """Print the service's OpenAPI description (3.1, JSON), as GET /v1/openapi.json gives it."""
+    from attestd.web.openapi import describe
+
+    say(describe().decode())
 
 
 @app.command()

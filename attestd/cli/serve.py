@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import secrets
-import shutil
 import signal
 import socket
-import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,25 +18,29 @@ import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from granian import Granian
-from granian.constants import Interfaces
+from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
 from attestd.ca.certificates import CertificateSpec, issue, nested_validity
+from attestd.ca.keyfiles import make_private_folder
 from attestd.ca.signer import load_key
+from attestd.cli import counting, descriptors
 from attestd.cli.api import trusting
+from attestd.cli.following import follow_keys
 from attestd.cli.instance import Instance, describe, now, open_instance, replace_secret
 from attestd.cli.output import emit, report
 from attestd.cli.worker import DIR_VARIABLE
-from attestd.errors import Unavailable
+from attestd.cli.workers import Workers
+from attestd.errors import AttestdError, Unavailable
 from attestd.ids import Serial, SpiffeId
 from attestd.issuance.grants import pem_chain
-from attestd.registry import issued, spends
+from attestd.retention import sweep
 
-_HEADER_TIMEOUT = 10_000  # milliseconds
+_BACKLOG = 4096  # connections that the kernel completes while none is taken; net.core.somaxconn bounds it too
+_HEAD = 32 * 1024  # octets of a request's line and headers, and of what one connection buffers
 _SWEEP_EVERY = timedelta(minutes=1)
-_KEEP_CERTIFICATES = timedelta(days=30)  # after their end
+_SEAL_EVERY = 1.0  # seconds
 
 
 class AddressTaken(Unavailable):
@@ -92,21 +94,24 @@ class _Supervisor:
         self._run = instance.settings.dir / "run"
 
     def run(self) -> None:
-        server = self._instance.settings.server
+        server, limits = self._instance.settings.server, self._instance.settings.limits
         self._ensure_certificate(now())
-        self._run.mkdir(mode=0o700, exist_ok=True)
-        metrics = Path(tempfile.mkdtemp(prefix="metrics-", dir=self._run))
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
         # Fresh processes, not forks: this one has threads, and a lock that one of them holds at the fork stays locked.
         multiprocessing.set_start_method("spawn", force=True)
-        granian = Granian(
+        workers = Workers(
             "attestd.cli.worker:create_front",
             factory=True,
             address=server.host,
             port=server.port,
             interface=Interfaces.ASGI,
             workers=server.workers,
-            http1_settings=HTTP1Settings(header_read_timeout=_HEADER_TIMEOUT),
+            # HTTP/2 has no limit on how long a connection may stay silent, nor has the choice between the two.
+            http=HTTPModes.http1,
+            http1_settings=HTTP1Settings(
+                header_read_timeout=int(limits.header_timeout.total_seconds() * 1000), max_buffer_size=_HEAD
+            ),
+            backlog=_BACKLOG,
+            backpressure=descriptors.connections(limits.connections),
             websockets=False,
             ssl_cert=self._tls / "server.pem",
             ssl_key=self._tls / "server.key",
@@ -115,18 +120,20 @@ class _Supervisor:
             workers_kill_timeout=int(server.request_timeout.total_seconds()) + 5,
             process_name=None,
         )
-        granian.on_startup(self._started)
-        granian.on_shutdown(self._ended.set)
-        try:
-            granian.serve()
-        finally:
-            self._ended.set()
-            (self._run / "service.json").unlink(missing_ok=True)
-            shutil.rmtree(metrics, ignore_errors=True)
+        workers.on_startup(self._started)
+        workers.on_shutdown(self._ended.set)
+        with counting.counting(self._run):
+            try:
+                workers.serve()
+            finally:
+                self._ended.set()
+                (self._run / "service.json").unlink(missing_ok=True)
 
     def _started(self) -> None:
         threading.Thread(target=self._say_when_answering, daemon=True).start()
         threading.Thread(target=self._look_after, daemon=True).start()
+        follow_keys(self._instance.hierarchy, changed=lambda: self._renew_certificate(now()), ended=self._ended)
+        threading.Thread(target=self._seal, daemon=True).start()
 
     def _say_when_answering(self) -> None:
         url = self._instance.settings.server.local_url
@@ -137,44 +144,64 @@ class _Supervisor:
             except httpx.HTTPError:
                 continue
             note = self._run / "service.json"
-            draft = note.with_suffix(f".{secrets.token_hex(4)}")
-            draft.write_text(json.dumps({"local_url": url, "pid": os.getpid()}), "utf-8")
-            draft.rename(note)
+            with suppress(OSError):  # without the note, commands do without the service
+                draft = note.with_suffix(".new")
+                draft.write_text(json.dumps({"local_url": url, "pid": os.getpid()}), "utf-8")
+                draft.rename(note)
             self._announce()
             return
+
+    def _seal(self) -> None:
+        """Every second: seals the audit rows that were committed. Of several services on one database any one does."""
+        said = ""
+        while not self._ended.wait(_SEAL_EVERY):
+            try:
+                self._instance.service.publication.audit.seal(now())
+                said = ""
+            except AttestdError as error:
+                if str(error) != said:
+                    report(error)  # once; the lag is a metric
+                said = str(error)
 
     def _look_after(self) -> None:
         """Every minute: forgets what expired, and renews the TLS certificate ahead of time (workers then restart)."""
         while not self._ended.wait(_SWEEP_EVERY.total_seconds()):
-            self._forget(now())
-            if self._ensure_certificate(now()):
-                os.kill(os.getpid(), signal.SIGHUP)
+            for care in (self._forget, self._renew_certificate):
+                try:
+                    care(now())
+                except AttestdError as error:
+                    report(error)  # the next minute tries again
+            counting.tidy()
 
     def _forget(self, at: datetime) -> None:
-        """What no request can ask for any more: spent ids past their time, certificates long expired."""
-        try:
-            with self._instance.registry.acting() as c:
-                spends.purge(c, before=int(at.timestamp()))
-                issued.purge(c, before=int((at - _KEEP_CERTIFICATES).timestamp()))
-        except Unavailable as error:
+        """What no request can ask for any more, and what is past its retention."""
+        for error in sweep(self._instance.registry, self._instance.settings, now=at, pause=self._ended.wait).errors:
             report(error)  # the next minute tries again
+
+    def _renew_certificate(self, at: datetime) -> None:
+        if self._ensure_certificate(at):
+            os.kill(os.getpid(), signal.SIGHUP)
 
     def _ensure_certificate(self, at: datetime) -> bool:
         """A TLS certificate with a third of its life left and the names of today; True if a new one was made."""
         key_file, chain_file = self._tls / "server.key", self._tls / "server.pem"
         settings = self._instance.settings
         names = settings.server.all_names
+        hierarchy = self._instance.hierarchy
         if key_file.exists() and chain_file.exists():
-            held = x509.load_pem_x509_certificates(chain_file.read_bytes())[0]
+            chain = chain_file.read_text("ascii")
+            held = x509.load_pem_x509_certificates(chain.encode("ascii"))[0]
             life = held.not_valid_after_utc - held.not_valid_before_utc
             # A power cut between the two files leaves a pair that does not match: made anew, like one that is old.
             belongs = load_key(key_file).public_key() == held.public_key()
-            if belongs and held.not_valid_after_utc - at > life / 3 and names <= _names_in(held):
+            # The issuer, and what leads from it to each root, are those of today: a retired issuer is soon forgotten.
+            above = chain.endswith(hierarchy.chain_above(hierarchy.issuer.key_identifier))
+            if belongs and above and held.not_valid_after_utc - at > life / 3 and names <= _names_in(held):
                 return False
         key = ec.generate_private_key(ec.SECP256R1())
-        hierarchy = self._instance.hierarchy
+        issuer = hierarchy.issuer
         profile = self._instance.profiles["server"]
-        not_before, not_after = nested_validity(profile, issuer=hierarchy.issuer.certificate, now=at)
+        not_before, not_after = nested_validity(profile, issuer=issuer.certificate, now=at)
         addresses = [ip_address(name) for name in sorted(names) if _is_address(name)]
         certificate = issue(
             CertificateSpec(
@@ -187,12 +214,12 @@ class _Supervisor:
                 dns_names=tuple(sorted(name for name in names if not _is_address(name))),
                 ip_addresses=tuple(addresses),
             ),
-            hierarchy.issuer,
+            issuer,
         )
         pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        self._tls.mkdir(mode=0o700, exist_ok=True)
+        make_private_folder(self._tls)
         for path, data in ((key_file, pem), (chain_file, pem_chain(certificate, hierarchy).encode("ascii"))):
             replace_secret(path, data)
         return True

@@ -2,22 +2,126 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import multiprocessing
 import os
 import sys
+import threading
+import time
+from functools import lru_cache
 from pathlib import Path
 
-from attestd.cli.instance import open_instance
+from attestd.ca.sealing import SealingKeys
+from attestd.cli import counting, descriptors
+from attestd.cli.following import follow_keys
+from attestd.cli.instance import Instance, now, open_instance
+from attestd.config import LimitSettings
+from attestd.errors import Unavailable
+from attestd.issuance.challenges import NonceExpired, NonceInvalid, RequestNonce
 from attestd.web.app import create_app
+from attestd.web.connections import Warden
 from attestd.web.front import Front, Limits
 from attestd.web.logs import configure
+from attestd.web.pressure import Pressure
+from attestd.web.sources import Proxies, within
+from attestd.web.vetting import OpenNonce, Rates, Vetting
 
 DIR_VARIABLE = "ATTESTD_DIR"
+
+_log = logging.getLogger(__name__)
+_OPEN_AGAIN = 1.0  # seconds
 
 
 def create_front() -> Front:
     """The ASGI application of the instance that `ATTESTD_DIR` names."""
     configure(sys.stderr)
-    instance = open_instance(Path(os.environ[DIR_VARIABLE]), os.environ)
-    server = instance.settings.server
-    limits = Limits(body_time=server.request_timeout.total_seconds())
-    return Front(create_app(instance.service).wsgi_app, threads=server.threads, limits=limits)
+    _end_with_supervisor()
+    instance = _opened()
+    follow_keys(instance.hierarchy)
+    return front_of(instance)
+
+
+def _end_with_supervisor() -> None:
+    """Nobody would stop or replace this process any more, and the port would stay taken. It ends at once: who waits
+    for an answer asks again, as after any crash."""
+    supervisor = multiprocessing.parent_process()
+    if supervisor is None:
+        return
+
+    def watch() -> None:
+        supervisor.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="supervisor", daemon=True).start()
+
+
+def _opened() -> Instance:
+    """The instance. A database that is away, or a disk that is full, comes back; a worker that ended for it would be
+    made again at once, over and over."""
+    while True:
+        try:
+            counting.reserve()
+            return open_instance(Path(os.environ[DIR_VARIABLE]), os.environ)
+        except Unavailable as error:
+            members = {"problem": error.slug(), "detail": error.detail, "remedy": error.what_to_do}
+            _log.error("the instance can't be opened", extra={"members": members})
+            time.sleep(_OPEN_AGAIN)
+
+
+def front_of(instance: Instance) -> Front:
+    """An instance's application behind the front that its settings describe."""
+    server, said = instance.settings.server, instance.settings.limits
+    pressure = Pressure()
+    own = said.networks["unlimited"] + said.networks["trusted_proxies"]
+    warden = Warden(
+        server.port,
+        most=descriptors.connections(said.connections),
+        send_time=said.send_timeout.total_seconds(),
+        spared=lambda source: within(source, own),
+        closed=pressure.closed,
+    )
+    background: list[asyncio.Task[None]] = []  # a task that nobody holds may vanish
+
+    return Front(
+        create_app(instance.service).wsgi_app,
+        threads=server.threads,
+        limits=Limits(
+            body_time=server.request_timeout.total_seconds(),
+            small_time=said.body_timeout.total_seconds(),
+            max_wait=said.max_wait.total_seconds(),
+            waiting=said.waiting,
+            answer_time=server.request_timeout.total_seconds(),
+        ),
+        vetting=_vetting(said, instance.hierarchy.sealing),
+        proxies=Proxies(said.networks["trusted_proxies"], said.proxy_header.encode("ascii")),
+        told=pressure.told,
+        started=lambda: background.append(asyncio.ensure_future(warden.watch())),
+    )
+
+
+def _vetting(said: LimitSettings, sealing: SealingKeys) -> Vetting:
+    networks = said.networks["unlimited"]
+
+    @lru_cache(maxsize=4096)
+    def unlimited(source: str) -> bool:
+        return within(source.partition("/")[0], networks)
+
+    rates = Rates(
+        reads=(said.reads, said.reads_burst),
+        enrollments=(said.enrollments, said.enrollments_burst),
+        failures=(said.failures, said.failures_burst),
+    )
+    return Vetting(rates, open_nonce=_opener(sealing), unlimited=unlimited)
+
+
+def _opener(sealing: SealingKeys) -> OpenNonce:
+    def open_nonce(sealed: bytes) -> bytes | None:
+        try:
+            nonce = RequestNonce.open(sealed, sealing)
+            nonce.require_alive(now())
+        except (NonceInvalid, NonceExpired):
+            return None
+        return nonce.id
+
+    return open_nonce

@@ -10,8 +10,6 @@ A new root is introduced by the old one, with a cross-certificate among `issuers
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,17 +19,14 @@ from typing import Final, Self
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from attestd.credentials.certificates import (
-    MAX_CERTIFICATE,
-    CertificateRefused,
-    IssuerMismatch,
-    ParsedCertificate,
-    PurposeWrong,
-)
+from attestd.credentials.certificates import MAX_CERTIFICATE
+from attestd.credentials.delegation import delegated_signer
 from attestd.credentials.jwk import public_jwk, read_jwk
-from attestd.credentials.jws import MAX_HEADER, UnverifiedJws
+from attestd.credentials.jws import UnverifiedJws
 from attestd.credentials.status import BITS, StatusList
-from attestd.credentials.x509 import Authorities, NoAuthorities, UnknownIssuer
+from attestd.credentials.succession import succeed
+from attestd.credentials.transparency import MAX_HEAD
+from attestd.credentials.x509 import Authorities, NoAuthorities
 from attestd.errors import InputTooLarge, Unauthenticated, Unavailable
 from attestd.ids import Serial, TrustDomain
 from attestd.protocol.encoding import MalformedJson, Members, b64encode, read_object, write_object
@@ -106,6 +101,7 @@ class Bundle:
     policy: str  # Cedar
     status: StatusList
     revoked: frozenset[Serial]
+    audit_head: str | None = None  # JWS: the audit trail's newest head; a service from before heads had none
 
     @property
     def age_limit(self) -> datetime:
@@ -124,15 +120,21 @@ class Bundle:
             raise NoAuthorities("The bundle names none of the pinned roots.")
         return Authorities.load(roots, self.issuers, trust_domain=self.trust_domain)
 
+    def succeed(self, pinned: Sequence[bytes], now: datetime) -> tuple[bytes, ...]:
+        """The roots to pin from now on: those that are pinned, the ones they introduce, without those withdrawn."""
+        return succeed(pinned, self.roots, self.issuers, now=now)
+
     def verification_keys(self) -> dict[str, ec.EllipticCurvePublicKey]:
         """The token keys, by key id, as `verify_token` takes them."""
         return {kid: read_jwk(jwk) for kid, jwk in self.token_keys.items()}
 
     def to_bytes(self) -> bytes:
         """The JWS payload: the same bundle gives the same octets."""
+        head = {} if self.audit_head is None else {"audit_head": self.audit_head}
         return write_object(
             {
                 "v": 1,
+                **head,
                 "trust_domain": str(self.trust_domain),
                 "epoch": self.epoch,
                 "version": self.version,
@@ -171,6 +173,7 @@ class Bundle:
             policy=members.text("policy", limit=MAX_POLICY),
             status=StatusList.decode(status.text("lst", limit=MAX_BUNDLE)),
             revoked=frozenset(Serial.parse(text) for text in members.texts("revoked", most=MAX_BUNDLE, limit=40)),
+            audit_head=members.text("audit_head", limit=MAX_HEAD) if "audit_head" in members else None,
         )
         status.done()
         members.done()
@@ -194,9 +197,9 @@ def verify_bundle(
     """
     # 1. Signed by a key that a pinned root delegated to this, and that is within its time.
     signed = UnverifiedJws.read(jws, typ=BUNDLE_TYP, limit=MAX_BUNDLE, name="bundle")
-    signer, root = _delegated(signed.unverified_header, roots)
-    signer.check_dates(now)
-    root.check_dates(now)
+    signer, *above = delegated_signer(signed.unverified_header, roots, BUNDLE_EKU)
+    for certificate in (signer, *above):
+        certificate.check_dates(now)
     bundle = Bundle.parse(signed.verified_by(signer.key))
     # 2. For us.
     if bundle.trust_domain != trust_domain:
@@ -210,7 +213,7 @@ def verify_bundle(
     if datetime.fromtimestamp(bundle.issued_at, UTC) > now + CLOCK_SKEW:
         raise BundleFromTheFuture(seen=bundle.issued_at, expected=f"at most {int(now.timestamp())}")
     # 4. Usable: the caller is about to persist its version, and could not go back to the bundle before.
-    bundle.authorities(roots)
+    bundle.authorities(bundle.succeed(roots, now))
     return bundle
 
 
@@ -222,7 +225,7 @@ def verify_time(jws: str, *, roots: Sequence[bytes], nonce: bytes, floor: dateti
     """
     # 1. Signed by a key that a pinned root delegated to this.
     signed = UnverifiedJws.read(jws, typ=TIME_TYP, limit=MAX_TIME_ANSWER, name="time answer")
-    signer, root = _delegated(signed.unverified_header, roots)
+    signer, *above = delegated_signer(signed.unverified_header, roots, BUNDLE_EKU)
     members = Members(read_object(signed.verified_by(signer.key), limit=MAX_TIME_ANSWER, name="time"), "time")
     answered, seconds = members.octets("nonce", limit=256), _number(members, "time", most=_MAX_TIME)
     members.done()
@@ -231,8 +234,8 @@ def verify_time(jws: str, *, roots: Sequence[bytes], nonce: bytes, floor: dateti
         raise TimeNonceWrong
     # 3. Within the signer's own validity, and not before what is already known.
     time = datetime.fromtimestamp(seconds, UTC)
-    signer.check_dates(time)
-    root.check_dates(time)
+    for certificate in (signer, *above):
+        certificate.check_dates(time)
     if time < floor:
         raise TimeBehindFloor(seen=time, expected=f"{floor} or later")
     return time
@@ -249,44 +252,6 @@ def _token_keys(members: Members) -> dict[str, dict[str, str]]:
             raise MalformedJson("A token key is not an object.", seen=type(jwk).__name__)
         keys[kid] = public_jwk(read_jwk(jwk))  # so that a key that can't be used is noticed now
     return keys
-
-
-def _delegated(header: Members, roots: Sequence[bytes]) -> tuple[ParsedCertificate, ParsedCertificate]:
-    """The signer named by `x5c` and the pinned root that certified it, for this alone; dates are not judged.
-
-    Raises MalformedInput, CertificateRefused.
-    """
-    chain = header.texts("x5c", most=1, limit=MAX_HEADER)
-    if len(chain) != 1:
-        raise MalformedJson("x5c holds no certificate.", expected="the signer's certificate")
-    signer = ParsedCertificate.parse(_standard_base64(chain[0]))
-    signer.check_leaf(BUNDLE_EKU)
-    if signer.purposes != frozenset((BUNDLE_EKU,)):
-        raise PurposeWrong("This key may do more than sign bundles.", expected=BUNDLE_EKU.dotted_string)
-    refusal: CertificateRefused = UnknownIssuer("No pinned root issued the signer's certificate.")
-    for der in roots:
-        root = ParsedCertificate.parse(der)
-        try:
-            root.check_authority(below=0)
-            signer.check_issued_by(root)
-        except IssuerMismatch:
-            continue
-        except CertificateRefused as error:
-            refusal = error
-            continue
-        return signer, root
-    raise refusal
-
-
-def _standard_base64(text: str) -> bytes:
-    """RFC 7515, 4.1.6: x5c is base64, not base64url. One spelling only."""
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise MalformedJson("x5c is not base64.") from None
-    if base64.b64encode(data).decode("ascii") != text:
-        raise MalformedJson("x5c is not canonical base64.")
-    return data
 
 
 def _number(members: Members, name: str, *, least: int = 0, most: int) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Final
 
-from attestd.credentials.jwk import jwk_thumbprint, read_jwk
+from attestd.credentials.jwk import read_jwk_and_thumbprint
 from attestd.credentials.jws import UnverifiedJws, sign_jws
 from attestd.errors import InputTooLarge, Limited, MalformedInput, Unauthenticated
 from attestd.protocol.encoding import Members, b64decode, b64encode, read_object, write_object
@@ -153,9 +153,9 @@ def verify_dpop(
     try:
         # 2, 4, 5 and 7. A well-formed JWS of this type and algorithm, with a public and no private key in its header.
         signed = UnverifiedJws.read(proof, typ=DPOP_TYP, limit=MAX_PROOF, name="DPoP proof")
-        key = read_jwk(dict(signed.unverified_header.object("jwk").items()))
+        key, thumbprint = read_jwk_and_thumbprint(dict(signed.unverified_header.object("jwk").items()))
         # 12, second half. The key is the token's. Before its signature, which only then is worth the time.
-        if not hmac.compare_digest(jwk_thumbprint(key), jkt):
+        if not hmac.compare_digest(thumbprint, jkt):
             raise ProofKeyWrong
         # 6. Signed by that key.
         claims = Members(read_object(signed.verified_by(key), limit=MAX_PROOF, name="proof's claims"), "proof")

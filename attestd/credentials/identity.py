@@ -60,7 +60,7 @@ class StatusUnknown(Forbidden):
 class VerifiedIdentity:
     """A machine that proved who it is, with a credential that stands. Made by `admit` only.
 
-    `credential_id` is what verdicts are memoised by: the certificate's serial number in hexadecimal, or the token's
+    `credential_id` names the credential in logs: the certificate's serial number in hexadecimal, or the token's
     `jti`. `certificate_serial` is the certificate that the credential is or depends on. `not_after` is the earliest
     end of anything that it rests on: nothing may be remembered about it for longer.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -32,16 +33,27 @@ def public_jwk(key: ec.EllipticCurvePublicKey) -> dict[str, str]:
 
 def read_jwk(jwk: Mapping[str, object]) -> ec.EllipticCurvePublicKey:
     """The key, its point checked to lie on the curve. Any further member is refused, `d` and `x5c` among them."""
+    return read_jwk_and_thumbprint(jwk)[0]
+
+
+def read_jwk_and_thumbprint(jwk: Mapping[str, object]) -> tuple[ec.EllipticCurvePublicKey, str]:
+    """The key as `read_jwk` reads it, with its RFC 7638 thumbprint."""
     members = Members(jwk, "jwk")
     for name, only in (("kty", "EC"), ("crv", "P-256")):
         if (seen := members.text(name, limit=16)) != only:
             raise MalformedJwk("This kind of key is not used here.", seen=repr(seen), expected=only)
     x, y = (members.octets(name, limit=32, least=32) for name in ("x", "y"))
     members.done()
+    return _at(x, y)
+
+
+@lru_cache(maxsize=1024)  # of some 4 kB: who proves a key at an edge proves it with each request
+def _at(x: bytes, y: bytes) -> tuple[ec.EllipticCurvePublicKey, str]:
     try:
-        return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + x + y)
+        key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + x + y)
     except ValueError:
         raise MalformedJwk("This point is not on the curve.") from None
+    return key, jwk_thumbprint(key)
 
 
 def jwk_thumbprint(key: ec.EllipticCurvePublicKey) -> str:

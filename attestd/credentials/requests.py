@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Self
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -76,7 +77,7 @@ class SoftwareKey:
         """From PKCS#8 or SEC 1 PEM without a passphrase. Raises UnusableKey."""
         try:
             key = serialization.load_pem_private_key(pem, password=None)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, UnsupportedAlgorithm):
             raise UnusableKey from None
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise UnusableKey(seen=type(key).__name__.removeprefix("_"))

@@ -1,21 +1,21 @@
 """A presented certificate chain -> a verified certificate -> an identity (SPIFFE X509-SVID; RFC 5280, section 6.1).
 
-The authorities' own paths to the pinned roots are proven once, by `Authorities.load`; a presented certificate then
-costs one signature check for each certificate that the authorities do not know, commonly one. The path is walked here,
-and not by `cryptography.x509.verification`: that interface is declared unstable, names no reason that could be acted
-upon, and checks the authorities' signatures each time. The tests use it as their second opinion.
+The authorities' own paths to the pinned roots are proven once, by `Authorities.load`, and an issuer that comes with a
+leaf is proven once for each set of authorities; a presented certificate then costs one signature check for each
+certificate that was not seen before, commonly one. The path is walked here, and not by
+`cryptography.x509.verification`: that interface is declared unstable, names no reason that could be acted upon, and
+checks the authorities' signatures each time. The tests use it as their second opinion.
 
-Nothing is remembered here; the edge memoises verdicts.
+Of leaves nothing is remembered here; the edge memoises verdicts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Self
 
-from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from attestd.credentials.certificates import (
@@ -35,6 +35,7 @@ CLIENT_AUTH: Final = ExtendedKeyUsageOID.CLIENT_AUTH
 _TIERS = frozenset(Tier)
 MAX_CHAIN = 5  # certificates that a peer may present
 MAX_AUTHORITIES = 64  # paths from issuers to roots
+MAX_MET = 64  # issuers that came with leaves and are remembered, of at most 8 kB each
 
 
 class NoAuthorities(Misconfigured):
@@ -87,13 +88,22 @@ class _Authority:
     def path(self) -> tuple[ParsedCertificate, ...]:
         return (self.parsed, *(() if self.above is None else self.above.path()))
 
+    def leads_up(self, *, below: int, now: datetime) -> bool:
+        """Whether the path still holds; if not, the certificates presented may show another one."""
+        in_time = all(issuer.not_before <= now <= issuer.not_after for issuer in self.path())
+        return in_time and below <= self.allowed_below
+
 
 @dataclass(frozen=True, slots=True)
 class Authorities:
-    """One trust domain's issuers, each with a proven path to a pinned root."""
+    """One trust domain's issuers, each with a proven path to a pinned root.
+
+    `_met` are issuers that came with a leaf, by their octets: proven once, but for the time, as those known are.
+    """
 
     trust_domain: TrustDomain
     _known: tuple[_Authority, ...]
+    _met: dict[bytes, _Authority] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def load(cls, roots: Iterable[bytes], issuers: Iterable[bytes] = (), *, trust_domain: TrustDomain) -> Self:
@@ -125,6 +135,16 @@ class Authorities:
     def issuers_of(self, child: ParsedCertificate) -> Iterable[_Authority]:
         """The authorities that may have issued `child`, by the key identifiers: no more than a filter."""
         return (known for known in self._known if child.names_issuer(known.parsed))
+
+    def met(self, der: bytes) -> _Authority | None:
+        """The authority that has exactly these octets, if it came before and was proven."""
+        return self._met.get(der)
+
+    def remember(self, proven: _Authority) -> _Authority:
+        """`proven` leads to a pinned root. Only a root's own issuers get here, so the few there are have room."""
+        if len(self._met) < MAX_MET or proven.parsed.der in self._met:
+            self._met[proven.parsed.der] = proven
+        return proven
 
 
 def _path_length(parsed: ParsedCertificate) -> int:
@@ -163,7 +183,6 @@ class VerifiedCertificate:
     `not_after` is the earliest end on its path. `thumbprint` is x5t#S256, base64url (RFC 8705, section 3.1).
     """
 
-    certificate: x509.Certificate
     der: bytes
     spiffe_id: SpiffeId
     serial: Serial
@@ -192,11 +211,11 @@ def verify_chain(chain: Sequence[bytes], *, authorities: Authorities, now: datet
     if spiffe_id.trust_domain != authorities.trust_domain:
         raise TrustDomainWrong(seen=spiffe_id.trust_domain, expected=authorities.trust_domain)
     # 4. The path to a pinned root.
-    path = (leaf, *_climb(leaf, chain[1:], authorities=authorities, below=0, now=now))
+    issuer = _climb(leaf, chain[1:], authorities=authorities, below=0, now=now)
+    path = (leaf, *issuer.path())
     # 5. Only then what it says about the device.
     facts = _facts(leaf, spiffe_id)
     return VerifiedCertificate(
-        certificate=leaf.certificate,
         der=leaf.der,
         spiffe_id=spiffe_id,
         serial=leaf.serial,
@@ -210,8 +229,8 @@ def verify_chain(chain: Sequence[bytes], *, authorities: Authorities, now: datet
 
 def _climb(
     child: ParsedCertificate, presented: Sequence[bytes], *, authorities: Authorities, below: int, now: datetime
-) -> tuple[ParsedCertificate, ...]:
-    """The issuers from `child`'s to a root; `below` of them stand between `child` and the leaf, `child` included."""
+) -> _Authority:
+    """`child`'s issuer, proven up to a root; `below` issuers stand between it and the leaf, `child` included."""
     refusal: CertificateRefused | None = None
     for authority in authorities.issuers_of(child):
         try:
@@ -224,15 +243,19 @@ def _climb(
         except CertificateRefused as error:
             refusal = error
             continue
-        return authority.path()
+        return authority
     if refusal is not None:
         raise refusal
     if not presented:
         raise UnknownIssuer(expected="a chain to one of the pinned roots")
+    if (met := authorities.met(presented[0])) is not None and met.leads_up(below=below, now=now):
+        child.check_issued_by(met.parsed)
+        return met
     issuer = _parse_authority(presented[0], authorities.trust_domain, below=below)
     child.check_issued_by(issuer)
     issuer.check_dates(now)
-    return issuer, *_climb(issuer, presented[1:], authorities=authorities, below=below + 1, now=now)
+    above = _climb(issuer, presented[1:], authorities=authorities, below=below + 1, now=now)
+    return authorities.remember(_Authority(issuer, above, min(_path_length(issuer), above.allowed_below - 1)))
 
 
 def _spiffe_id(leaf: ParsedCertificate) -> SpiffeId:

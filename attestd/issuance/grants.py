@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestd.appraisal.results import AttestationResult
@@ -99,6 +98,8 @@ class Granter:
 
 
 def pem_chain(certificate: IssuedCertificate, hierarchy: Hierarchy) -> str:
-    """The leaf and its issuer as PEM, without the root, which relying parties have or must not believe."""
-    issuer = hierarchy.issuer.certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
-    return certificate.pem + issuer
+    """The leaf and its issuer as PEM, without the root, which relying parties have or must not believe.
+
+    During a root's rollover, what one root says for the other follows.
+    """
+    return certificate.pem + hierarchy.chain_above(certificate.issuer_id)

@@ -236,6 +236,7 @@ class Lifecycle:
         with self.registry.acting() as c:
             self._spend(c, asked, now, granted=None, answer=answer, serial=certificate.serial)
             devices.require_unchanged(c, asked.device.id, expected_version=asked.device.row.state_version)
+            issued.require_unrevoked(c, certificate.serial)
             _note(c, asked, "token", now, request_id, jti=token_id, audience=request.audience)
         return answer
 
@@ -389,6 +390,7 @@ def _record_attestation(
         clock=clock_members(quote),
         good_until=int(good_until.timestamp()),
         now=int(now.timestamp()),
+        counts_again=device.attested_at is None,
     )
 
 

@@ -4,7 +4,7 @@ The language: docs.cedarpolicy.com. What policies may speak of: schema.cedarsche
 default.cedar. What no policy permits is denied; what can't be decided is denied.
 """
 
-from attestd.policy.decisions import Boundary, Crossing, Decision, Subject, decide, may_receive_token
+from attestd.policy.decisions import Boundary, Crossing, Decision, Look, decide, may_receive_token
 from attestd.policy.policies import PolicySet, default_policy, edge_tokens_policy
 from attestd.policy.source import PolicyInvalid
 
@@ -12,9 +12,9 @@ __all__ = [
     "Boundary",
     "Crossing",
     "Decision",
+    "Look",
     "PolicyInvalid",
     "PolicySet",
-    "Subject",
     "decide",
     "default_policy",
     "edge_tokens_policy",

@@ -6,13 +6,13 @@ that fails, and a skipped `forbid` would open the door), an engine that raises.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+from json import JSONEncoder
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Final, NamedTuple, Self
 
 import cedarpy
 
@@ -24,7 +24,8 @@ from attestd.policy.trust import CLAIMS, contraindicated_claims, worst_of
 
 _CROSS = {"type": "Action", "id": "cross"}
 _TOKEN = {"type": "Action", "id": "token"}
-_FACED = 8  # scenes that a subject remembers
+_KEPT = 1024  # machines, states and scenes that are kept as the engine reads them, of some kilobytes each
+_write = JSONEncoder(separators=(",", ":")).encode
 # Boot facts by their type: attribute, entity type, Python's name of the type.
 _BOOT = (("flags", "Flags", "bool"), ("numbers", "Numbers", "int"), ("texts", "Texts", "str"))
 
@@ -38,6 +39,14 @@ class Boundary:
     from_site: Site | None
     to_tier: Tier
     to_site: Site
+    key: str = field(init=False, repr=False, compare=False)  # the same for equal boundaries only
+
+    def __post_init__(self) -> None:
+        parts = (self.name, self.from_tier, self.from_site, self.to_tier, self.to_site)
+        object.__setattr__(self, "key", _write(parts))
+
+    def __hash__(self) -> int:
+        return hash(self.key)
 
 
 @dataclass(frozen=True)
@@ -61,77 +70,110 @@ class Decision:
     cacheable: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """A machine as policies see it, written out and parsed once however many decisions are made about it.
+class Look(NamedTuple):
+    """A machine as one set of policies sees it. Machines that look the same get the same decisions.
 
-    `before` keeps the last few boundaries that it stood before: parsing is the dearest part of a decision.
+    Tier, site and vector are always here, for the reasons that are told; None stands for what no policy looks at.
     """
 
-    device_id: str
-    tier: Tier
-    site: Site
-    vector: Mapping[str, int]
-    entities: cedarpy.Entities
-    before: dict[str, cedarpy.Entities] = field(default_factory=dict, repr=False, compare=False)
+    tier: str
+    site: str
+    vector: tuple[tuple[str, int], ...]
+    device_id: str | None
+    labels: tuple[tuple[str, str], ...] | None
+    # The types are part of it: True, 1 and 1.0 are equal in Python, and not to a policy.
+    boot: tuple[tuple[str, str, str | bool | int], ...] | None
+    attested_at: int | None
 
     @classmethod
-    def of(cls, identity: VerifiedIdentity) -> Self:
+    def of(cls, policies: PolicySet, identity: VerifiedIdentity) -> Self:
         """From a proven identity and the facts in its credential."""
-        return cls._written(
-            str(identity.device_id), identity.tier, identity.site, identity.facts.labels, identity.facts
+        facts = identity.facts
+        return cls.seen(
+            policies, facts.labels, facts, device_id=identity.device_id, tier=identity.tier, site=identity.site
         )
 
     @classmethod
-    def _written(cls, device_id: str, tier: Tier, site: Site, labels: Mapping[str, str], facts: Facts | None) -> Self:
-        vector: Mapping[str, int] = facts.vector if facts else {}
-        boot: Mapping[str, str | bool | int] = facts.boot if facts else {}
-        attributes: dict[str, Any] = {
-            "id": device_id,
-            "tier": _one("Tier", tier.value),
-            "site": str(site),
-            "trust": _one("Vector", "trust"),
-            "boot": _one("Boot", "boot"),
-        }
-        if facts is not None:
-            attributes["attested_at"] = _datetime(datetime.fromtimestamp(facts.attested_at, UTC))
-        # The types are part of the key: True, 1 and 1.0 are equal in Python, and not to a policy.
-        kinds = tuple(sorted((name, type(value).__name__, value) for name, value in boot.items()))
-        state = _state(tuple(sorted(vector.items())), kinds)
-        device = json.dumps([_entity("Device", device_id, attributes, tags=labels)])
-        return cls(device_id, tier, site, vector, state.with_added_json_str(device))
+    def seen(
+        cls,
+        policies: PolicySet,
+        labels: Mapping[str, str],
+        facts: Facts | None,
+        *,
+        device_id: str,
+        tier: Tier,
+        site: Site,
+    ) -> Self:
+        """From the registry's word; without facts, nothing is known of its state."""
+        sees = policies.sees
+        boot = facts.boot.items() if facts is not None and "boot" in sees else ()
+        return cls(
+            tier.value,
+            site,
+            tuple(sorted(facts.vector.items())) if facts is not None else (),
+            device_id if "itself" in sees or "id" in sees else None,
+            tuple(sorted(labels.items())) if "tags" in sees else None,
+            tuple(sorted((name, type(value).__name__, value) for name, value in boot)) if "boot" in sees else None,
+            facts.attested_at if facts is not None and "attested_at" in sees else None,
+        )
 
-    def facing(self, scene: str) -> cedarpy.Entities:
-        """This machine together with a boundary and labels, as `_scene` writes them."""
-        found = self.before.get(scene)
-        if found is None:
-            found = self.entities.with_added_json_str(scene)
-            if len(self.before) >= _FACED:
-                self.before.clear()
-            self.before[scene] = found
-        return found
-
-
-@lru_cache(maxsize=4096)
-def _state(vector: tuple[tuple[str, int], ...], boot: tuple[tuple[str, str, Any], ...]) -> cedarpy.Entities:
-    """A machine's state as entities. Most of a fleet shares one of a few, so they are parsed once."""
-    tiers = {claim: tier_of(value) for claim, value in vector}
-    trust = {name: _one("Trust", tiers.get(claim, NONE)) for claim, name in CLAIMS.items()}
-    entities = [
-        _entity("Vector", "trust", {**trust, "worst": _one("Trust", worst_of(tiers.values()))}),
-        _entity("Boot", "boot", {name: _one(kind, "boot") for name, kind, _ in _BOOT}),
-    ]
-    entities += [
-        _entity(kind, "boot", {}, tags={name: value for name, found, value in boot if found == wanted})
-        for _, kind, wanted in _BOOT
-    ]
-    return cedarpy.Entities.from_json_str(json.dumps(entities))
+    @property
+    def principal(self) -> str:
+        """The id under which the engine knows it."""
+        return "device" if self.device_id is None else self.device_id
 
 
-def decide(policies: PolicySet, who: VerifiedIdentity | Subject, crossing: Crossing, now: datetime) -> Decision:
-    """May this machine make this crossing now? Never raises: what goes wrong denies."""
+def _facing(sees: frozenset[str], look: Look, scene: str) -> cedarpy.Entities:
+    """The machine before a scene (a boundary with labels, an audience): all that policies may ask about."""
+    attributes = []
+    if "id" in sees:
+        attributes.append(f'"id":{_write(look.device_id)}')
+    if "tier" in sees:
+        attributes.append(_TIER[look.tier])
+    if "site" in sees:
+        attributes.append(f'"site":{_write(look.site)}')
+    if "trust" in sees:
+        attributes.append(_TRUST)
+    if "boot" in sees:
+        attributes.append(_BOOTED)
+    if look.attested_at is not None:
+        attributes.append(f'"attested_at":{_write(_datetime(datetime.fromtimestamp(look.attested_at, UTC)))}')
+    uid, tags = _write(look.principal), ",".join(f"{_write(name)}:{_write(text)}" for name, text in look.labels or ())
+    around = _around(look.vector if "trust" in sees else None, look.boot, scene)
+    return around.with_added_json_str(
+        f'[{{"uid":{{"type":"Device","id":{uid}}},"attrs":{{{",".join(attributes)}}},"parents":[],"tags":{{{tags}}}}}]'
+    )
+
+
+# For policies that look at the time, which are asked at every crossing.
+_facing_again = lru_cache(maxsize=_KEPT)(_facing)
+
+
+@lru_cache(maxsize=_KEPT)
+def _around(
+    vector: tuple[tuple[str, int], ...] | None,
+    boot: tuple[tuple[str, str, str | bool | int], ...] | None,
+    scene: str,
+) -> cedarpy.Entities:
+    """A machine's state before a scene. Most of a fleet shares one of a few, so they are parsed once."""
+    entities = []
+    if vector is not None:
+        tiers = {claim: tier_of(value) for claim, value in vector}
+        trust = {name: _one("Trust", tiers.get(claim, NONE)) for claim, name in CLAIMS.items()}
+        entities.append(_entity("Vector", "trust", {**trust, "worst": _one("Trust", worst_of(tiers.values()))}))
+    if boot is not None:
+        entities.append(_entity("Boot", "boot", {name: _one(kind, "boot") for name, kind, _ in _BOOT}))
+        entities += [
+            _entity(kind, "boot", {}, tags={name: value for name, found, value in boot if found == wanted})
+            for _, kind, wanted in _BOOT
+        ]
+    return cedarpy.Entities.from_json_str(_write(entities)).with_added_json_str(scene)
+
+
+def decide(policies: PolicySet, who: VerifiedIdentity | Look, crossing: Crossing, now: datetime) -> Decision:
+    """May this machine, or one that looks so to these policies, cross now? Never raises: what goes wrong denies."""
     try:
-        subject = who if isinstance(who, Subject) else Subject.of(who)
+        look = who if isinstance(who, Look) else Look.of(policies, who)
         # Only what some policy reads is written out: `context` is the dearest part of a decision.
         context: dict[str, Any] = {}
         labels: tuple[tuple[str, str], ...] = ()
@@ -144,16 +186,17 @@ def decide(policies: PolicySet, who: VerifiedIdentity | Subject, crossing: Cross
         if "labels" in policies.reads:
             labels = tuple(sorted(crossing.labels.items()))
             context["labels"] = _one("Texts", "labels")
-        entities = subject.facing(_scene(crossing.boundary, labels))
+        facing = _facing_again if policies.reads_time else _facing
+        entities = facing(policies.sees, look, _scene(crossing.boundary, labels))
         resource = {"type": "Boundary", "id": crossing.boundary.name}
     except Exception as error:  # noqa: BLE001 - anything at all: a decision that can't be made is a denial
         return _broken(policies, error)
     answer = _ask(
-        policies, action=_CROSS, device_id=subject.device_id, resource=resource, context=context, entities=entities
+        policies, action=_CROSS, principal=look.principal, resource=resource, context=context, entities=entities
     )
     if isinstance(answer, Decision):
         return answer
-    return _decision(policies, answer, "crossing", _against_crossing(subject, crossing.boundary))
+    return _decision(policies, answer, "crossing", _against_crossing(look, crossing.boundary))
 
 
 def may_receive_token(
@@ -172,14 +215,16 @@ def may_receive_token(
     Policies that read facts, or the time, find them only if the caller gives them; without, such policies deny.
     """
     try:
-        subject = Subject._written(device_id, tier, site, labels, facts)
+        look = Look.seen(policies, labels, facts, device_id=device_id, tier=tier, site=site)
         context = {"now": _datetime(now)} if now is not None and "now" in policies.reads else {}
-        named = json.dumps([_entity("Audience", audience, {"name": audience})])
-        entities = subject.entities.with_added_json_str(named)
+        named = _write([_entity("Audience", audience, {"name": audience})])
+        entities = _facing(policies.sees, look, named)
     except Exception as error:  # noqa: BLE001 - see decide
         return _broken(policies, error)
     resource = {"type": "Audience", "id": audience}
-    answer = _ask(policies, action=_TOKEN, device_id=device_id, resource=resource, context=context, entities=entities)
+    answer = _ask(
+        policies, action=_TOKEN, principal=look.principal, resource=resource, context=context, entities=entities
+    )
     if isinstance(answer, Decision):
         return answer
     return _decision(policies, answer, f"token for {audience!r}", ())
@@ -189,12 +234,12 @@ def _ask(
     policies: PolicySet,
     *,
     action: Mapping[str, str],
-    device_id: str,
+    principal: str,
     resource: Mapping[str, str],
     context: Mapping[str, Any],
     entities: cedarpy.Entities,
 ) -> cedarpy.AuthzResult | Decision:
-    request: dict[str, Any] = {"principal": {"type": "Device", "id": device_id}, "action": action, "resource": resource}
+    request: dict[str, Any] = {"principal": {"type": "Device", "id": principal}, "action": action, "resource": resource}
     if context:
         request["context"] = context
     try:
@@ -221,16 +266,17 @@ def _broken(policies: PolicySet, error: Exception) -> Decision:
     return Decision(False, (), (f"the policy engine failed: {type(error).__name__}: {error}"[:300],), cacheable=False)
 
 
-def _against_crossing(subject: Subject, boundary: Boundary) -> Iterable[str]:
+def _against_crossing(look: Look, boundary: Boundary) -> Iterable[str]:
     """What most likely kept every permit away, in the order in which operators look for it."""
-    if subject.tier is not boundary.from_tier:
-        yield f"this boundary is for tier {boundary.from_tier}; the credential is of tier {subject.tier}"
-    if boundary.from_site is not None and subject.site != boundary.from_site:
-        yield f"this boundary is for site {boundary.from_site}; the credential is of site {subject.site}"
-    instance = tier_of(subject.vector.get("instance-identity", 0))
+    if look.tier != boundary.from_tier:
+        yield f"this boundary is for tier {boundary.from_tier}; the credential is of tier {look.tier}"
+    if boundary.from_site is not None and look.site != boundary.from_site:
+        yield f"this boundary is for site {boundary.from_site}; the credential is of site {look.site}"
+    vector = dict(look.vector)
+    instance = tier_of(vector.get("instance-identity", 0))
     if instance != AFFIRMING:
         yield f"the device's instance identity is {instance}, not affirming"
-    for claim in contraindicated_claims(subject.vector):
+    for claim in contraindicated_claims(vector):
         yield f"the last attestation contraindicates the device's {claim}"
 
 
@@ -244,11 +290,17 @@ def _scene(boundary: Boundary, labels: tuple[tuple[str, str], ...]) -> str:
     entities = [_entity("Boundary", boundary.name, {"name": boundary.name, "from": start, "to": end})]
     if labels:
         entities.append(_entity("Texts", "labels", {}, tags=dict(labels)))
-    return json.dumps(entities)
+    return _write(entities)
 
 
 def _one(kind: str, name: str) -> dict[str, dict[str, str]]:
     return {"__entity": {"type": kind, "id": name}}
+
+
+# A device's attributes that are entities of their own, written out: that, too, takes time.
+_TIER: Final = {tier.value: f'"tier":{_write(_one("Tier", tier.value))}' for tier in Tier}
+_TRUST: Final = f'"trust":{_write(_one("Vector", "trust"))}'
+_BOOTED: Final = f'"boot":{_write(_one("Boot", "boot"))}'
 
 
 def _datetime(moment: datetime) -> dict[str, dict[str, str]]:

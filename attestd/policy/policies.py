@@ -11,20 +11,17 @@ Steps of `PolicySet.parse`, each of which refuses:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Self
 
 import cedarpy
-from cedarpy import pst
 
+from attestd.policy.reads import Reads
 from attestd.policy.source import PolicyInvalid, Source
-
-# What `context` holds for the two actions (schema.cedarschema).
-CONTEXT = frozenset({"method", "path", "labels", "now"})
 
 
 def default_policy() -> str:
@@ -49,12 +46,14 @@ def schema() -> cedarpy.Schema:
 
 @dataclass(frozen=True, slots=True)
 class PolicySet:
-    """Valid policies. `reads` are the members of `context` that any of them looks at; `ids` maps the engine's ids to
-    the @id annotations (or to the engine's id where a policy has none)."""
+    """Valid policies. `reads` are the members of `context` that any of them looks at, `sees` what they look at of a
+    device (reads.py); `ids` maps the engine's ids to the @id annotations (or to the engine's id where a policy has
+    none)."""
 
     version: int
     text: str
     reads: frozenset[str]
+    sees: frozenset[str]
     ids: Mapping[str, str]
     handle: cedarpy.PolicySet
 
@@ -90,7 +89,8 @@ class PolicySet:
             told = first.error if first else "the validator gave no reason"
             place = source.place_of_policy(_index(first.policy_id) if first else -1, told)
             raise PolicyInvalid(f"The policy does not fit the schema at {place}.", seen=told[:300])
-        return cls(version, text, _reads(tree), MappingProxyType(ids), handle)
+        reads = Reads.of(tree)
+        return cls(version, text, reads.context, reads.device, MappingProxyType(ids), handle)
 
     @property
     def reads_time(self) -> bool:
@@ -107,41 +107,3 @@ def _index(policy_id: str) -> int:
     """The engine numbers a text's policies from zero: policy0, policy1, …; -1 for anything else."""
     match = re.fullmatch(r"policy(\d+)", policy_id)
     return int(match[1]) if match else -1
-
-
-def _reads(tree: pst.PolicySet) -> frozenset[str]:
-    """The members of `context` that policies look at: all of them as soon as `context` is used whole."""
-    found: set[str] = set()
-    for node in _nodes(tree):
-        if isinstance(node, pst.GetAttr) and _is_context(node.base):
-            found.add(node.attr)
-        elif isinstance(node, pst.HasAttr) and _is_context(node.base):
-            found.add(node.attrs[0])
-        elif any(_is_context(child) for child in _children(node)):
-            return CONTEXT
-    return frozenset(found)
-
-
-def _is_context(node: Any) -> bool:
-    return isinstance(node, pst.Var) and node.name == "context"
-
-
-def _nodes(root: Any) -> Iterator[Any]:
-    waiting = [root]
-    while waiting:
-        node = waiting.pop()
-        yield node
-        waiting.extend(_children(node))
-
-
-def _children(node: Any) -> Iterator[Any]:
-    values = (getattr(node, field.name) for field in fields(node)) if is_dataclass(node) else ()
-    for value in values:
-        if isinstance(value, Mapping):
-            yield from value.values()
-        elif isinstance(value, tuple):
-            for item in value:
-                # A record's fields may come as pairs.
-                yield from item if isinstance(item, tuple) else (item,)
-        else:
-            yield value

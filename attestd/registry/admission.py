@@ -15,11 +15,11 @@ from sqlalchemy.exc import IntegrityError
 from attestd.errors import Conflict
 from attestd.ids import DeviceId, EkHash, Site, Tier
 from attestd.registry import issued, revision
-from attestd.registry.devices import Device, by_ek_hash, by_id, change, device_of, ek_is_blocked
+from attestd.registry.devices import Device, by_ek_hash, by_id, change, device_of
 from attestd.registry.engine import is_unique_violation
 from attestd.registry.inventory import InventoryEntry
 from attestd.registry.labels import parse_labels
-from attestd.registry.states import Event, State, StateChanged
+from attestd.registry.states import Event, State, StateChanged, UnknownDevice
 from attestd.registry.tables import blocked_eks, devices
 
 
@@ -89,8 +89,6 @@ def record_pending(
     Raises EkBlocked, TransitionRefused (any other state), StateChanged (a race; asking again helps).
     """
     ek_hash = EkHash.of(ek_public)
-    if ek_is_blocked(c, ek_hash):
-        raise EkBlocked
     evidence = {
         "ek_public": ek_public,
         "endorsement": endorsement,
@@ -102,15 +100,19 @@ def record_pending(
         "attested_at": now,
     }
     known = by_ek_hash(c, ek_hash)
-    if known is not None:
-        return change(c, known.id, Event.ASK, expected_version=known.state_version, now=now, values=evidence)
-    values = _new_device(new_id, State.PENDING, ek_hash, now) | evidence | {"source": "request"}
     try:
-        return device_of(c.execute(insert(devices).values(values).returning(devices)).one())
+        if known is not None:
+            return change(c, known.id, Event.ASK, expected_version=known.state_version, now=now, values=evidence)
+        values = _new_device(new_id, State.PENDING, ek_hash, now) | evidence | {"source": "request"}
+        device = device_of(c.execute(insert(devices).values(values).returning(devices)).one())
+    except UnknownDevice:
+        raise StateChanged("The inventory or a replacement took this device's request over.") from None
     except IntegrityError as error:
         if is_unique_violation(error):
             raise StateChanged("Another request of this device came first.") from None
         raise
+    _require_unblocked(c, ek_hash)
+    return device
 
 
 def purge_pending(c: Connection, *, older_than: int) -> int:
@@ -201,29 +203,45 @@ def replace_ek(
     old = by_id(c, device_id)
     if old.status_index is None:
         raise NeverApproved(seen=old.state.value)
-    if ek_is_blocked(c, new_ek_hash):
-        raise EkBlocked
+    if expected_version not in (None, old.state_version):
+        raise StateChanged(
+            f"Device {device_id} changed in the meantime.",
+            seen=f"version {old.state_version}",
+            expected=f"version {expected_version}",
+        )
+    _require_unblocked(c, new_ek_hash)
     if by_ek_hash(c, new_ek_hash) is not None:
         asked = c.execute(delete(devices).where(devices.c.ek_hash == new_ek_hash, _NEVER_APPROVED))
         if asked.rowcount != 1:
             raise EkTaken
     try:
-        c.execute(insert(blocked_eks).values(ek_hash=old.ek_hash, device_id=device_id, reason=reason, at=now))
         device = change(
             c,
             device_id,
             Event.REPLACE,
-            expected_version=old.state_version if expected_version is None else expected_version,
+            expected_version=old.state_version,  # or another EK than the one that it has would be blocked
             now=now,
-            values=_unbound(new_ek_hash) | {"state_reason": reason},
+            # Credentials of the old TPM carry the old index, which is nobody's from now on: invalid for ever, also to
+            # a registry that was restored from before this act.
+            values=_unbound(new_ek_hash)
+            | {"state_reason": reason, "status_index": revision.reserve_status_indices(c, 1)[0]},
         )
     except IntegrityError as error:
         if is_unique_violation(error):
             raise EkTaken from None
         raise
+    c.execute(insert(blocked_eks).values(ek_hash=old.ek_hash, device_id=device_id, reason=reason, at=now))
+    _require_unblocked(c, new_ek_hash)  # by another replacement that was committed since the first look
     issued.revoke_all_of(c, device_id, reason="the TPM was replaced", now=now)
     revision.bump(c)
     return device
+
+
+def _require_unblocked(c: Connection, *ek_hashes: EkHash) -> None:
+    """After an EK was bound, this look is sure: a replacement that gave it up is committed, or still waits for us."""
+    found = c.execute(select(blocked_eks.c.ek_hash).where(blocked_eks.c.ek_hash.in_(ek_hashes)).limit(1))
+    if found.one_or_none() is not None:
+        raise EkBlocked
 
 
 # ---- Rows -------------------------------------------------------------------------------------------------------
@@ -303,11 +321,13 @@ class _Known:
 
 
 def _add(c: Connection, entries: Sequence[InventoryEntry], entropy: Callable[[int], bytes], now: int) -> None:
+    chunks = [(start, entries[start : start + _CHUNK]) for start in range(0, len(entries), _CHUNK)]
+    for _, chunk in chunks:
+        c.execute(delete(devices).where(devices.c.ek_hash.in_([e.ek_hash for e in chunk]), _NEVER_APPROVED))
+    # After the devices, as everywhere: whoever approves one of them takes both in this order.
     indices = revision.reserve_status_indices(c, len(entries))
     try:
-        for start in range(0, len(entries), _CHUNK):
-            chunk = entries[start : start + _CHUNK]
-            c.execute(delete(devices).where(devices.c.ek_hash.in_([e.ek_hash for e in chunk]), _NEVER_APPROVED))
+        for start, chunk in chunks:
             rows = [
                 _new_device(entry.device_id or DeviceId.random(entropy(16)), State.APPROVED, entry.ek_hash, now)
                 | {
@@ -321,6 +341,7 @@ def _add(c: Connection, entries: Sequence[InventoryEntry], entropy: Callable[[in
                 for offset, entry in enumerate(chunk)
             ]
             c.execute(insert(devices), rows)
+            _require_unblocked(c, *(entry.ek_hash for entry in chunk))
     except IntegrityError as error:
         if is_unique_violation(error):
             raise EkTaken(

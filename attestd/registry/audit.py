@@ -1,24 +1,37 @@
 """The audit trail: who did what to whom, written in the transaction that did it. Times are unix seconds.
 
-A row never holds a secret or an EK hash (a lifelong tracker); devices are named by their ids.
+A row never holds a secret or an EK hash (a lifelong tracker); devices are named by their ids. Soon after its commit a
+row is sealed: it gets its leaf in the hash tree (`audit_tree`), and is never changed again. Later its leaf outlives it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 
+from attestd.errors import NotFound
+from attestd.registry.engine import is_unique_violation
+from attestd.registry.statements import Statement
 from attestd.registry.tables import audit
+from attestd.registry.tiles import TreeDamaged
 
 MAX_PAGE = 1000
+_MAX_COUNTED = 100_000
+
+
+class AuditRowUnknown(NotFound):
+    """There is no such row in the audit trail"""
+
+    remedy = "`attestd audit list` shows the numbers; rows past their retention are in the archive files."
 
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
-    """One act. `number` tells records apart and orders them as they were written."""
+    """One act. `number` tells records apart and orders them as they were written; `leaf` once the record is sealed."""
 
     number: int
     at: int
@@ -29,16 +42,37 @@ class AuditRecord:
     detail: Mapping[str, Any]
     leaf: int | None = None
 
+    @property
+    def entry(self) -> dict[str, Any]:
+        """What a leaf covers (`attestd.credentials.transparency.entry_octets`)."""
+        return {
+            "number": self.number,
+            "at": self.at,
+            "actor": self.actor,
+            "act": self.act,
+            "subject": self.subject,
+            "request_id": self.request_id,
+            "detail": self.detail,
+        }
 
-_APPEND = insert(audit)
+
+@dataclass(frozen=True, slots=True)
+class Unsealed:
+    """Rows that have no leaf yet: how many (counted up to 100,000), and when the oldest was written."""
+
+    count: int
+    oldest: int | None
+
+
+_APPEND = Statement(insert(audit).inline(), columns=("at", "actor", "act", "subject", "request_id", "detail"))
 
 
 def append(
     c: Connection, *, at: int, actor: str, act: str, subject: str, request_id: str | None, detail: Mapping[str, Any]
 ) -> None:
     """Records an act in the transaction that does it: neither is kept without the other. `detail` is JSON."""
-    c.execute(
-        _APPEND,
+    _APPEND.change(
+        c,
         {"at": at, "actor": actor, "act": act, "subject": subject, "request_id": request_id, "detail": dict(detail)},
     )
 
@@ -63,3 +97,89 @@ def page(
     order = audit.c.number.desc() if after is None else audit.c.number.asc()
     statement = select(audit).where(*wanted).order_by(order).limit(min(limit, MAX_PAGE))
     return [AuditRecord(**row._mapping) for row in c.execute(statement)]
+
+
+def by_number(c: Connection, number: int) -> AuditRecord:
+    """One record. Raises AuditRowUnknown; an archived one is in the files only."""
+    row = c.execute(select(audit).where(audit.c.number == number)).one_or_none()
+    if row is None:
+        raise AuditRowUnknown(seen=number)
+    return AuditRecord(**row._mapping)
+
+
+# ---- For the sealer ---------------------------------------------------------------------------------------------
+
+
+def unsealed(c: Connection, *, limit: int) -> list[AuditRecord]:
+    """Committed rows without a leaf, by number. With PostgreSQL a lower number may still be committed later."""
+    statement = select(audit).where(audit.c.leaf.is_(None)).order_by(audit.c.number).limit(limit)
+    return [AuditRecord(**row._mapping) for row in c.execute(statement)]
+
+
+_SEAL = (
+    update(audit)
+    .where(audit.c.number.between(bindparam("low"), bindparam("high")), audit.c.leaf.is_(None))
+    .values(leaf=audit.c.number + bindparam("shift", type_=audit.c.leaf.type))
+)
+
+
+def seal(c: Connection, numbers: Sequence[int], *, first: int) -> None:
+    """Gives these rows, in this order, the leaves from `first` on. Raises TreeDamaged if they are not as they were."""
+    leaf = first
+    try:
+        for low, high in _runs(numbers):
+            count = high - low + 1
+            if c.execute(_SEAL, {"low": low, "high": high, "shift": leaf - low}).rowcount != count:
+                raise TreeDamaged(f"Of the rows {low} to {high} some have gone, or have a leaf.")
+            leaf += count
+    except IntegrityError as error:
+        if not is_unique_violation(error):
+            raise
+        raise TreeDamaged(f"A row that was never sealed has a leaf from {first} on.") from None
+
+
+def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Numbers in ascending order, as first and last of what has no gap: most of them are one statement's work."""
+    start = 0
+    for n in range(1, len(numbers) + 1):
+        if n == len(numbers) or numbers[n] != numbers[n - 1] + 1:
+            yield numbers[start], numbers[n - 1]
+            start = n
+
+
+def lag(c: Connection) -> Unsealed:
+    """What waits to be sealed."""
+    some = select(audit.c.number, audit.c.at).where(audit.c.leaf.is_(None)).limit(_MAX_COUNTED).subquery()
+    count, oldest = c.execute(select(func.count(), func.min(some.c.at)).select_from(some)).one()
+    return Unsealed(count, oldest)
+
+
+# ---- For archives and examination -------------------------------------------------------------------------------
+
+
+def sealed(c: Connection, start: int, end: int) -> list[AuditRecord]:
+    """The rows with leaves from `start` to `end - 1`, in their order."""
+    wanted = select(audit).where(audit.c.leaf >= start, audit.c.leaf < end).order_by(audit.c.leaf, audit.c.number)
+    return [AuditRecord(**row._mapping) for row in c.execute(wanted)]
+
+
+def outside(c: Connection, size: int) -> list[AuditRecord]:
+    """Some rows with leaves that a tree of `size` leaves does not have."""
+    wanted = select(audit).where(or_(audit.c.leaf >= size, audit.c.leaf < 0)).order_by(audit.c.number).limit(MAX_PAGE)
+    return [AuditRecord(**row._mapping) for row in c.execute(wanted)]
+
+
+def last_number(c: Connection) -> int:
+    """The highest number; 0 without rows. SQLite numbers the next row by it, so the row that has it must stay."""
+    return int(c.execute(select(func.max(audit.c.number))).scalar_one() or 0)
+
+
+def remove_archived(c: Connection, start: int, end: int) -> int:
+    """Forgets the rows with leaves from `start` to `end - 1`; the caller has them in a file. Returns how many went."""
+    return c.execute(delete(audit).where(audit.c.leaf >= start, audit.c.leaf < end)).rowcount
+
+
+def first_leaf(c: Connection) -> int | None:
+    """The lowest leaf that a row has here."""
+    found: int | None = c.execute(select(func.min(audit.c.leaf))).scalar_one()
+    return found

@@ -16,11 +16,11 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, String, bindparam, case, cast, func, or_, select, update
-from sqlalchemy.sql.dml import ReturningUpdate
 
 from attestd.credentials.status import Status
 from attestd.ids import DeviceId, EkHash, Site, Tier
 from attestd.registry import issued, revision
+from attestd.registry.statements import Statement
 from attestd.registry.states import TRANSITIONS, Event, State, StateChanged, UnknownDevice, refusal
 from attestd.registry.tables import blocked_eks, devices
 
@@ -70,9 +70,18 @@ class Device:
     source: str  # "inventory" or "request"
 
 
-# Statements of the hot paths are built once: building one costs more than SQLite takes to run it.
-_BY_ID = select(devices).where(devices.c.id == bindparam("wanted"))
-_BY_EK_HASH = select(devices).where(devices.c.ek_hash == bindparam("wanted"))
+_BY_ID = Statement(select(devices).where(devices.c.id == bindparam("wanted")))
+_BY_EK_HASH = Statement(select(devices).where(devices.c.ek_hash == bindparam("wanted")))
+_UNCHANGED = Statement(
+    select(devices.c.id)
+    .where(
+        devices.c.id == bindparam("wanted"),
+        devices.c.state == bindparam("state"),
+        devices.c.state_version == bindparam("version"),
+    )
+    .with_for_update(read=True)
+)
+_BLOCKED = Statement(select(blocked_eks.c.at).where(blocked_eks.c.ek_hash == bindparam("wanted")))
 
 
 # ---- Reading ----------------------------------------------------------------------------------------------------
@@ -80,7 +89,7 @@ _BY_EK_HASH = select(devices).where(devices.c.ek_hash == bindparam("wanted"))
 
 def by_id(c: Connection, device_id: DeviceId) -> Device:
     """The device of this id. Raises UnknownDevice."""
-    row = c.execute(_BY_ID, {"wanted": device_id}).one_or_none()
+    row = _BY_ID.one_or_none(c, {"wanted": device_id})
     if row is None:
         raise UnknownDevice(f"No device is called {device_id}.")
     return device_of(row)
@@ -88,13 +97,13 @@ def by_id(c: Connection, device_id: DeviceId) -> Device:
 
 def by_ek_hash(c: Connection, ek_hash: EkHash) -> Device | None:
     """The device that this EK stands for now, if any."""
-    row = c.execute(_BY_EK_HASH, {"wanted": ek_hash}).one_or_none()
+    row = _BY_EK_HASH.one_or_none(c, {"wanted": ek_hash})
     return None if row is None else device_of(row)
 
 
 def ek_is_blocked(c: Connection, ek_hash: EkHash) -> bool:
     """Whether this EK was replaced once."""
-    return c.execute(select(blocked_eks.c.at).where(blocked_eks.c.ek_hash == ek_hash)).one_or_none() is not None
+    return _BLOCKED.one_or_none(c, {"wanted": ek_hash}) is not None
 
 
 def search(
@@ -128,14 +137,18 @@ def count_by_state(c: Connection) -> dict[State, int]:
 
 
 def status_entries(c: Connection) -> Iterator[tuple[int, Status]]:
-    """(status index, status) of every device that has an index, in the order of indices, for the status list."""
+    """(status index, status) of every device that has an index, in the order of indices, for the status list.
+
+    An active device of which no attestation counts, since the registry was restored, is suspended until it attests.
+    """
     statement = (
-        select(devices.c.status_index, devices.c.state)
+        select(devices.c.status_index, devices.c.state, devices.c.attested_at.is_not(None))
         .where(devices.c.status_index.is_not(None))
         .order_by(devices.c.status_index)
     )
-    for index, state in c.execute(statement):
-        yield index, STATUS[State(state)]
+    for index, state, attested in c.execute(statement):
+        status = STATUS[State(state)]
+        yield index, Status.SUSPENDED if status is Status.VALID and not attested else status
 
 
 # ---- Acting -----------------------------------------------------------------------------------------------------
@@ -202,10 +215,12 @@ def record_attestation(
     good_until: int,
     now: int,
     firmware_version: str | None = None,
+    counts_again: bool = False,
 ) -> Device:
     """A known device's new attestation result. The state and its version stay; quarantined devices may attest too.
 
-    Raises UnknownDevice, StateChanged, TransitionRefused.
+    `counts_again`: the device that was appraised had no `attested_at`, and was suspended for it. Raises UnknownDevice,
+    StateChanged, TransitionRefused.
     """
     values: dict[str, Any] = {
         "result": dict(result),
@@ -215,7 +230,10 @@ def record_attestation(
     }
     if firmware_version is not None:
         values["firmware_version"] = firmware_version
-    return change(c, device_id, Event.ATTEST, expected_version=expected_version, now=now, values=values)
+    device = change(c, device_id, Event.ATTEST, expected_version=expected_version, now=now, values=values)
+    if counts_again:
+        revision.bump(c)
+    return device
 
 
 def rekey(
@@ -237,12 +255,8 @@ def require_unchanged(
 
     For transactions that issue something without writing the device: no other act on it commits before this one.
     """
-    statement = select(devices.c.id).where(
-        devices.c.id == device_id,
-        devices.c.state == expected_state,
-        devices.c.state_version == expected_version,
-    )
-    if c.execute(statement.with_for_update(read=True)).one_or_none() is None:
+    appraised = {"wanted": device_id, "state": expected_state.value, "version": expected_version}
+    if _UNCHANGED.one_or_none(c, appraised) is None:
         raise _changed(by_id(c, device_id), expected_version)
 
 
@@ -289,7 +303,7 @@ def change(
     statement = _change_statement(event, tuple(values), expected_version is not None, expected_ek is not None)
     parameters = {f"new_{name}": value for name, value in values.items()}
     parameters |= {"wanted": device_id, "now": now, "version": expected_version, "ek": expected_ek}
-    row = c.execute(statement, parameters).one_or_none()
+    row = statement.one_or_none(c, parameters)
     if row is not None:
         return device_of(row)
     seen = by_id(c, device_id)
@@ -299,9 +313,7 @@ def change(
 
 
 @cache  # one entry for each way in which this room calls `change`
-def _change_statement(
-    event: Event, names: tuple[str, ...], versioned: bool, of_ek: bool
-) -> ReturningUpdate[tuple[Any, ...]]:
+def _change_statement(event: Event, names: tuple[str, ...], versioned: bool, of_ek: bool) -> Statement:
     transition = TRANSITIONS[event]
     values: dict[str, Any] = {name: bindparam(f"new_{name}", type_=devices.c[name].type) for name in names}
     values["updated_at"] = bindparam("now", type_=devices.c.updated_at.type)
@@ -311,12 +323,15 @@ def _change_statement(
         values["state_version"] = devices.c.state_version + case((devices.c.state == State.PENDING, 0), else_=1)
     elif event is not Event.ATTEST:
         values["state_version"] = devices.c.state_version + 1
-    wanted = [devices.c.id == bindparam("wanted"), devices.c.state.in_(sorted(transition.come_from))]
+    wanted = [
+        devices.c.id == bindparam("wanted"),
+        or_(*(devices.c.state == state.value for state in sorted(transition.come_from))),
+    ]
     if versioned:
         wanted.append(devices.c.state_version == bindparam("version"))
     if of_ek:
         wanted.append(devices.c.ek_hash == bindparam("ek"))
-    return update(devices).where(*wanted).values(values).returning(devices)
+    return Statement(update(devices).where(*wanted).values(values).returning(devices))
 
 
 def _changed(seen: Device, expected_version: int | None) -> StateChanged:
@@ -329,7 +344,7 @@ def _changed(seen: Device, expected_version: int | None) -> StateChanged:
 
 def device_of(row: Row[Any]) -> Device:
     """A row of the devices table as a Device; for this room only."""
-    found = dict(row._mapping)
+    found = row._asdict()
     found["id"] = DeviceId(found["id"])
     found["state"] = State(found["state"])
     found["tier"] = None if found["tier"] is None else Tier(found["tier"])

@@ -8,13 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Insert, Row, bindparam, delete, insert, select
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, select
+
+# Its ON CONFLICT is the one that every database here understands.
+from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.exc import IntegrityError
 
 from attestd.errors import Conflict, NotFound
 from attestd.ids import DeviceId, Serial
 from attestd.registry import revision
 from attestd.registry.engine import is_unique_violation
+from attestd.registry.statements import Statement
 from attestd.registry.states import State, StateChanged
 from attestd.registry.tables import devices, issued, revocations
 
@@ -64,20 +68,23 @@ class Revoked(NamedTuple):
     reason: str
 
 
-# Built once: building a statement costs more than SQLite takes to run it.
 _NAMES = ("serial", "device_id", "subject", "profile", "not_before", "not_after", "der", "thumbprint")
-_INSERT = insert(issued)
-_INSERT_FOR_DEVICE = insert(issued).from_select(
-    _NAMES,
-    select(*(bindparam(f"new_{name}", type_=issued.c[name].type) for name in _NAMES))
-    .where(
-        devices.c.id == bindparam("wanted"),
-        devices.c.state == bindparam("state"),
-        devices.c.state_version == bindparam("version"),
+_INSERT = Statement(insert(issued).inline(), columns=_NAMES)
+_INSERT_FOR_DEVICE = Statement(
+    insert(issued)
+    .inline()
+    .from_select(
+        _NAMES,
+        select(*(bindparam(f"new_{name}", type_=issued.c[name].type) for name in _NAMES))
+        .where(
+            devices.c.id == bindparam("wanted"),
+            devices.c.state == bindparam("state"),
+            devices.c.state_version == bindparam("version"),
+        )
+        # Where transactions run side by side, a retirement waits for this row and then sees the new certificate.
+        # SQLite runs one writer at a time and renders nothing here.
+        .with_for_update(read=True, of=devices),
     )
-    # Where transactions run side by side, a retirement waits for this row and then sees the new certificate.
-    # SQLite runs one writer at a time and renders nothing here.
-    .with_for_update(read=True, of=devices),
 )
 
 
@@ -135,9 +142,9 @@ def record_for_device(
         )
 
 
-def _insert(c: Connection, statement: Insert, parameters: dict[str, Any]) -> int:
+def _insert(c: Connection, statement: Statement, parameters: dict[str, Any]) -> int:
     try:
-        return c.execute(statement, parameters).rowcount
+        return statement.change(c, parameters)
     except IntegrityError as error:
         if is_unique_violation(error):
             raise SerialTaken from None
@@ -147,11 +154,13 @@ def _insert(c: Connection, statement: Insert, parameters: dict[str, Any]) -> int
 _WITH_REVOCATION = select(
     issued, revocations.c.at.label("revoked_at"), revocations.c.reason.label("revoked_because")
 ).select_from(issued.outerjoin(revocations, revocations.c.serial == issued.c.serial))
+_BY_SERIAL = Statement(_WITH_REVOCATION.where(issued.c.serial == bindparam("wanted")))
+_IS_REVOKED = Statement(select(revocations.c.at).where(revocations.c.serial == bindparam("wanted")))
 
 
 def by_serial(c: Connection, serial: Serial) -> Issued:
     """The certificate of this serial number. Raises UnknownCredential."""
-    row = c.execute(_WITH_REVOCATION.where(issued.c.serial == str(serial))).one_or_none()
+    row = _BY_SERIAL.one_or_none(c, {"wanted": str(serial)})
     if row is None:
         raise UnknownCredential(f"No certificate has the serial number {serial}.")
     return _issued_of(row)
@@ -169,7 +178,7 @@ def page(
 
 
 def _issued_of(row: Row[Any]) -> Issued:
-    found = dict(row._mapping)
+    found = row._asdict()
     found["serial"] = Serial.parse(found["serial"])
     found["device_id"] = None if found["device_id"] is None else DeviceId(found["device_id"])
     return Issued(**found)
@@ -185,21 +194,28 @@ def _revocations_of(*wanted: ColumnElement[bool]) -> Insert:
         bindparam("because", type_=revocations.c.reason.type),
         issued.c.not_after,
     )
-    return insert(revocations).from_select(("serial", "at", "reason", "not_after"), source.where(*wanted))
+    columns = ("serial", "at", "reason", "not_after")
+    # Whoever binds something to the certificate right now, in a transaction of its own, is waited for.
+    source = source.where(*wanted).with_for_update(of=issued)
+    return insert(revocations).inline().from_select(columns, source)
 
 
-_REVOKE = _revocations_of(issued.c.serial == bindparam("wanted"))
-_REVOKE_ALL = _revocations_of(
-    issued.c.device_id == bindparam("wanted"),
-    issued.c.not_after > bindparam("now"),
-    ~select(revocations.c.serial).where(revocations.c.serial == issued.c.serial).exists(),
+_REVOKE = Statement(_revocations_of(issued.c.serial == bindparam("wanted")))
+# Where transactions run side by side, somebody may revoke one of them meanwhile: the first to do so is kept.
+_REVOKE_ALL = Statement(
+    _revocations_of(
+        issued.c.device_id == bindparam("wanted"),
+        issued.c.not_after > bindparam("now"),
+        ~select(revocations.c.serial).where(revocations.c.serial == issued.c.serial).exists(),
+    ).on_conflict_do_nothing(index_elements=["serial"])
 )
+_HOLD = Statement(select(issued.c.serial).where(issued.c.serial == bindparam("wanted")).with_for_update(read=True))
 
 
 def revoke(c: Connection, serial: Serial, *, reason: str, now: int) -> None:
     """Revokes one certificate. Raises UnknownCredential, AlreadyRevoked."""
     try:
-        changed = c.execute(_REVOKE, {"wanted": str(serial), "now": now, "because": reason}).rowcount
+        changed = _REVOKE.change(c, {"wanted": str(serial), "now": now, "because": reason})
     except IntegrityError as error:
         if is_unique_violation(error):
             raise AlreadyRevoked(f"The certificate {serial} is revoked already.") from None
@@ -211,7 +227,7 @@ def revoke(c: Connection, serial: Serial, *, reason: str, now: int) -> None:
 
 def revoke_all_of(c: Connection, device_id: DeviceId, *, reason: str, now: int) -> int:
     """Revokes every certificate of a device that has not expired; returns how many were not revoked before."""
-    changed = c.execute(_REVOKE_ALL, {"wanted": device_id, "now": now, "because": reason}).rowcount
+    changed = _REVOKE_ALL.change(c, {"wanted": device_id, "now": now, "because": reason})
     if changed:
         revision.bump(c)
     return changed
@@ -229,10 +245,42 @@ def revoked_unexpired(c: Connection, *, now: int) -> list[Revoked]:
 
 def is_revoked(c: Connection, serial: Serial) -> bool:
     """Whether this certificate was revoked."""
-    return c.execute(select(revocations.c.at).where(revocations.c.serial == str(serial))).one_or_none() is not None
+    return _IS_REVOKED.one_or_none(c, {"wanted": str(serial)}) is not None
 
 
-def purge(c: Connection, *, before: int) -> int:
-    """Forgets certificates that expired before this time, with their revocations; returns how many certificates."""
-    c.execute(delete(revocations).where(revocations.c.not_after < before))
-    return c.execute(delete(issued).where(issued.c.not_after < before)).rowcount
+def require_unrevoked(c: Connection, serial: Serial) -> None:
+    """Holds the certificate as it is until the transaction ends: nobody revokes it before. Raises StateChanged.
+
+    For transactions that issue something which is bound to it.
+    """
+    _HOLD.one_or_none(c, {"wanted": str(serial)})
+    if is_revoked(c, serial):  # a statement of its own: it sees what was committed while the first one waited
+        raise StateChanged(f"The certificate {serial} was revoked in the meantime; nothing was issued.")
+
+
+def last_end(c: Connection, *, issuer_id: bytes, begun_by: int, now: int) -> int | None:
+    """When the last certificate ends that this issuer made by then and that is still valid; None if none is.
+
+    An issuer is known by its key identifier, 20 octets, which each certificate of it holds (RFC 5280, section 4.2.1.1).
+    """
+    rows = c.execute(
+        select(issued.c.not_after, issued.c.der)
+        .where(issued.c.not_after > now, issued.c.not_before <= begun_by)
+        .order_by(issued.c.not_after.desc())
+        .execution_options(yield_per=500)
+    )
+    return next((int(not_after) for not_after, der in rows if issuer_id in der), None)
+
+
+def purge(c: Connection, *, before: int, limit: int) -> int:
+    """Forgets certificates that expired before this time, at most `limit` of them; returns how many."""
+    # Rows that another process forgets at this moment are left to it.
+    old = select(issued.c.number).where(issued.c.not_after < before).limit(limit).with_for_update(skip_locked=True)
+    return c.execute(delete(issued).where(issued.c.number.in_(old))).rowcount
+
+
+def purge_revocations(c: Connection, *, before: int, limit: int) -> int:
+    """Forgets revocations of certificates that expired before this time, at most `limit`; returns how many."""
+    r = revocations.c
+    old = select(r.serial).where(r.not_after < before).limit(limit).with_for_update(skip_locked=True)
+    return c.execute(delete(revocations).where(r.serial.in_(old))).rowcount

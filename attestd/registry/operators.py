@@ -26,6 +26,12 @@ class OperatorTaken(Conflict):
     remedy = "Choose another name, and give each operator a key of their own."
 
 
+class LastAdmin(Conflict):
+    """This is the last admin who can act"""
+
+    remedy = "Add another admin first: `attestd operators add NAME --role admin --key FILE`."
+
+
 class UnknownRole(MalformedInput):
     """This is not a role"""
 
@@ -79,6 +85,49 @@ def add(
         if is_unique_violation(error):
             raise OperatorTaken(seen=name) from None
         raise
+
+
+def admit(
+    c: Connection, *, name: str, role: Role, thumbprint: bytes, public_key: bytes, certificate: bytes, now: int
+) -> Operator:
+    """An operator by an admin's act. A name that is free, or whose operator was disabled, is given anew; the same
+    operator with the same key and role gets another certificate. Raises OperatorTaken for everything else."""
+    given = {"thumbprint": thumbprint, "public_key": public_key, "certificate": certificate}
+    anew = (
+        update(operators)
+        .where(operators.c.name == name, operators.c.disabled_at.is_not(None))
+        .values(role=role.value, created_at=now, disabled_at=None, **given)
+    )
+    same = (
+        update(operators)
+        .where(
+            operators.c.name == name,
+            operators.c.disabled_at.is_(None),
+            operators.c.role == role.value,
+            operators.c.thumbprint == thumbprint,
+        )
+        .values(certificate=certificate)
+    )
+    try:
+        if c.execute(anew).rowcount == 1 or c.execute(same).rowcount == 1:
+            return by_name(c, name)
+    except IntegrityError as error:
+        if is_unique_violation(error):  # the key is another operator's
+            raise OperatorTaken(seen=name) from None
+        raise
+    return add(c, name=name, role=role, now=now, **given)
+
+
+def admins(c: Connection) -> list[Operator]:
+    """The admins who are not disabled. Whoever reads them in a transaction that acts keeps them as they are until its
+    end: two admins can't disable each other at once."""
+    statement = (
+        select(operators)
+        .where(operators.c.role == Role.ADMIN.value, operators.c.disabled_at.is_(None))
+        .order_by(operators.c.name)
+        .with_for_update()
+    )
+    return [_operator_of(row) for row in c.execute(statement)]
 
 
 def by_name(c: Connection, name: str) -> Operator:

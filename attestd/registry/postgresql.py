@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
@@ -98,9 +99,6 @@ def _engine(url: str, purpose: str, busy_timeout: float) -> Engine:
     }
     if purpose == "migrating":
         options = {"poolclass": NullPool}
-    if purpose == "reading":
-        options["isolation_level"] = "REPEATABLE READ"
-        options["execution_options"] = {"postgresql_readonly": True}
     engine = create_engine(
         address,
         connect_args={"connect_timeout": max(1, int(busy_timeout)), "application_name": f"attestd {purpose}"},
@@ -119,6 +117,9 @@ def _engine(url: str, purpose: str, busy_timeout: float) -> Engine:
         for name, value in settings.items():
             connection.execute("SELECT set_config(%s, %s, false)", (name, value)).close()
         connection.autocommit = False
+        if purpose == "reading":
+            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            connection.read_only = True
 
     event.listen(engine, "connect", prepare)
     return engine

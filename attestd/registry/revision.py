@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, bindparam, select, update
 
+from attestd.registry.statements import Statement
 from attestd.registry.tables import counters
 
 REVISION = "revision"
@@ -34,16 +35,22 @@ def epoch(c: Connection) -> int:
     return _read(c, EPOCH)
 
 
-def raise_epoch(c: Connection) -> int:
-    """After a restore from a backup; returns the new epoch."""
+def raise_epoch(c: Connection, *, least: int = 0) -> int:
+    """After a restore from a backup: by one, or to `least` if that is more. Returns the new epoch."""
     bump(c)
-    return _advance(c, EPOCH, 1)
+    return _advance(c, EPOCH, max(1, least - _read(c, EPOCH)))
 
 
 def reserve_status_indices(c: Connection, count: int) -> range:
     """`count` indices that no device ever had. A rollback gives them back, nothing else does."""
     end = _advance(c, NEXT_STATUS_INDEX, count)
     return range(end - count, end)
+
+
+def skip_status_indices(c: Connection, *, least: int, count: int) -> int:
+    """No index below `least`, nor any of the next `count`, is handed out from now on. Returns the next one."""
+    free = _read(c, NEXT_STATUS_INDEX)
+    return _advance(c, NEXT_STATUS_INDEX, max(free, least) + count - free)
 
 
 def change_trust(c: Connection) -> None:
@@ -56,8 +63,8 @@ def trust_version(c: Connection) -> int:
     return _read(c, TRUST)
 
 
-_READ = select(counters.c.value).where(counters.c.name == bindparam("wanted"))
-_ADVANCE = (
+_READ = Statement(select(counters.c.value).where(counters.c.name == bindparam("wanted")))
+_ADVANCE = Statement(
     update(counters)
     .where(counters.c.name == bindparam("wanted"))
     .values(value=counters.c.value + bindparam("by", type_=counters.c.value.type))
@@ -66,8 +73,8 @@ _ADVANCE = (
 
 
 def _read(c: Connection, name: str) -> int:
-    return int(c.execute(_READ, {"wanted": name}).scalar_one())
+    return int(_READ.one_or_none(c, {"wanted": name}).value)
 
 
 def _advance(c: Connection, name: str, by: int) -> int:
-    return int(c.execute(_ADVANCE, {"wanted": name, "by": by}).scalar_one())
+    return int(_ADVANCE.one_or_none(c, {"wanted": name, "by": by}).value)

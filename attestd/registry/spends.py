@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from attestd.errors import Conflict
 from attestd.ids import DeviceId, Serial
 from attestd.registry.engine import is_unique_violation
+from attestd.registry.statements import Statement
 from attestd.registry.tables import spends
 
 
@@ -34,8 +35,8 @@ class Spent:
     expires_at: int
 
 
-_SPEND = insert(spends)
-_FIND = select(spends).where(spends.c.id == bindparam("wanted"))
+_SPEND = Statement(insert(spends).inline(), columns=spends.c.keys())
+_FIND = Statement(select(spends).where(spends.c.id == bindparam("wanted")))
 
 
 def spend(
@@ -56,8 +57,8 @@ def spend(
     The row must outlive every copy of the challenge or nonce: `expires_at` is not before that one's own expiry.
     """
     try:
-        c.execute(
-            _SPEND,
+        _SPEND.change(
+            c,
             {
                 "id": id,
                 "purpose": purpose,
@@ -78,7 +79,7 @@ def spend(
 
 def find(c: Connection, id: bytes) -> Spent | None:
     """What became of `id`, if it was spent. Rows past their `expires_at` are found until they are purged."""
-    row = c.execute(_FIND, {"wanted": id}).one_or_none()
+    row = _FIND.one_or_none(c, {"wanted": id})
     if row is None:
         return None
     return Spent(
@@ -94,6 +95,8 @@ def find(c: Connection, id: bytes) -> Spent | None:
     )
 
 
-def purge(c: Connection, *, before: int) -> int:
-    """Forgets what expired before this time; returns how many rows went."""
-    return c.execute(delete(spends).where(spends.c.expires_at < before)).rowcount
+def purge(c: Connection, *, before: int, limit: int) -> int:
+    """Forgets what expired before this time, at most `limit` rows; returns how many went."""
+    # Rows that another process forgets at this moment are left to it.
+    old = select(spends.c.id).where(spends.c.expires_at < before).limit(limit).with_for_update(skip_locked=True)
+    return c.execute(delete(spends).where(spends.c.id.in_(old))).rowcount

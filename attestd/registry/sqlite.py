@@ -1,8 +1,9 @@
 """SQLite: WAL, synchronous=FULL (a committed answer survives a power cut), foreign keys, readers that can't write.
 
 Acts of several threads share a transaction (group commit): what a commit costs is the write to the disk, and one
-write serves all who wait. Each act is a savepoint of its own, so one that fails takes nothing with it. Nobody is told
-that an act is done before the transaction that holds it is on the disk.
+write serves all who wait. Under load a transaction stays open for a moment, for the threads that are about to act; who
+is alone never waits. Each act is a savepoint of its own, so one that fails takes nothing with it. Nobody is told that
+an act is done before the transaction that holds it is on the disk.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from urllib.parse import quote
 
@@ -30,11 +33,13 @@ from attestd.registry.failures import (
     DatabaseUnreachable,
     DatabaseUnsupported,
 )
-from attestd.registry.turns import Turns, Turnstile
+from attestd.registry.turns import Company, Turns, Turnstile
 
 SCHEME = "sqlite:///"
 _POOL = 16  # connections for reading that one process keeps open; more are made under load, and closed again
 _GROUP = 32  # acts that share a transaction, at most
+_PATIENCE = 0.005  # seconds that a transaction stays open for more acts, if others are about
+_COMPANY = 0.02  # seconds in which a thread that asked the database something may be expected to act
 
 # The primary result codes (sqlite.org/rescode.html); extended ones hold them in their low octet.
 _NAMED: dict[int, type[Unavailable]] = {
@@ -59,9 +64,12 @@ class SqliteDatabase:
         self._timeout = busy_timeout
         self._readers = _engine(self._path, "reading", busy_timeout)
         self._writers = _engine(self._path, "acting", busy_timeout)
-        self._turns = Turns()
+        self._ready: deque[_Session] = deque()  # connections for reading
+        self._writer: _Session | None = None  # this and the next two: only whose turn it is touches them
         self._turnstile: Turnstile | None = None
-        self._group: _Group | None = None  # only whose turn it is touches it
+        self._group: _Group | None = None
+        self._turns = Turns()
+        self._company = Company(_COMPANY)
 
     def create(self) -> None:
         """An empty database that only its owner may read; SQLite gives its side files the same mode."""
@@ -72,6 +80,13 @@ class SqliteDatabase:
             raise DatabaseUnreachable(f"{self._path} can't be made: {error.strerror}.") from None
 
     def close(self) -> None:
+        while self._ready:
+            self._ready.pop().close()
+        if self._turns.take(self._timeout):
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+            self._turns.end()
         self._readers.dispose()
         self._writers.dispose()
         if self._turnstile is not None:
@@ -80,13 +95,30 @@ class SqliteDatabase:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        with _named_errors(), self._readers.connect() as c:
-            yield c
+        """On a connection that is kept ready: taking one from the engine costs more than most questions."""
+        self._company.see()
+        with _named_errors():
+            try:
+                session = self._ready.pop()
+            except IndexError:
+                session = _Session(self._readers.connect())
+            try:
+                session.run("BEGIN")
+                yield session.connection
+                session.commit()
+            except BaseException:
+                session.close()
+                raise
+        if len(self._ready) < _POOL:
+            self._ready.append(session)
+        else:
+            session.close()
 
     @contextmanager
     def acting(self) -> Iterator[Connection]:
         """1. Wait for this thread's turn. 2. Join the open transaction, or begin one. 3. Act in a savepoint.
-        4. If others wait, let the next one act in this transaction; else commit it. 5. Wait for its commit."""
+        4. Let the next one act in this transaction, or commit it. 5. Wait for its commit."""
+        self._company.see()
         if not self._turns.take(self._timeout):  # 1
             raise DatabaseBusy(f"Other requests wrote for more than {self._timeout:g} s.")
         try:
@@ -123,47 +155,83 @@ class SqliteDatabase:
             raise DatabaseBusy(f"Other processes wrote for more than {self._timeout:g} s.")
         try:
             with _named_errors():
-                return _Group(self._writers.connect())
+                if self._writer is None:
+                    self._writer = _Session(self._writers.connect())
+                return _Group(self._writer)
         except BaseException:
             self._turnstile.leave()
             raise
 
     def _finish(self, group: _Group) -> None:
-        """Hands the open transaction to the next in line, or ends it. Never raises: `group` tells all its members."""
+        """Hands the open transaction to the next in line, or to who may come soon, or ends it. What becomes of the
+        transaction is told to its members by `group`."""
         group.size += 1
-        if group.open and group.size < _GROUP and self._turns.pass_on():
-            return
+        if group.open and group.size < _GROUP:
+            if self._turns.pass_on():
+                return
+            if self._company.count() > group.size and (patience := group.until - monotonic()) > 0:
+                self._turns.linger(group)
+                if group.ended.wait(patience) or not self._turns.reclaim(group):
+                    return  # somebody came, and it is theirs to end
         self._group = None
         try:
-            group.end()
+            if not group.end() and self._writer is not None:
+                self._writer.close()
+                self._writer = None
         finally:
             if self._turnstile is not None:
                 self._turnstile.leave()
             self._turns.end()
 
 
+class _Session:
+    """A connection that stays open, and runs its transactions' borders itself, past the engine's ceremonies."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Takes the connection over."""
+        self.connection = connection
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, sqlite3.Connection)  # noqa: S101 - the engine is pysqlite's
+        self._driver = driver
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._driver.in_transaction
+
+    def run(self, command: str) -> None:
+        """Raises sqlite3.Error."""
+        self._driver.execute(command).close()
+
+    def commit(self) -> None:
+        """Ends the transaction, and what Core may think of it. Raises sqlite3.Error, DBAPIError."""
+        self._driver.commit()
+        if self.connection.in_transaction():
+            self.connection.commit()
+
+    def close(self) -> None:
+        """Rolls back what is open."""
+        with suppress(DBAPIError, sqlite3.Error):
+            self.connection.close()
+
+
 class _Group:
     """One transaction and the acts that share it."""
 
-    def __init__(self, connection: Connection) -> None:
-        """Takes the connection over. Raises DBAPIError."""
-        self.connection = connection
-        self.size = 0
+    def __init__(self, session: _Session) -> None:
+        """Begins it: IMMEDIATE, so that an act that reads before it writes never loses its snapshot half way.
+        Raises sqlite3.Error."""
+        self._session = session
         self._error: BaseException | None = None
-        self._ended = threading.Event()
-        try:
-            connection.begin()
-            driver = connection.connection.driver_connection
-            assert isinstance(driver, sqlite3.Connection)  # noqa: S101 - the engine is pysqlite's
-            self._driver = driver
-        except BaseException:
-            connection.close()
-            raise
+        self.connection = session.connection
+        self.size = 0
+        self.ended = threading.Event()
+        self.until = monotonic() + _PATIENCE
+        session.run("BEGIN IMMEDIATE")
 
     @property
     def open(self) -> bool:
         """Whether there still is something to commit: after some errors SQLite rolls everything back by itself."""
-        return self._error is None and self._driver.in_transaction
+        return self._error is None and self._session.in_transaction
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
@@ -172,7 +240,7 @@ class _Group:
         try:
             yield
         except BaseException as error:
-            if self._driver.in_transaction:
+            if self._session.in_transaction:
                 self._run("ROLLBACK TO act")
                 self._run("RELEASE act")
             else:
@@ -183,28 +251,28 @@ class _Group:
     def _run(self, command: str) -> None:
         """If an act's borders can't be drawn, nobody knows what the transaction holds: none of it is kept."""
         try:
-            self._driver.execute(command).close()
+            self._session.run(command)
         except sqlite3.Error as error:
             self._error = error
             raise
 
-    def end(self) -> None:
-        """Commits, or notes why not, and wakes everybody who waits for it."""
+    def end(self) -> bool:
+        """Commits, or notes why not, and wakes everybody who waits for it; False if the connection is not to be used
+        again."""
         try:
-            if self._error is None and not self._driver.in_transaction:
+            if self._error is None and not self._session.in_transaction:
                 self._error = DatabaseNotWritable("The database gave up the transaction that held this act.")
             if self._error is None:
-                self.connection.commit()
+                self._session.commit()
         except BaseException as error:  # noqa: BLE001 - told to every member
             self._error = error
         finally:
-            with suppress(DBAPIError):
-                self.connection.close()  # rolls back what is left
-            self._ended.set()
+            self.ended.set()
+        return self._error is None
 
     def wait(self) -> None:
         """Returns once this act is on the disk. Raises why it is not."""
-        self._ended.wait()
+        self.ended.wait()
         if self._error is not None:
             with _named_errors():
                 raise _again(self._error)
@@ -217,7 +285,9 @@ def _again(error: BaseException) -> BaseException:
     if isinstance(error, Unavailable):
         return type(error)(error.detail)
     if isinstance(error, sqlite3.Error):
-        return DatabaseFailed(f"Another act in the same transaction ended it: {error}.")
+        copy = type(error)(*error.args)
+        copy.sqlite_errorcode = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+        return copy
     return DatabaseNotWritable("Another act in the same transaction ended it; this one was not kept.")
 
 
@@ -248,12 +318,9 @@ def _engine(path: Path, purpose: str, busy_timeout: float) -> Engine:
         for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}").close()
 
-    def begin(c: Connection) -> None:
-        # IMMEDIATE: a transaction that reads before it writes never loses its snapshot half way.
-        c.exec_driver_sql("BEGIN" if purpose == "reading" else "BEGIN IMMEDIATE")
-
     event.listen(engine, "connect", prepare)
-    event.listen(engine, "begin", begin)
+    if purpose == "migrating":
+        event.listen(engine, "begin", lambda c: c.exec_driver_sql("BEGIN IMMEDIATE"))
     return engine
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Index, Integer, MetaData, Table
-from sqlmodel import Field, SQLModel
+from sqlalchemy import JSON, BigInteger, Index, Integer, MetaData, String, Table
+from sqlmodel import AutoString, Field, SQLModel
 
 # The newest migration. Opening a database of another revision fails; a test keeps this equal to Alembic's head.
 SCHEMA = "0002"
@@ -185,7 +185,7 @@ class BundleRow(_Stored, table=True):
 
     __tablename__ = "bundles"
 
-    epoch: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    epoch: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
     version: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
     revision: int = Field(sa_type=BigInteger)
     issued_at: int = Field(sa_type=BigInteger)
@@ -252,6 +252,13 @@ class CounterRow(_Stored, table=True):
 
 
 METADATA: MetaData = _Stored.metadata
+
+# Text sorts by its octets, as it does in SQLite; PostgreSQL would sort it by the rules of the database's language.
+_Text = String().with_variant(String(collation="C"), "postgresql")
+for _described in METADATA.tables.values():
+    for _column in _described.columns:
+        if isinstance(_column.type, AutoString):
+            _column.type = _Text
 
 
 def _table(name: str) -> Table:

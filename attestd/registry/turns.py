@@ -17,18 +17,22 @@ from pathlib import Path
 
 
 class Turns:
-    """Threads of one process, first come, first served."""
+    """Threads of one process, first come, first served.
+
+    Who has a turn may also linger: give it to whoever comes next, and take it back if nobody does.
+    """
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._taken = False
+        self._lingering: object | None = None
         self._queue: deque[threading.Lock] = deque()
 
     def take(self, timeout: float) -> bool:
         """Waits for this thread's turn, at most `timeout` seconds; False if it did not come."""
         with self._mutex:
-            if not self._taken:
-                self._taken = True
+            if not self._taken or self._lingering is not None:
+                self._taken, self._lingering = True, None
                 return True
             mine = threading.Lock()
             mine.acquire()
@@ -49,6 +53,22 @@ class Turns:
             self._queue.popleft().release()
             return True
 
+    def linger(self, token: object) -> None:
+        """Hands over to whoever waits or comes next; until then `token` takes the turn back."""
+        with self._mutex:
+            if self._queue:
+                self._queue.popleft().release()
+            else:
+                self._lingering = token
+
+    def reclaim(self, token: object) -> bool:
+        """Whether nobody came and this thread has the turn again."""
+        with self._mutex:
+            if self._lingering is not token:
+                return False
+            self._lingering = None
+            return True
+
     def end(self) -> None:
         """This thread's turn is over, whether or not another waits."""
         with self._mutex:
@@ -56,6 +76,27 @@ class Turns:
                 self._queue.popleft().release()
             else:
                 self._taken = False
+
+
+class Company:
+    """Who was about lately: whether it is worth waiting for another."""
+
+    def __init__(self, window: float) -> None:
+        """`window`: for how many seconds a thread that was seen counts."""
+        self._window = window
+        self._seen: dict[int, float] = {}
+
+    def see(self) -> None:
+        """This thread is about."""
+        self._seen[threading.get_ident()] = time.monotonic()
+
+    def count(self) -> int:
+        """How many threads were about within the window."""
+        since = time.monotonic() - self._window
+        for thread, at in list(self._seen.items()):
+            if at < since:
+                self._seen.pop(thread, None)
+        return len(self._seen)
 
 
 _FLOCK = struct.Struct("hhqqi0q")  # struct flock: type, whence, start, length, pid (0 for locks of a description)

@@ -14,7 +14,7 @@ The root's own dates, basic constraints, key usage and purposes bind it too, whi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
 from typing import Self
@@ -58,6 +58,29 @@ class ChainTooCostly(InputTooLarge):
     remedy = "Send the EK certificate with the intermediates of its own chain, and no others."
 
 
+class Vouched:
+    """CA certificates whose issuer's signature was found right, by the SHA-256 of both.
+
+    All TPMs of a batch come with the same intermediates: what does not change is not computed for each of them. Only
+    the signature is remembered; dates, constraints and trust are judged every time.
+    """
+
+    MOST = 512  # then it begins anew
+
+    def __init__(self) -> None:
+        self._pairs: set[tuple[bytes, bytes]] = set()
+
+    def holds(self, child: MakerCertificate, issuer: MakerCertificate) -> bool:
+        return (child.sha256, issuer.sha256) in self._pairs
+
+    def note(self, child: MakerCertificate, issuer: MakerCertificate) -> None:
+        """A leaf is met once; noting it would only push out what is met again."""
+        if child.claims.is_ca:
+            if len(self._pairs) >= self.MOST:
+                self._pairs.clear()
+            self._pairs.add((child.sha256, issuer.sha256))
+
+
 @dataclass(frozen=True, slots=True)
 class TrustAnchors:
     """The TPM makers that this service trusts: parsed once, found by name.
@@ -67,6 +90,7 @@ class TrustAnchors:
 
     roots: Mapping[bytes, tuple[MakerCertificate, ...]]
     intermediates: Mapping[bytes, tuple[MakerCertificate, ...]]
+    vouched: Vouched = field(default_factory=Vouched, compare=False, repr=False)
 
     @classmethod
     def load(cls, roots: Iterable[bytes], intermediates: Iterable[bytes] = ()) -> Self:
@@ -184,7 +208,9 @@ class _Search:
         self.signature_checks += 1
         if self.signature_checks > MAX_SIGNATURE_CHECKS:
             raise ChainTooCostly(expected=f"at most {MAX_SIGNATURE_CHECKS} signature checks")
-        verify_signature(step.child, step.issuer)
+        if not self.anchors.vouched.holds(step.child, step.issuer):
+            verify_signature(step.child, step.issuer)
+            self.anchors.vouched.note(step.child, step.issuer)
 
     def _note(self, path: tuple[MakerCertificate, ...], order: int, failure: EvidenceRefused) -> None:
         if self.failure is None or (len(path), order) > self.furthest:

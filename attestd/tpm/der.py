@@ -10,7 +10,7 @@ Everything read here is untrusted. Nothing recurses, no more is copied than was 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from attestd.errors import MalformedInput
 
@@ -24,8 +24,7 @@ class MalformedCertificate(MalformedInput):
 BOOLEAN, INTEGER, BITS, OCTETS, OID, SEQUENCE, SET = 0x01, 0x02, 0x03, 0x04, 0x06, 0x30, 0x31
 
 
-@dataclass(frozen=True, slots=True)
-class Element:
+class Element(NamedTuple):
     """One element: its tag octet, its content and its whole encoding."""
 
     tag: int

@@ -33,6 +33,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -167,6 +168,7 @@ class _Parts:
     extensions: Element | None
 
 
+@lru_cache(maxsize=512)  # all TPMs of a batch come with the same intermediates
 def parse_certificate(unverified: bytes) -> MakerCertificate:
     """Reads one DER certificate, with or without an NV index's header and padding.
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
+from functools import lru_cache
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -179,6 +180,7 @@ class TpmPublic:
         return self.attributes & wanted == wanted
 
 
+@lru_cache(maxsize=1024)  # an enrollment meets each of its three keys two or three times
 def parse_public(area: bytes) -> TpmPublic:
     """Reads a TPMT_PUBLIC (Part 2, section 12.2.4), without the size field of a TPM2B_PUBLIC.
 

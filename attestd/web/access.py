@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from flask import Flask, Request, Response, g, request
 
-from attestd.callers import Caller, CallerUnknown
+from attestd.callers import Caller, CallerDisabled, CallerUnknown
 from attestd.errors import Forbidden, MalformedInput, Unauthenticated
 from attestd.protocol.encoding import b64decode, b64encode
 from attestd.protocol.messages import MAX_BEGIN, MAX_BODY, MAX_COMPLETE, MAX_SMALL
@@ -108,7 +108,9 @@ DOORS: Final[Mapping[str, Door]] = {
     "GET /v1/jwks": Door(Who.PUBLIC, nonce=False),
     "GET /.well-known/jwks.json": Door(Who.PUBLIC, nonce=False),
     "GET /v1/crl": Door(Who.PUBLIC, nonce=False),
+    "GET /v1/openapi.json": Door(Who.PUBLIC, nonce=False),
     "GET /v1/bundle": _bare(Who.PROXY),
+    "GET /v1/audit/consistency": _bare(Who.PROXY),
     "POST /v1/proxies/renewals": _acts(Who.PROXY),
     # Operators
     "GET /v1/admin/overview": _bare(Who.VIEWER),
@@ -124,7 +126,12 @@ DOORS: Final[Mapping[str, Door]] = {
     "GET /v1/admin/credentials": _bare(Who.VIEWER),
     "POST /v1/admin/credentials/<serial>/revoke": _acts(Who.OPERATOR),
     "GET /v1/admin/audit": _bare(Who.VIEWER),
+    "GET /v1/admin/audit/head": _bare(Who.VIEWER),
+    "GET /v1/admin/audit/consistency": _bare(Who.VIEWER),
+    "GET /v1/admin/audit/<number>/proof": _bare(Who.VIEWER),
     "GET /v1/admin/operators": _bare(Who.VIEWER),
+    "POST /v1/admin/operators": _acts(Who.ADMIN),
+    "POST /v1/admin/operators/<name>/disable": _acts(Who.ADMIN),
     "GET /v1/admin/trust": _bare(Who.VIEWER),
     "POST /v1/admin/trust": Door(Who.ADMIN, _CERTIFICATES, _TRUST),
     "DELETE /v1/admin/trust/<sha256>": _bare(Who.ADMIN),
@@ -208,8 +215,11 @@ def _authorization(service: Service, door: Door) -> str:
         except MalformedInput:
             raise CallerUnknown from None
         with service.registry.reading() as c:
-            if operators.by_thumbprint(c, thumbprint) is None:
-                raise CallerUnknown("No operator with this key is registered.")
+            operator = operators.by_thumbprint(c, thumbprint)
+        if operator is None:
+            raise CallerUnknown("No operator with this key is registered.")
+        if operator.disabled_at is not None:
+            raise CallerDisabled("This operator has been disabled.")
     return authorization
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from flask import Blueprint, Response
 
-from attestd.errors import MalformedInput
 from attestd.ids import DeviceId, EkHash, Serial, Site, Tier
 from attestd.protocol.encoding import MalformedJson, Members
 from attestd.registry import issued
@@ -18,17 +17,10 @@ from attestd.registry.devices import Device
 from attestd.registry.states import Event
 from attestd.web.access import Who, require_role
 from attestd.web.admin_views import answer, device_members
-from attestd.web.bodies import read_message
+from attestd.web.bodies import read_message, read_reason
 from attestd.web.context import Service, exchange
 
-_MAX_REASON = 500  # characters
 _MAX_VERSION = 1 << 53
-
-
-class ReasonUnprintable(MalformedInput):
-    """The reason is not one line of printable text"""
-
-    remedy = "Say why in one line."
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +35,7 @@ class _Said:
         version = message.integer("expected_version") if "expected_version" in message else None
         if version is not None and not 0 < version < _MAX_VERSION:
             raise MalformedJson("expected_version is out of range.", expected=f"1 to {_MAX_VERSION - 1}")
-        return cls(_reason(message), version)
+        return cls(read_reason(message), version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +99,7 @@ class _Fleet:
         """POST /v1/admin/credentials/<serial>/revoke: operators' and proxies' own ones are an admin's business"""
         current = exchange()
         message = read_message(current.body)
-        reason = _reason(message)
+        reason = read_reason(message)
         message.done()
         number = Serial.parse(serial)
         with self.service.registry.reading() as c:
@@ -129,14 +121,6 @@ class _Fleet:
 
     def _device(self, device: Device) -> Response:
         return answer({"device": device_members(device, self.service.settings.trust_domain)})
-
-
-def _reason(message: Members) -> str:
-    """Why, in one line: it is shown in terminals and stands in the audit trail."""
-    reason = message.text("reason", limit=_MAX_REASON) if "reason" in message else ""
-    if not reason.isprintable():
-        raise ReasonUnprintable(seen=repr(reason[:80]))
-    return reason
 
 
 def _labels(message: Members) -> dict[str, str]:

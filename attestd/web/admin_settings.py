@@ -1,4 +1,4 @@
-"""What an instance trusts: TPM makers, edge proxies, the policy. Looked at by viewers, changed by admins."""
+"""Whom and what an instance trusts: TPM makers, edge proxies, operators, the policy. Viewers look, admins change."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from attestd.errors import MalformedInput
 from attestd.ids import Site
 from attestd.policy.source import MAX_POLICY
 from attestd.registry import policies, proxies, trust
+from attestd.registry.operators import Role
 from attestd.registry.trust import TrustedMaker
 from attestd.web.admin_views import Query, answer
-from attestd.web.bodies import read_message
+from attestd.web.bodies import read_message, read_reason
 from attestd.web.context import Service, exchange
 
 _SHA256: Final = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
@@ -117,6 +118,29 @@ class _Settings:
         self.service.operations.disable_proxy(name, current.act())
         return answer({"name": name})
 
+    # ---- Operators --------------------------------------------------------------------------------------------
+
+    def add_operator(self) -> Response:
+        """POST /v1/admin/operators: the root comes with the chain, for the operator's machine to pin"""
+        current = exchange()
+        message = read_message(current.body)
+        name = message.text("name", limit=64)
+        role = Role.parse(message.text("role", limit=16))
+        public_key = message.text("public_key", limit=_MAX_KEY)
+        message.done()
+        chain = self.service.operations.add_operator(name, role, public_key, current.act())
+        root = self.service.publication.root_pem
+        return answer({"name": name, "role": role.value, "chain": chain, "root": root}, status=201)
+
+    def disable_operator(self, name: str) -> Response:
+        """POST /v1/admin/operators/<name>/disable"""
+        current = exchange()
+        message = read_message(current.body)
+        reason = read_reason(message)
+        message.done()
+        self.service.operations.disable_operator(name, current.act(reason))
+        return answer({"name": name})
+
 
 def _maker_members(maker: TrustedMaker) -> dict[str, Any]:
     return {
@@ -141,4 +165,6 @@ def blueprint(service: Service) -> Blueprint:
     routes.get("/proxies")(settings.list_proxies)
     routes.post("/proxies")(settings.add_proxy)
     routes.post("/proxies/<name>/disable")(settings.disable_proxy)
+    routes.post("/operators")(settings.add_operator)
+    routes.post("/operators/<name>/disable")(settings.disable_operator)
     return routes

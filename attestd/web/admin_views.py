@@ -24,7 +24,7 @@ JSON: Final = "application/json"
 MAX_PAGE: Final = 1000
 _DEFAULT_PAGE: Final = 100
 _RECENT: Final = 20  # credentials and audit rows on a device's own page
-_NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _MAY_SEE_EK: Final = frozenset({"operator", "admin"})
 
 
@@ -90,6 +90,7 @@ def _audit_members(row: AuditRecord) -> dict[str, Any]:
         "subject": row.subject,
         "request_id": row.request_id,
         "detail": dict(row.detail),
+        "leaf": row.leaf,
     }
 
 
@@ -116,7 +117,7 @@ class Query:
         value = self._found.get(name)
         if value is None:
             return None
-        if not _NUMBER.fullmatch(value):
+        if not NUMBER.fullmatch(value):
             raise QueryMalformed(f"{name} is not a number.", seen=repr(value[:40]), expected="digits")
         return int(value)
 

@@ -7,7 +7,19 @@ from typing import Any
 
 from flask import Flask, Response
 
-from attestd.web import access, admin, admin_settings, admin_views, devices, health, logs, problems, publishing
+from attestd.web import (
+    access,
+    admin,
+    admin_settings,
+    admin_views,
+    audit,
+    devices,
+    health,
+    logs,
+    openapi,
+    problems,
+    publishing,
+)
 from attestd.web.context import Service
 
 __all__ = ["Service", "create_app"]
@@ -41,7 +53,7 @@ def create_app(service: Service) -> Flask:
     access.register(app, service)
     problems.register(app)
 
-    for door in (devices, publishing, admin, admin_views, admin_settings):
+    for door in (devices, publishing, admin, admin_views, admin_settings, audit, openapi):
         app.register_blueprint(door.blueprint(service))
     return app
 

@@ -19,6 +19,7 @@ from attestd.web.problems import ContentTypeWrong
 LARGE = 1024 * 1024  # octets; a larger body needs a permit
 LARGE_AT_ONCE = 4  # permits of one process
 _PIECE = 64 * 1024
+_MAX_REASON = 500  # characters
 
 
 class BodyCutShort(MalformedInput):
@@ -29,6 +30,12 @@ class BodyCutShort(MalformedInput):
 
 class TooManyLargeBodies(Unavailable):
     """Too many large requests are being read"""
+
+
+class ReasonUnprintable(MalformedInput):
+    """The reason is not one line of printable text"""
+
+    remedy = "Say why in one line."
 
 
 class Permits:
@@ -100,3 +107,11 @@ def read_message(body: bytes) -> Members:
     if "v" in members:
         members.version()
     return members
+
+
+def read_reason(message: Members) -> str:
+    """Why, in one line: it is shown in terminals and stands in the audit trail."""
+    reason = message.text("reason", limit=_MAX_REASON) if "reason" in message else ""
+    if not reason.isprintable():
+        raise ReasonUnprintable(seen=repr(reason[:80]))
+    return reason

@@ -1,63 +1,109 @@
 """The front: takes a request in whole, within bounds of size, time and memory, before any worker thread hears of it.
 
 The WSGI server underneath has no limit on how slowly a body may arrive, and one thread for each that does (docs/adr/
-has the measurement). So it is used as an ASGI server, and this adapter collects each body on the event loop, where a
-slow one costs a buffer and no thread, then runs the WSGI application in a bounded pool.
+has the measurement). So it is used as an ASGI server, and this adapter does everything on the event loop that comes
+before the work, where a slow client costs a buffer and no thread:
+
+1. whose request is it (`sources`), and may its source ask for this now (`vetting`);
+2. its body, within the path's limit, in time, and within what all bodies together may hold;
+3. which class of work is it (`vetting`), and its turn for a thread (`admission`);
+4. the WSGI application, in that thread.
 """
 
 from __future__ import annotations
 
 import asyncio
 import io
-import json
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, Final
 from wsgiref.types import StartResponse, WSGIApplication
+
+from attestd.errors import AttestdError, InputTooLarge, Limited, Unavailable
+from attestd.protocol.encoding import write_object
+from attestd.web.admission import Admission, Overloaded, Told, Work
+from attestd.web.problems import MEDIA_TYPE, RequestTooSlow, document, status_of
+from attestd.web.sources import Proxies, source_of
+from attestd.web.vetting import TooManyRequests, Vetting, Visit
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
+
+SMALL: Final = 64 * 1024  # octets; the bodies of everything but enrollments, attestations with logs, and imports
+_CROWD_PATIENCE: Final = 1.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one worker process takes in. Sizes in octets, times in seconds."""
 
-    body: int = 13 * 1024 * 1024
-    body_time: float = 30.0
+    body_time: float = 30.0  # for a large body
+    small_time: float = 10.0  # for one of up to SMALL octets
+    crowd: int = 1024  # bodies that are waited for at once; from then on, nobody waits long for one
     in_flight: int = 256 * 1024 * 1024  # all bodies together
-    waiting: int = 256  # requests that wait for a thread or run in one
-    large_at_once: int = 2  # bodies beyond `body`, so that strangers can't fill `in_flight` with them
-    # Paths that may send more than `body`.
-    larger: tuple[tuple[str, int], ...] = (("/v1/admin/devices/import", 64 * 1024 * 1024),)
+    for_all: float = 0.75  # the part of it that large bodies of strangers may fill
+    for_one: float = 0.25  # the part that one source may fill
+    larger: int = 16 * 1024 * 1024  # a stranger's body beyond this is one of few
+    larger_at_once: int = 2
+    max_wait: float = 5.0  # in a line for a thread
+    waiting: int = 256  # requests in one line
+    answer_time: float = 30.0  # in a thread
 
-    def of(self, path: str) -> int:
-        """The limit for one path's body."""
-        return next((limit for prefix, limit in self.larger if path == prefix), self.body)
 
+@dataclass(slots=True)
+class _Held:
+    """What the bodies of requests that are being read or answered hold, all together and by source."""
 
-class _Refused(Exception):
-    """Answered here, before the application."""
+    octets: int = 0
+    larger: int = 0
+    arriving: int = 0  # requests whose body is being waited for
+    by_source: dict[str, int] = field(default_factory=dict)
 
-    def __init__(self, status: HTTPStatus, slug: str, detail: str, retry_after: int = 0) -> None:
-        super().__init__(detail)
-        self.status, self.slug, self.detail, self.retry_after = status, slug, detail, retry_after
+    def take(self, source: str, size: int) -> None:
+        self.octets += size
+        self.by_source[source] = self.by_source.get(source, 0) + size
+
+    def give_back(self, source: str, size: int) -> None:
+        self.octets -= size
+        left = self.by_source.get(source, 0) - size
+        if left > 0:
+            self.by_source[source] = left
+        else:
+            self.by_source.pop(source, None)
 
 
 class Front:
     """An ASGI application around a WSGI one."""
 
-    def __init__(self, application: WSGIApplication, *, threads: int, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        application: WSGIApplication,
+        *,
+        threads: int,
+        limits: Limits | None = None,
+        vetting: Vetting | None = None,
+        proxies: Proxies | None = None,
+        told: Told | None = None,
+        started: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`started` is called on the event loop when the process is about to serve."""
         self._application = application
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="attestd")
-        self._limits = limits or Limits()
-        self._in_flight = 0
-        self._waiting = 0
-        self._large = 0
+        self._limits = limits = limits or Limits()
+        self._vetting = vetting or Vetting()
+        self._proxies = proxies or Proxies()
+        self._told = told or Told()
+        self._started = started
+        self._admission: Admission[Answer] = Admission(
+            threads,
+            max_wait=limits.max_wait,
+            waiting=limits.waiting,
+            answer_time=limits.answer_time,
+            told=self._told,
+        )
+        self._held = _Held()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -67,68 +113,69 @@ class Front:
             return
         try:
             status, headers, content = await self._answer(scope, receive)
-        except TimeoutError:
-            refusal = _Refused(HTTPStatus.REQUEST_TIMEOUT, "request-too-slow", "The request took too long to arrive.")
-            status, headers, content = _problem(refusal)
-        except _Refused as refusal:
+        except AttestdError as refusal:
             status, headers, content = _problem(refusal)
         except ConnectionError:
             return
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else content})
 
-    async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-        if self._waiting >= self._limits.waiting:
-            raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", "Too many requests at once.", 2)
-        taken = 0
-        large = False
-        self._waiting += 1
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+        headers = scope["headers"]
+        peer = str((scope.get("client") or ("", 0))[0])
+        address = self._proxies.client(peer, headers)
+        visit = self._vetting.arrive(scope["path"], source_of(address))
         try:
-            body = bytearray()
-            async with asyncio.timeout(self._limits.body_time):
-                async for chunk in self._chunks(scope, receive):
-                    body += chunk
-                    taken += len(chunk)
-                    self._in_flight += len(chunk)
-                    if not large and taken > self._limits.body:
-                        if self._large >= self._limits.large_at_once:
-                            raise _Refused(
-                                HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", "Too many large bodies at once.", 5
-                            )
-                        large = True
-                        self._large += 1
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._pool, self._run, _environ(scope, bytes(body)))
+            self._vetting.admit(visit)  # 1
+        except TooManyRequests:
+            self._told.refused(visit.work, "rate")
+            raise
+        declared = authorization = b""
+        chunked = False
+        for name, value in headers:
+            if name == b"content-length":
+                declared = value
+            elif name == b"authorization":
+                authorization = value
+            elif name == b"transfer-encoding":
+                chunked = True
+        if visit.kind.signed == "header":
+            self._look(visit, authorization, b"")
+        reading = _Reading(self._limits, self._held, visit)
+        try:
+            if chunked or declared not in (b"", b"0"):
+                await self._read(reading, receive, declared)  # 2
+            if visit.kind.signed == "body":
+                self._look(visit, b"", reading.body)  # 3
+            environ = _environ(scope, bytes(reading.body), address)
+            answer = await self._admission.run(visit.work, lambda: self._run(environ), lambda: _gone(receive))  # 4
         finally:
-            self._waiting -= 1
-            self._in_flight -= taken
-            self._large -= large
+            reading.done()
+        self._vetting.leave(visit, answer[0])
+        return answer
 
-    async def _chunks(self, scope: Scope, receive: Receive) -> AsyncIterator[bytes]:
-        limit = self._limits.of(scope["path"])
-        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if not declared.isdigit() or int(declared[:20]) > limit:
-            raise _Refused(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "input-too-large", f"The body may have at most {limit} octets."
-            )
-        size = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ConnectionResetError
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if size > limit:
-                raise _Refused(
-                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "input-too-large", f"The body may have at most {limit} octets."
-                )
-            if self._in_flight + len(chunk) > self._limits.in_flight:
-                raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", "Too much is arriving at once.", 2)
-            yield chunk
-            if not message.get("more_body", False):
-                return
+    def _look(self, visit: Visit, authorization: bytes, body: bytes | bytearray) -> None:
+        try:
+            self._vetting.look(visit, authorization, body)
+        except TooManyRequests:
+            self._told.refused(visit.work, "failures")
+            raise
 
-    def _run(self, environ: dict[str, Any]) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    async def _read(self, reading: _Reading, receive: Receive, declared: bytes) -> None:
+        try:
+            reading.expect(declared)
+            await reading.read(receive)
+        except InputTooLarge:
+            self._told.refused(reading.visit.work, "size")
+            raise
+        except Overloaded:
+            self._told.refused(reading.visit.work, "memory")
+            raise
+        except TimeoutError:
+            self._told.refused(reading.visit.work, "slow")
+            raise RequestTooSlow("The request took too long to arrive.") from None
+
+    def _run(self, environ: dict[str, Any]) -> Answer:
         """One call of the WSGI application (PEP 3333), its whole answer in memory."""
         started: list[tuple[str, list[tuple[str, str]]]] = []
 
@@ -155,17 +202,93 @@ class Front:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
+                self._started()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
-                self._pool.shutdown(wait=True, cancel_futures=True)
+                self._admission.close()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
 
-def _environ(scope: Scope, body: bytes) -> dict[str, Any]:
+class _Reading:
+    """One request's body, as it arrives."""
+
+    def __init__(self, limits: Limits, held: _Held, visit: Visit) -> None:
+        self._limits, self._held, self.visit = limits, held, visit
+        self.body = bytearray()
+        self._limit = visit.kind.limit
+        self._time = limits.small_time if self._limit <= SMALL else limits.body_time
+        self._larger = False
+        self._taken = 0
+
+    def expect(self, declared: bytes) -> None:
+        """The Content-Length header, or nothing. Raises InputTooLarge."""
+        if not declared:
+            return
+        if not declared.isdigit() or (size := int(declared[:20])) > self._limit:
+            raise self._too_large()
+        if size <= SMALL:
+            self._time = self._limits.small_time
+
+    async def read(self, receive: Receive) -> None:
+        """All of it. Raises InputTooLarge, Overloaded, TimeoutError, ConnectionResetError."""
+        held = self._held
+        # A body that comes with its headers is there at once. Where many are waited for, the others may not dawdle.
+        patience = self._time if held.arriving < self._limits.crowd else min(self._time, _CROWD_PATIENCE)
+        held.arriving += 1
+        try:
+            async with asyncio.timeout(patience):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ConnectionResetError
+                    self._add(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        return
+        finally:
+            held.arriving -= 1
+
+    def done(self) -> None:
+        """Gives its room back."""
+        if self._taken:
+            self._held.give_back(self.visit.source, self._taken)
+        self._held.larger -= self._larger
+
+    def _add(self, chunk: bytes) -> None:
+        limits, held, source = self._limits, self._held, self.visit.source
+        size = self._taken + len(chunk)
+        if size > self._limit:
+            raise self._too_large()
+        if size > SMALL and self.visit.work is not Work.OPERATOR:
+            # Small bodies, and those whose sender is known before they arrive, may use the rest.
+            if held.octets + len(chunk) > limits.in_flight * limits.for_all:
+                raise Overloaded("Too much is arriving at once.", retry_after=2)
+            if held.by_source.get(source, 0) + len(chunk) > limits.in_flight * limits.for_one:
+                raise Overloaded("Too much is arriving from this address at once.", retry_after=2)
+            if size > limits.larger and not self._larger:
+                if held.larger >= limits.larger_at_once:
+                    raise Overloaded("Too many large bodies at once.", retry_after=5)
+                self._larger = True
+                held.larger += 1
+        elif held.octets + len(chunk) > limits.in_flight:
+            raise Overloaded("Too much is arriving at once.", retry_after=2)
+        held.take(source, len(chunk))
+        self._taken = size
+        self.body += chunk
+
+    def _too_large(self) -> InputTooLarge:
+        return InputTooLarge(f"The body may have at most {self._limit} octets.")
+
+
+async def _gone(receive: Receive) -> None:
+    """Ends when the client went away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _environ(scope: Scope, body: bytes, address: str) -> dict[str, Any]:
     """PEP 3333's environ for an ASGI HTTP scope. A header that comes twice is joined, as RFC 9110, 5.3 has it."""
     host, port = scope.get("server") or ("", 0)
-    client = scope.get("client") or ("", 0)
     environ: dict[str, Any] = {
         "REQUEST_METHOD": scope["method"],
         "SCRIPT_NAME": "",
@@ -174,7 +297,7 @@ def _environ(scope: Scope, body: bytes) -> dict[str, Any]:
         "SERVER_NAME": str(host),
         "SERVER_PORT": str(port),
         "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
-        "REMOTE_ADDR": str(client[0]),
+        "REMOTE_ADDR": address,
         "CONTENT_LENGTH": str(len(body)),
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": scope["scheme"],
@@ -195,16 +318,13 @@ def _environ(scope: Scope, body: bytes) -> dict[str, Any]:
     return environ
 
 
-def _problem(refusal: _Refused) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """The same form as the application's problems (RFC 9457)."""
-    document = {
-        "type": f"urn:attestd:problem:{refusal.slug}",
-        "title": refusal.status.phrase,
-        "status": refusal.status.value,
-        "detail": refusal.detail,
-        "remedy": "Send less, or send it faster; nothing was changed.",
-    }
-    headers = [(b"content-type", b"application/problem+json"), (b"connection", b"close")]
-    if refusal.retry_after:
-        headers.append((b"retry-after", str(refusal.retry_after).encode("ascii")))
-    return refusal.status.value, headers, json.dumps(document).encode()
+def _problem(refusal: AttestdError) -> Answer:
+    """The application's form of a problem (RFC 9457), for a request that it does not hear of."""
+    members = document(refusal, request_id="")
+    del members["request_id"]  # nothing is logged under one
+    headers = [(b"content-type", MEDIA_TYPE.encode("ascii"))]
+    if isinstance(refusal, Limited | Unavailable):
+        headers.append((b"retry-after", str(max(1, refusal.retry_after)).encode("ascii")))
+    if isinstance(refusal, InputTooLarge | RequestTooSlow):
+        headers.append((b"connection", b"close"))  # the rest of the body is not read
+    return status_of(type(refusal)).value, headers, write_object(members)

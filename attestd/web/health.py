@@ -29,7 +29,7 @@ from prometheus_client.registry import Collector
 
 from attestd.errors import AttestdError
 from attestd.protocol.encoding import write_object
-from attestd.registry import bundles, devices
+from attestd.registry import audit, audit_tree, bundles, devices
 from attestd.web.context import Service, exchange
 
 # Nothing worth having is issued by a certificate that ends so soon; the gauge of its end warns long before.
@@ -136,6 +136,8 @@ class _Gauges(Collector):
             with self._service.registry.reading() as c:
                 counted = devices.count_by_state(c)
                 bundle = bundles.newest(c)
+                unsealed = audit.lag(c)
+                size, archived = audit_tree.size(c), audit_tree.archived(c)
         except AttestdError:  # the other counts matter now more than ever
             yield GaugeMetricFamily("attestd_database_up", "Whether the database answers.", value=0)
             return
@@ -144,6 +146,11 @@ class _Gauges(Collector):
         for state, count in counted.items():
             by_state.add_metric((state.value,), count)
         yield by_state
+        waits = 0.0 if unsealed.oldest is None else max(0.0, now.timestamp() - unsealed.oldest)
+        yield GaugeMetricFamily("attestd_audit_unsealed", "Audit rows that wait to be sealed.", value=unsealed.count)
+        yield GaugeMetricFamily("attestd_audit_lag_seconds", "The age of the oldest of them.", value=waits)
+        yield GaugeMetricFamily("attestd_audit_size", "Leaves of the audit trail's tree.", value=size)
+        yield GaugeMetricFamily("attestd_audit_archived", "Leaves whose rows are in archive files.", value=archived)
         if bundle is not None:
             yield GaugeMetricFamily("attestd_bundle_epoch", "The newest bundle's epoch.", value=bundle.epoch)
             yield GaugeMetricFamily("attestd_bundle_version", "The newest bundle's version.", value=bundle.version)
@@ -174,7 +181,8 @@ class _Health:
             if not self.service.registry.schema_is_current():
                 yield "The database's tables are not of this program's version"
                 return
-            self.service.publication.bundle(now)
+            if (overdue := self.service.publication.bundle(now).overdue) is not None:
+                raise overdue
         except AttestdError as error:
             exchange().cause = error
             yield error.title()

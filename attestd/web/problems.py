@@ -51,6 +51,12 @@ class RequestUnreadable(MalformedInput):
     remedy = "Send a request as HTTP and docs/protocol.md describe it."
 
 
+class RequestTooSlow(AttestdError):
+    """The request took too long to arrive"""
+
+    remedy = "Send it faster, or less at a time; nothing was changed."
+
+
 class InternalError(AttestdError):
     """The service failed in a way that it does not know"""
 
@@ -69,6 +75,7 @@ STATUS: Mapping[type[AttestdError], HTTPStatus] = {
     # HTTP's own, more exact than their categories.
     MethodNotTaken: HTTPStatus.METHOD_NOT_ALLOWED,
     ContentTypeWrong: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    RequestTooSlow: HTTPStatus.REQUEST_TIMEOUT,
 }
 
 # What Werkzeug and Flask refuse by themselves, before any view runs.

@@ -23,7 +23,7 @@ class _Publishing:
     def root(self) -> Response:
         """GET /v1/root"""
         return Response(
-            self.service.publication.root_pem,
+            self.service.publication.roots_pem,
             content_type="application/pem-certificate-chain",
             headers={"Cache-Control": _CACHE_KEYS},
         )

@@ -15,6 +15,7 @@ from attestd.errors import AttestdError, Misconfigured
 from attestd_edge.edge import Edge
 from attestd_edge.files import read_file
 from attestd_edge.identity import MAX_PEM, ProxyIdentity, read_certificates
+from attestd_edge.roots import PinnedRoots
 from attestd_edge.service import Service
 from attestd_edge.settings import Settings, TlsListen, UnixListen
 
@@ -42,8 +43,10 @@ def examine(settings: Settings, *, now: datetime, online: bool) -> Iterator[Find
     edges: list[Edge] = []
 
     def root() -> str:
-        roots.extend(read_certificates(read_file(settings.root, limit=MAX_PEM), where=str(settings.root)))
-        return f"{len(roots)} pinned in {settings.root}"
+        configured = read_certificates(read_file(settings.root, limit=MAX_PEM), where=str(settings.root))
+        roots.extend(PinnedRoots(settings.state_dir, configured).current)
+        followed = "" if set(roots) == set(configured) else f"; {len(roots)} by following it"
+        return f"{len(configured)} pinned in {settings.root}{followed}"
 
     def key() -> str:
         who.append(ProxyIdentity.load(settings.key, settings.certificate))

@@ -9,12 +9,15 @@ Steps of `judge` (docs/protocol.md, sections 4 and 6):
 5. the credential was not revoked, and its device still stands;
 6. policy permits this crossing.
 
-What signatures proved (3, 4) and what policy said (6) is remembered. Dates, proofs and states are looked at each time.
+What is remembered, each for as long as nothing changes that it rests on (docs/adr/0013-what-an-edge-remembers.md):
+- what signatures proved (3, 4): while the same authorities and token keys hold, within the credential's time;
+- what policy said (6): while that policy holds, for all machines that look the same to it;
+- a whole verdict (2 to 6): under one bundle, so one list of states and revocations, until the first end of anything
+  that it rests on. A proof (RFC 9449) is for one request, so what it binds is judged each time.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,11 +41,14 @@ from attestd.credentials.tokens import (
 )
 from attestd.credentials.x509 import Authorities, VerifiedCertificate, device_identity, verify_chain
 from attestd.errors import AttestdError, Forbidden, Unauthenticated, Unavailable
-from attestd.policy import Boundary, Crossing, Decision, PolicySet, Subject, decide
+from attestd.policy import Boundary, Crossing, Decision, Look, PolicySet, decide
 from attestd_edge.memo import Memo
 
-PROVEN_CAPACITY = 8 * 1024  # credentials, of some kilobytes each
-VERDICT_CAPACITY = 32 * 1024
+# How many are remembered, how many octets they may take together, and what the objects made of one take beside the
+# octets that were presented (tests/unit/attestd_edge/test_edge_memory.py weighs them).
+CREDENTIALS, CREDENTIALS_OCTETS, CREDENTIAL_OBJECTS = 32 * 1024, 64 << 20, 2 * 1024
+VERDICTS, VERDICTS_OCTETS, VERDICT_OBJECTS = 32 * 1024, 64 << 20, 3 * 512
+DECISIONS, DECISIONS_OCTETS, DECISION_OBJECTS = 32 * 1024, 32 << 20, 2 * 1024
 MAX_TARGET = 8 * 1024  # characters of a request's path and query
 
 
@@ -134,39 +140,71 @@ class Verdict:
 Credential = TypeVar("Credential", VerifiedCertificate, VerifiedToken)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Proven(Generic[Credential]):
-    """A credential whose signatures were checked at `since`; `subject` is its machine as policies see it."""
+    """A credential whose signatures were checked at `since`."""
 
     credential: Credential
     since: datetime
-    subject: Subject | None = None
 
     def holds(self, now: datetime) -> bool:
         return self.since <= now < self.credential.not_after
 
 
 class Proofs:
-    """The credentials proven under one set of authorities and token keys."""
+    """The credentials proven under one set of authorities and token keys, by their octets."""
 
-    def __init__(self, capacity: int = PROVEN_CAPACITY) -> None:
-        self.certificates: Memo[bytes, _Proven[VerifiedCertificate]] = Memo(capacity)
-        self.tokens: Memo[bytes, _Proven[VerifiedToken]] = Memo(capacity)
+    def __init__(self) -> None:
+        self.certificates: Memo[tuple[bytes, ...], _Proven[VerifiedCertificate]] = Memo(
+            CREDENTIALS, octets=CREDENTIALS_OCTETS
+        )
+        self.tokens: Memo[tuple[str, str], _Proven[VerifiedToken]] = Memo(CREDENTIALS, octets=CREDENTIALS_OCTETS)
+
+
+class Decisions:
+    """What one set of policies said, by all that it looked at but the time."""
+
+    def __init__(self, policies: PolicySet) -> None:
+        self.policies = policies
+        self.reads_request = policies.reads_request
+        self._found: Memo[Hashable, Decision] = Memo(DECISIONS, octets=DECISIONS_OCTETS)
+
+    def about(self, identity: VerifiedIdentity, crossing: Crossing, circumstances: Hashable, now: datetime) -> Decision:
+        """`circumstances`: what beside the machine sets this crossing apart from others, as `judge` writes it."""
+        look = Look.of(self.policies, identity)
+        key = (look, circumstances)
+        found = self._found.get(key)
+        if found is None:
+            found = decide(self.policies, look, crossing, now)
+            if found.cacheable:
+                self._found.keep(key, found, octets=DECISION_OBJECTS + _octets_of(crossing))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A verdict that holds from `since` until before `until`, under one bundle."""
+
+    verdict: Verdict
+    since: datetime
+    until: datetime
 
 
 @dataclass(frozen=True)
 class View:
-    """One verified bundle, ready to decide with.
+    """One verified bundle, ready to decide with. Verdicts live and die with it.
 
-    Verdicts live and die with it, so bundle and policy version need not be part of their keys.
+    `proofs` and `decisions` are handed on to the next view as far as what they rest on is the same.
     """
 
     bundle: Bundle
+    pinned: tuple[bytes, ...]
     authorities: Authorities
     keys: Mapping[str, ec.EllipticCurvePublicKey]
-    policies: PolicySet
+    decisions: Decisions
     proofs: Proofs
-    verdicts: Memo[Hashable, Decision]
+    stale_at: datetime
+    verdicts: Memo[Hashable, _Held] = field(init=False, default_factory=lambda: Memo(VERDICTS, octets=VERDICTS_OCTETS))
 
     @classmethod
     def of(cls, bundle: Bundle, *, pinned: Sequence[bytes], before: View | None = None) -> Self:
@@ -174,21 +212,26 @@ class View:
 
         Raises BundleUnusable: what this edge does not understand, it does not leave out.
         """
+        roots = tuple(pinned)
         try:
-            authorities = bundle.authorities(pinned)
-            keys = bundle.verification_keys()
-            policies = (
-                before.policies
-                if before is not None
-                and before.policies.text == bundle.policy
-                and before.policies.version == bundle.policy_version
-                else PolicySet.parse(bundle.policy, bundle.policy_version)
-            )
+            if before is not None and before._rests_on(bundle, roots):
+                authorities, keys, proofs = before.authorities, before.keys, before.proofs
+            else:
+                authorities, keys, proofs = bundle.authorities(roots), bundle.verification_keys(), Proofs()
+            if before is not None and before._said_by(bundle):
+                decisions = before.decisions
+            else:
+                decisions = Decisions(PolicySet.parse(bundle.policy, bundle.policy_version))
         except AttestdError as error:
             raise BundleUnusable(f"Bundle {bundle.epoch}.{bundle.version} can't be used: {error}") from error
-        same = before is not None and _signers(before.bundle) == _signers(bundle)
-        proofs = before.proofs if before is not None and same else Proofs()
-        return cls(bundle, authorities, keys, policies, proofs, Memo(VERDICT_CAPACITY))
+        return cls(bundle, roots, authorities, keys, decisions, proofs, bundle.age_limit)
+
+    def _rests_on(self, bundle: Bundle, pinned: tuple[bytes, ...]) -> bool:
+        return (self.pinned, _signers(self.bundle)) == (pinned, _signers(bundle))
+
+    def _said_by(self, bundle: Bundle) -> bool:
+        policies = self.decisions.policies
+        return (policies.text, policies.version) == (bundle.policy, bundle.policy_version)
 
 
 def _signers(bundle: Bundle) -> tuple[object, ...]:
@@ -206,22 +249,29 @@ def judge(
 ) -> Verdict:
     """Who wants to cross, and may it? A denial by policy is a Verdict; everything before it raises an AttestdError."""
     # 1. Fresh.
-    check_fresh(view.bundle, now)
+    if now >= view.stale_at:
+        check_fresh(view.bundle, now)
     path = read_path(request.target)
+    # Was just this judged before? Then nothing is left but the time.
+    labels = tuple(sorted(request.labels.items())) if request.labels else ()
+    circumstances = (boundary.key, labels, (request.method, path) if view.decisions.reads_request else None)
+    key: Hashable = None
+    if presented.token is None or presented.scheme == "bearer":
+        key = (presented.chain, presented.token, None if tokens is None else tokens.audience, circumstances)
+        held = view.verdicts.get(key)
+        if held is not None and held.since <= now < held.until:
+            return held.verdict
     # 2. to 5. Who is it?
-    identity, digest, proven = _identify(view, presented, request, tokens, now)
+    identity = _identify(view, presented, request, tokens, now)
     # 6. May it?
     crossing = Crossing(boundary, request.method, path, request.labels)
-    route = (request.method, path) if view.policies.reads_request else None
-    key = (digest, boundary, tuple(sorted(request.labels.items())), route)
-    if (found := view.verdicts.get(key)) is not None:
-        return Verdict(identity, found, remembered=True)
-    if proven.subject is None:
-        proven.subject = Subject.of(identity)
-    decision = decide(view.policies, proven.subject, crossing, now)
-    if decision.cacheable:
-        view.verdicts.keep(key, decision)
-    return Verdict(identity, decision)
+    decision = view.decisions.about(identity, crossing, circumstances, now)
+    verdict = Verdict(identity, decision)
+    if key is not None and decision.cacheable:
+        held = _Held(Verdict(identity, decision, remembered=True), now, min(identity.not_after, view.stale_at))
+        size = _octets(presented.chain) + len(presented.token or "") + _octets_of(crossing)
+        view.verdicts.keep(key, held, octets=VERDICT_OBJECTS + size)
+    return verdict
 
 
 def check_fresh(bundle: Bundle, now: datetime) -> None:
@@ -237,30 +287,24 @@ def check_fresh(bundle: Bundle, now: datetime) -> None:
 
 def _identify(
     view: View, presented: Presented, request: Request, tokens: TokenRules | None, now: datetime
-) -> tuple[VerifiedIdentity, bytes, _Proven[VerifiedCertificate] | _Proven[VerifiedToken]]:
-    """The identity, the digest of the credential that it rests on, and that credential."""
+) -> VerifiedIdentity:
     status, revoked = view.bundle.status, view.bundle.revoked
-    certificate: _Proven[VerifiedCertificate] | None = None
-    digest = b""
     # 3. The certificate.
-    if presented.chain:
-        digest = _digest(presented.chain)
-        certificate = _certificate(view, presented.chain, digest, now)
+    certificate = _certificate(view, presented.chain, now) if presented.chain else None
     if presented.token is None or (tokens is None and presented.scheme == "bearer"):
         # 2. Nothing of either kind. Where we take no tokens, a bearer token is the application's own business.
         if certificate is None:
             raise NoCredential
         # 5. It stands.
-        return device_identity(certificate.credential, status=status, revoked=revoked), digest, certificate
+        return device_identity(certificate, status=status, revoked=revoked)
     # 4. The token.
     if tokens is None:
         raise TokensNotAccepted
-    name = _digest((presented.token.encode("utf-8", "replace"),))
-    token = _token(view, presented.token, name, tokens, now)
+    token = _token(view, presented.token, tokens, now)
     if presented.scheme == "bearer":
         if certificate is None:
             raise BoundElsewhere("A token without a proof counts only with the certificate that it is bound to.")
-        bound = bind_to_certificate(token.credential, certificate.credential)
+        bound = bind_to_certificate(token, certificate)
     else:
         if presented.proof is None:
             raise ProofMissing
@@ -268,7 +312,7 @@ def _identify(
         if origin not in tokens.origins:
             raise OriginUnknown(seen=repr(origin[:200]), expected=", ".join(sorted(tokens.origins)))
         bound = bind_to_proof(
-            token.credential,
+            token,
             presented.proof,
             method=request.method,
             uri=origin + request.target,
@@ -279,24 +323,26 @@ def _identify(
     # 5. It stands; and so does the certificate beside it, which must be the same machine's.
     identity = token_identity(bound, status=status, revoked=revoked)
     if certificate is not None:
-        beside = device_identity(certificate.credential, status=status, revoked=revoked)
+        beside = device_identity(certificate, status=status, revoked=revoked)
         if beside.spiffe_id != identity.spiffe_id:
             raise CredentialsDisagree(seen=f"{identity.spiffe_id} and {beside.spiffe_id}")
-    return identity, name + digest, token
+    return identity
 
 
-def _certificate(view: View, chain: tuple[bytes, ...], digest: bytes, now: datetime) -> _Proven[VerifiedCertificate]:
-    found = view.proofs.certificates.get(digest)
+def _certificate(view: View, chain: tuple[bytes, ...], now: datetime) -> VerifiedCertificate:
+    found = view.proofs.certificates.get(chain)
     if found is not None and found.holds(now):
-        return found
+        return found.credential
     verified = verify_chain(chain, authorities=view.authorities, now=now)
-    return view.proofs.certificates.keep(digest, _Proven(verified, now))
+    view.proofs.certificates.keep(chain, _Proven(verified, now), octets=CREDENTIAL_OBJECTS + _octets(chain))
+    return verified
 
 
-def _token(view: View, token: str, digest: bytes, rules: TokenRules, now: datetime) -> _Proven[VerifiedToken]:
-    found = view.proofs.tokens.get(digest)
+def _token(view: View, token: str, rules: TokenRules, now: datetime) -> VerifiedToken:
+    key = (token, rules.audience)
+    found = view.proofs.tokens.get(key)
     if found is not None and found.holds(now):
-        return found
+        return found.credential
     verified = verify_token(
         token,
         keys=view.keys,
@@ -305,17 +351,22 @@ def _token(view: View, token: str, digest: bytes, rules: TokenRules, now: dateti
         trust_domain=view.bundle.trust_domain,
         now=now,
     )
-    return view.proofs.tokens.keep(digest, _Proven(verified, now))
+    view.proofs.tokens.keep(key, _Proven(verified, now), octets=CREDENTIAL_OBJECTS + len(token))
+    return verified
 
 
-def _digest(parts: Sequence[bytes]) -> bytes:
-    """SHA-256 of the parts with their lengths, so that no two lists of parts give the same octets."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "big") + part)
-    return digest.digest()
+def _octets(chain: tuple[bytes, ...]) -> int:
+    return sum(map(len, chain))
 
 
+def _octets_of(crossing: Crossing) -> int:
+    """What a crossing's own words may take in a key: a character of text takes up to four octets."""
+    words = len(crossing.path) + len(crossing.method)
+    return 4 * (words + sum(len(name) + len(text) + 32 for name, text in crossing.labels.items()))
+
+
+# Letters, digits and marks that stand for themselves, no segment empty or beginning with a dot: one reading, the first.
+_PLAIN = re.compile(r"((?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*+)++/?+|/)(?:\?.*)?", re.ASCII | re.DOTALL)
 _ENCODED_SEPARATOR = re.compile(r"%(?:2f|5c|3b)", re.IGNORECASE)
 
 
@@ -325,6 +376,8 @@ def read_path(target: str) -> str:
     Upstreams differ in what they make of `/a/../b`, `//`, `%2f`, `;` and backslashes; a policy about `/b` must not be
     passed by writing it in one of these ways (RFC 3986, section 6.2.2, names the ones that are equivalent).
     """
+    if len(target) <= MAX_TARGET and (plain := _PLAIN.fullmatch(target)) is not None:
+        return plain[1]
     raw, _, _ = target.partition("?")
     if len(target) > MAX_TARGET or not raw.startswith("/") or "#" in raw:
         raise PathAmbiguous("The request's target is not a path.", seen=repr(target[:80]), expected="/<path>")

@@ -12,7 +12,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,6 +74,10 @@ class _Attempt:
     now: datetime
     asked: Asked | None = None
     verdict: Verdict | None = None
+
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.perf_counter() - self.started
 
     def record(self) -> dict[str, Any]:
         """For the log. Never a token, a proof, a query or an EK hash."""
@@ -138,7 +142,7 @@ class Edge:
             store,
             tokens=tokens,
             boundaries=settings.boundaries,
-            make_refresher=lambda: _refresher(settings, store, roots),
+            make_refresher=lambda: _refresher(settings, store),
         )
 
     @classmethod
@@ -194,7 +198,7 @@ class Edge:
             return self._refuse(EdgeFailed(f"{type(error).__name__}: {error}"[:300]), attempt)
         if not verdict.decision.allowed:
             return self._refuse(CrossingDenied("; ".join(verdict.decision.reasons)), attempt)
-        self._count(attempt, "allowed", "")
+        self.metrics.allowed(boundary.name, attempt.seconds(), remembered=verdict.remembered)
         if logger.isEnabledFor(logging.INFO):
             logger.info("allowed", extra={"attestd": attempt.record()})
         nonce = self._nonce(attempt.now) if asked.presented.proof is not None else None
@@ -214,6 +218,9 @@ class Edge:
         ready, why = self.readiness()
         found: dict[str, Any] = {"ready": ready, "why": why, "clock_behind_seconds": _seconds(self.store)}
         found["connection"] = self._refresher.connection if self._refresher is not None else "not started"
+        found["audit_refusals"] = self.store.history.refusals
+        if (known := self.store.history.known) is not None:
+            found |= {"audit_log": known.head.log, "audit_size": known.head.size, "audit_logs_begun": known.logs_begun}
         try:
             bundle = self.store.view().bundle
         except Unavailable:
@@ -228,7 +235,8 @@ class Edge:
 
     def _refuse(self, error: AttestdError, attempt: _Attempt) -> Refusal:
         answer = refusal(error, request_id=attempt.request_id, nonce=self._nonce(attempt.now))
-        self._count(attempt, "refused", type(error).slug())
+        remembered = attempt.verdict is not None and attempt.verdict.remembered
+        self.metrics.refused(attempt.boundary.name, attempt.seconds(), type(error).slug(), remembered=remembered)
         reasons = attempt.verdict.decision.reasons if attempt.verdict is not None else (str(error),)
         record = {"problem": type(error).slug(), "status": answer.status, "reasons": reasons}
         logger.warning("refused: %s", "; ".join(reasons), extra={"attestd": attempt.record() | record})
@@ -236,12 +244,6 @@ class Edge:
 
     def _nonce(self, now: datetime) -> str | None:
         return self._tokens.nonces.issue(now) if self._tokens is not None else None
-
-    def _count(self, attempt: _Attempt, outcome: str, reason: str) -> None:
-        self.metrics.decisions.labels(attempt.boundary.name, outcome, reason).inc()
-        self.metrics.seconds.observe(time.perf_counter() - attempt.started)
-        if attempt.verdict is not None and attempt.verdict.remembered:
-            self.metrics.remembered.inc()
 
     def _watch(self) -> None:
         def of_bundle(name: str) -> Callable[[], float]:
@@ -253,6 +255,10 @@ class Edge:
         watch("bundle_version", "Version of the bundle in use.", of_bundle("version"))
         watch("bundle_issued_timestamp_seconds", "When the bundle in use was issued.", of_bundle("issued_at"))
         watch("bundle_stale_timestamp_seconds", "When the bundle in use becomes stale.", of_bundle("stale_at"))
+        watch("audit_log", "The service's audit log whose head is kept here.", of_bundle("audit_log"))
+        watch("audit_size", "Entries under that head.", of_bundle("audit_size"))
+        watch("audit_logs_begun", "How often a restore began a new audit log.", of_bundle("audit_logs_begun"))
+        watch("audit_refusals", "Bundles refused for their audit head since the start.", of_bundle("audit_refusals"))
         watch("clock_behind_seconds", "By how much the system's clock is behind.", of_bundle("clock_behind_seconds"))
 
 
@@ -260,13 +266,12 @@ def _seconds(store: BundleStore) -> float:
     return round(store.clock.ahead().total_seconds(), 3)
 
 
-def _refresher(settings: Settings, store: BundleStore, roots: Sequence[bytes]) -> Refresher:
+def _refresher(settings: Settings, store: BundleStore) -> Refresher:
     return Refresher(
         store,
-        Service(settings.server, roots=roots),
+        Service(settings.server, roots=store.roots),
         load_identity=lambda: ProxyIdentity.load(settings.key, settings.certificate),
         certificate_file=settings.certificate,
-        roots=tuple(roots),
         trust_domain=settings.trust_domain,
         chance=random.random,
     )

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Literal, Protocol, Self
 from urllib.parse import unquote
 
@@ -70,6 +71,9 @@ class CertificateSource(StrEnum):
         }[self]
 
 
+_CONTRADICTIONS = {source: CERTIFICATE_HEADERS - source.headers for source in CertificateSource}
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """Who is at the other end of this connection: over a Unix socket, or with which TLS certificates (DER)."""
@@ -122,7 +126,9 @@ class Headers:
     def of(cls, pairs: Iterable[tuple[str, str]]) -> Self:
         found: dict[str, tuple[str, ...]] = {}
         for name, value in pairs:
-            found[name.lower()] = (*found.get(name.lower(), ()), value)
+            key = name.lower()
+            before = found.get(key)
+            found[key] = (value,) if before is None else (*before, value)
         return cls(found)
 
     def one(self, name: str) -> str | None:
@@ -133,6 +139,7 @@ class Headers:
         return values[0].strip() if values else None
 
 
+@lru_cache(maxsize=1024)
 def is_reserved(name: str) -> bool:
     """Whether only a hop or the edge itself may set this header. `_` counts as `-`: WSGI makes them one."""
     plain = name.lower().replace("_", "-")
@@ -167,7 +174,7 @@ class Door:
             return peer.chain
         if self.hop is None or not self.hop.is_peer(peer):
             return ()  # from anyone else, such headers are nothing
-        for name in CERTIFICATE_HEADERS - self.source.headers:
+        for name in _CONTRADICTIONS[self.source]:
             if name in headers.values:
                 raise HeaderDuplicated(
                     "The certificate came in two ways.", seen=name, expected=", ".join(sorted(self.source.headers))
@@ -214,15 +221,30 @@ _PEM = re.compile(r"\s*-----BEGIN CERTIFICATE-----\s([A-Za-z0-9+/=\s]*)-----END 
 
 def _from_escaped_pem(text: str) -> bytes:
     """nginx's $ssl_client_escaped_cert: one certificate in PEM, percent-encoded."""
-    return from_pem(unquote(text) if len(text) <= MAX_HEADER else "")
+    return _from_escaped_again(text) if len(text) <= _SHORT else _from_escaped(text)
+
+
+def _from_escaped(text: str) -> bytes:
+    return _from_pem(unquote(text) if len(text) <= MAX_HEADER else "")
 
 
 def from_pem(text: str) -> bytes:
     """Exactly one certificate in PEM, as DER. Raises CertificateHeaderMalformed."""
+    return _from_pem_again(text) if len(text) <= _SHORT else _from_pem(text)
+
+
+def _from_pem(text: str) -> bytes:
     match = _PEM.fullmatch(text) if len(text) <= MAX_HEADER else None
     if match is None:
         raise CertificateHeaderMalformed(seen=repr(text[:40]), expected="one certificate in PEM")
     return _from_base64("".join(match[1].split()))
+
+
+# The same text comes with each request of a connection, and stands for the same octets each time. What is kept takes at
+# most 2 * 1024 * (8 + 6) kB = 28 MB, and a tenth of that with certificates of the usual size.
+_SHORT = 8 * 1024  # characters
+_from_pem_again = lru_cache(maxsize=1024)(_from_pem)
+_from_escaped_again = lru_cache(maxsize=1024)(_from_escaped)
 
 
 def _from_base64(text: str) -> bytes:

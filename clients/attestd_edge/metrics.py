@@ -30,6 +30,25 @@ class Metrics:
             "attestd_edge_decision_seconds", "Time to judge one crossing.", buckets=_BUCKETS, registry=self.registry
         )
 
+        self._allowed: dict[str, Counter] = {}  # by boundary: finding a counter costs more than counting
+
+    def allowed(self, boundary: str, seconds: float, *, remembered: bool) -> None:
+        """A crossing was allowed, after so much time."""
+        counter = self._allowed.get(boundary)
+        if counter is None:
+            counter = self._allowed[boundary] = self.decisions.labels(boundary, "allowed", "")
+        counter.inc()
+        self.seconds.observe(seconds)
+        if remembered:
+            self.remembered.inc()
+
+    def refused(self, boundary: str, seconds: float, reason: str, *, remembered: bool) -> None:
+        """A crossing was refused, after so much time; `reason` is the problem's name."""
+        self.decisions.labels(boundary, "refused", reason).inc()
+        self.seconds.observe(seconds)
+        if remembered:
+            self.remembered.inc()
+
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
         """A gauge that is read when it is asked for."""
         Gauge(f"attestd_edge_{name}", text, registry=self.registry).set_function(value)

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -39,7 +40,6 @@ class Refresher:
         *,
         load_identity: Callable[[], ProxyIdentity],
         certificate_file: Path,
-        roots: tuple[bytes, ...],
         trust_domain: TrustDomain,
         chance: Callable[[], float],
     ) -> None:
@@ -48,10 +48,10 @@ class Refresher:
         self._service = service
         self._load_identity = load_identity
         self._certificate_file = certificate_file
-        self._roots = roots
         self._trust_domain = trust_domain
         self._chance = chance
         self._who: ProxyIdentity | None = None
+        self._trusted = store.roots  # by `service`
         self._etag: str | None = None
         self._failures = 0
         self._renew_at: datetime | None = None
@@ -112,10 +112,13 @@ class Refresher:
         try:
             if self._who is None:
                 self._who = self._load_identity()
+            if self._trusted != self._store.roots:
+                self._trusted = self._store.roots
+                self._service.trust(self._trusted)
             fetched = self._service.bundle(self._who, etag=self._etag)
             if fetched is not None:
                 self._etag = None  # until it is in use: a 304 must never stand for a bundle that was refused
-                if self._store.adopt(fetched.unverified_jws):
+                if self._store.adopt(fetched.unverified_jws, prove=partial(self._service.consistency, self._who)):
                     self._tell_bundle()
                 self._etag = fetched.etag
             self._failures = 0
@@ -143,7 +146,7 @@ class Refresher:
         self._renew_at = now + RENEWAL_PAUSE * (1 + self._chance())
         try:
             pem = self._service.renew(who)
-            new = renewed(who, pem, roots=self._roots, trust_domain=self._trust_domain, now=now)
+            new = renewed(who, pem, roots=self._store.roots, trust_domain=self._trust_domain, now=now)
             save(new, self._certificate_file)
         except AttestdError as error:
             self._say("renewal", f"the proxy's certificate was not renewed: {type(error).slug()}: {error}")

@@ -1,4 +1,5 @@
-"""What an edge asks of the service: the bundle, and a new certificate for itself (docs/protocol.md, sections 2 and 5).
+"""What an edge asks of the service: the bundle, proofs that the audit trail only grew, and a new certificate for itself
+(docs/protocol.md, sections 2, 5 and 8).
 
 Each request is signed by the proxy's key over method, URL, body and a nonce of the service; each answer brings the next
 nonce. TLS is verified against the pinned root alone: no system store, no proxy settings from the environment.
@@ -17,9 +18,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from attestd.credentials.bundle import MAX_BUNDLE
+from attestd.credentials.hashtree import HASH, MAX_PATH
 from attestd.errors import AttestdError, InputTooLarge, Unauthenticated, Unavailable
 from attestd.protocol.encoding import Members, b64decode, read_object, write_object
-from attestd.protocol.messages import MAX_BEGIN
+from attestd.protocol.messages import MAX_BEGIN, MAX_SMALL
 from attestd.protocol.signed import sign_detached
 from attestd_edge.identity import ProxyIdentity
 
@@ -84,13 +86,25 @@ class Service:
         self._monotonic = monotonic
         self._base = base.rstrip("/")
         self._nonce: bytes | None = None
-        self._client = httpx.Client(
-            transport=transport or httpx.HTTPTransport(verify=tls_context(roots), retries=0),
+        self._roots = tuple(roots)
+        self._transport = transport
+        self._client = self._connected()
+
+    def _connected(self) -> httpx.Client:
+        return httpx.Client(
+            transport=self._transport or httpx.HTTPTransport(verify=tls_context(self._roots), retries=0),
             timeout=_TIMEOUT,
             follow_redirects=False,
             trust_env=False,
             headers={"Accept-Encoding": "identity", "User-Agent": "attestd-edge"},
         )
+
+    def trust(self, roots: Sequence[bytes]) -> None:
+        """These roots count from now on; a connection made under others ends."""
+        if self._transport is None and tuple(roots) != self._roots:
+            self._client.close()
+            self._roots = tuple(roots)
+            self._client = self._connected()
 
     def __enter__(self) -> Self:
         return self
@@ -115,6 +129,22 @@ class Service:
             raise ServiceAnswerWrong(seen=f"status {status}", expected="200 with a bundle, or 304")
         found = headers.get("ETag")
         return Fetched(body.decode("ascii").strip(), found if found and len(found) <= _MAX_ETAG else None)
+
+    def consistency(self, who: ProxyIdentity, log: int, first: int, second: int) -> tuple[bytes, ...]:
+        """The proof, unverified, that the audit tree of `second` leaves begins with that of `first`.
+
+        Raises what `bundle` raises.
+        """
+        path = f"/v1/audit/consistency?log={log}&first={first}&second={second}"
+        status, _, body = self._ask(who, "GET", path, b"", {}, limit=MAX_SMALL)
+        if status != httpx.codes.OK:
+            raise ServiceAnswerWrong(f"No proof: {_problem(body)}.", seen=f"status {status}", expected="200")
+        try:
+            answer = Members(read_object(body, limit=MAX_SMALL, name="answer"), "answer")
+            answer.version()
+            return answer.many_octets("path", limit=HASH, most=MAX_PATH)
+        except AttestdError as error:
+            raise ServiceAnswerWrong(f"The proof can't be read: {error}") from error
 
     def renew(self, who: ProxyIdentity) -> bytes:
         """A new chain (PEM) for the proxy's key, unverified. Raises what `bundle` raises."""

@@ -1,8 +1,8 @@
 """The bundle and the floors on disk: what an edge has seen, it never unlearns (docs/protocol.md, section 5).
 
 The order of `adopt` is the point of this module:
-1. the bundle is verified against the pinned roots and the floor;
-2. bundle and floor are on disk, synced;
+1. the bundle is verified against the pinned roots and the floor, its audit head against the last one (`history`);
+2. head, bundle, the roots that it leads to and floor are on disk, synced;
 3. only then does anybody decide with it.
 A crash between any two of these leaves a state in which nothing older is accepted than what was ever decided with.
 """
@@ -25,6 +25,8 @@ from attestd.protocol.encoding import Members, read_object, write_object
 from attestd_edge.clock import EdgeClock
 from attestd_edge.decide import BundleUnusable, View
 from attestd_edge.files import FileUnreadable, read_file, replace_file
+from attestd_edge.history import History, Prove
+from attestd_edge.roots import PinnedRoots
 
 BUNDLE_FILE = "bundle.jws"
 FLOOR_FILE = "floor.json"
@@ -82,19 +84,25 @@ class BundleStore:
     """One state folder. Several processes may open it; the one that holds the lock writes, the others read along."""
 
     def __init__(self, folder: Path, *, roots: Sequence[bytes], trust_domain: TrustDomain, clock: EdgeClock) -> None:
-        """`roots`: the pinned roots (DER). Raises FloorUnreadable."""
+        """`roots`: the pinned roots (DER). Raises FloorUnreadable, HeadUnreadable."""
         self.folder = folder
         self.clock = clock
-        self._roots = tuple(roots)
+        self._roots = PinnedRoots(folder, roots)
         self._trust_domain = trust_domain
         self._lock = threading.RLock()
         self._floor = Floor.read(folder / FLOOR_FILE)
+        self.history = History(folder, roots=self._roots.current, trust_domain=trust_domain)
         self._view: View | None = None
         self._unusable: str | None = None
         self._mark: tuple[int, int, int] | None = None
         self._jws = ""
         self._owner: int | None = None
         clock.raise_to(self._floor.time)
+
+    @property
+    def roots(self) -> tuple[bytes, ...]:
+        """The roots that count here now (DER)."""
+        return self._roots.current
 
     @property
     def floor(self) -> Floor:
@@ -123,19 +131,31 @@ class BundleStore:
             self._mark = mark  # read once, whatever it turns out to be: it does not get better by reading it again
             jws = read_file(path, limit=MAX_BUNDLE).decode("ascii", "replace")
             self._raise_floor(Floor.read(self.folder / FLOOR_FILE))
+            self._roots.look()
             self._use(self._verify(jws), jws)
         return True
 
-    def adopt(self, jws: str) -> bool:
-        """A bundle just fetched. Returns whether it is a new one. Raises what `verify_bundle` raises, FileUnwritable
-        (then nothing has changed), or BundleUnusable (then nothing crosses until another comes)."""
+    def adopt(self, jws: str, *, prove: Prove | None = None) -> bool:
+        """A bundle just fetched; `prove` asks the service for a consistency proof. Returns whether it is a new one.
+
+        Raises what `verify_bundle` and `History.follow` raise, FileUnwritable (then nothing has changed), or
+        BundleUnusable (then nothing crosses until another comes).
+        """
         with self._lock:
             if jws == self._jws:
                 return False
-            # 1. Genuine, ours, not older than anything used before.
+            # 1. Genuine, ours, not older than anything used before, and with all of the history that was.
             bundle = self._verify(jws)
-            # 2. On disk. The bundle first: a floor without its bundle would leave a cut-off edge with nothing.
+            roots = bundle.succeed(self.roots, self.clock.now())
+            self.history.roots = tuple({*self.roots, *roots})
+            head = self.history.follow(bundle, prove, self.clock.now())
+            # 2. On disk. The head before the bundle that it came with; the floor last: a floor without its bundle would
+            # leave a cut-off edge with nothing.
+            if head is not None and head != self.history.known:
+                self.history.keep(head)
             replace_file(self.folder / BUNDLE_FILE, jws.encode("ascii"), mode=0o640)
+            # After the bundle, which leads to them from where we were; the old bundle might not hold under the new ones.
+            self._roots.keep(roots)
             self._write_floor(bundle.epoch, bundle.version)
             # 3. In use.
             self._use(bundle, jws)
@@ -172,7 +192,7 @@ class BundleStore:
     def _verify(self, jws: str) -> Bundle:
         bundle = verify_bundle(
             jws,
-            roots=self._roots,
+            roots=self.roots,
             trust_domain=self._trust_domain,
             floor=(self._floor.epoch, self._floor.version),
             now=self.clock.now(),
@@ -190,7 +210,7 @@ class BundleStore:
         self._raise_floor(Floor(bundle.epoch, bundle.version, self._floor.time))
         self._jws = jws
         try:
-            self._view = View.of(bundle, pinned=self._roots, before=self._view)
+            self._view = View.of(bundle, pinned=bundle.succeed(self.roots, self.clock.now()), before=self._view)
         except BundleUnusable as error:
             self._unusable = error.detail
             raise

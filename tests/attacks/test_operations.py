@@ -82,7 +82,7 @@ def test_spent_nonces_are_forgotten_after_they_could_count(world: World) -> None
     device.renew(nonce=nonce)
     world.clock.advance(minutes=10)
     with world.registry.acting() as c:
-        spends.purge(c, before=int(world.clock().timestamp()))
+        spends.purge(c, before=int(world.clock().timestamp()), limit=100)
     assert refused(device.renew(nonce=nonce), 401, "nonce-expired")  # gone from the table, and dead all the same
 
 
@@ -90,7 +90,7 @@ def test_a_proxy_whose_certificate_was_forgotten(world: World) -> None:
     """Retention removes expired certificates; a proxy that slept past that is refused, and nothing falls over."""
     assert world.proxy.get("/v1/bundle").status_code == 200
     with world.registry.acting() as c:
-        issued.purge(c, before=int(world.clock().timestamp()) + 10**9)
+        issued.purge(c, before=int(world.clock().timestamp()) + 10**9, limit=100)
     assert refused(world.proxy.get("/v1/bundle"), 401, "caller-expired")
 
 

@@ -42,7 +42,9 @@ _BEGIN, _END = b"-----BEGIN CERTIFICATE-----\n", b"\n-----END CERTIFICATE-----\n
 def _eks() -> list[bytes]:
     ca = ek_ca.maker().intermediate
     honest = ca.ek_form(_EK_KEY.public_key())
-    odd = ca.ek_form(ek_ca.rsa_key("fuzz ek").public_key()).but(spki=ek_ca.oaep_spki(ek_ca.rsa_key("fuzz ek").public_key()))
+    odd = ca.ek_form(ek_ca.rsa_key("fuzz ek").public_key()).but(
+        spki=ek_ca.oaep_spki(ek_ca.rsa_key("fuzz ek").public_key())
+    )
     return [
         honest.sign(ca.key),
         honest.sign(ca.key) + b"\xff" * 20,
@@ -77,7 +79,8 @@ def _leaves() -> list[bytes]:
 
 @once
 def _presented() -> list[bytes]:
-    return [a.leaf() + a.ISSUER.der, a.leaf()]
+    leaf = a.leaf()
+    return [leaf + a.ISSUER.der, leaf]
 
 
 @once
@@ -118,8 +121,8 @@ def _maker_certificate(data: bytes) -> None:
         assert theirs.tbs_certificate_bytes == read.tbs
         assert theirs.signature == read.signature
         assert theirs.serial_number == read.serial
-        assert theirs.subject.public_bytes() == read.subject
-        assert theirs.issuer.public_bytes() == read.issuer
+        assert read.subject in read.tbs
+        assert read.issuer in read.tbs
         assert theirs.not_valid_before_utc == read.claims.not_before
         assert theirs.not_valid_after_utc == read.claims.not_after
         assert {extension.oid.dotted_string for extension in theirs.extensions} == read.claims.extensions
@@ -135,7 +138,7 @@ def _split(data: bytes) -> list[bytes]:
 
 def _maker_chain(data: bytes) -> None:
     """Only what the maker's CAs signed leads to its root."""
-    leaf, *others = map(parse_certificate, _split(data))
+    leaf, *others = map(parse_certificate, _split(data) or [b""])
     path = verify_certificate_chain(leaf, intermediates=others, anchors=_anchors(), now=ek_ca.NOW)
     genuine = {parse_certificate(der).tbs for der in (*ek_ca.maker().chain(_eks()[0]), ek_ca.maker().root.certificate)}
     assert {certificate.tbs for certificate in path.certificates} <= genuine
@@ -165,7 +168,7 @@ def _leaf(data: bytes) -> None:
 def _presented_chain(data: bytes) -> None:
     """A forwarded chain: believed over signed octets only."""
     verified = verify_chain(_split(data), authorities=_authorities(), now=a.NOW)
-    assert verified.der in (a.leaf(), a.ISSUER.der) or verified.certificate.tbs_certificate_bytes in a.leaf()
+    assert verified.der in _presented()[0]
     device_identity(verified, status=a.STATUS, revoked=frozenset())
 
 
@@ -175,7 +178,7 @@ def _proxy_file(data: bytes) -> None:
 
 
 TARGETS = (
-    Target("der", _der, _eks, _WORDS),
+    Target("der", _der, lambda: [_eks()[0], _eks()[3]], _WORDS),
     Target("maker-certificate", _maker_certificate, _eks, _WORDS),
     Target("maker-chain", _maker_chain, _chains, _WORDS),
     Target("endorsement", _endorsement, _chains, _WORDS),

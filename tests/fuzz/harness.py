@@ -27,7 +27,7 @@ class TooSlow(Exception):
 class Target:
     """`run` takes octets, and raises what is not an AttestdError for a find only. `seeds` are made when first needed.
 
-    `words` are pieces that inputs are made of, for both ways of mutating.
+    `words` are pieces that inputs are made of, for both ways of mutating. `refuses`: there are octets that it refuses.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Target:
     seeds: Callable[[], Iterable[bytes]]
     words: tuple[bytes, ...] = ()
     limit: int = 8192  # octets of an input
+    refuses: bool = True
 
     def __call__(self, data: bytes) -> bool:
         """Whether the parser took it. Raises what is a find."""

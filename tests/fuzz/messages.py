@@ -12,7 +12,7 @@ from typing import Any
 
 from attestd.ca.sealing import SealingKey, SealingKeys
 from attestd.ids import EkHash, Serial, SpiffeId
-from attestd.issuance.challenges import Challenge, RequestNonce
+from attestd.issuance.challenges import EnrollmentChallenge, RequestNonce
 from attestd.protocol.encoding import b64decode, b64encode, read_object, write_object
 from attestd.protocol.messages import (
     AttestationRequest,
@@ -73,8 +73,8 @@ def _keys() -> SealingKeys:
 
 
 @cache
-def _challenge() -> Challenge:
-    return Challenge(
+def _challenge() -> EnrollmentChallenge:
+    return EnrollmentChallenge(
         id=bytes(16),
         endorsement=endorse_by_inventory(_tpm().ek.public, known=EkHash.of(_tpm().ek.public)),
         ak=vet_ak(_tpm().ak.public),
@@ -180,14 +180,12 @@ def _flattened_seeds() -> list[bytes]:
 def _detached_seeds() -> list[bytes]:
     said: dict[str, Any] = {"sign": a.es256(a.LEAF_KEY), "alg": "ES256", "kid": "thumb", "nonce": bytes(45)}
     url = "https://attestd.example/v1/admin/overview"
-    return [
-        sign_detached(body, method="GET", url=url, **said).encode() + b"\n" + body for body in (b"", b'{"v":1}')
-    ]
+    return [sign_detached(body, method="GET", url=url, **said).encode() + b"\n" + body for body in (b"", b'{"v":1}')]
 
 
 def _sealed(data: bytes) -> None:
     """Of all octets that there are, only those that were sealed are opened, each for its own purpose."""
-    challenge = Challenge.open(data, _keys())
+    challenge = EnrollmentChallenge.open(data, _keys())
     assert data == _sealed_seeds()[0]
     assert challenge.id == bytes(16)
 
@@ -236,7 +234,12 @@ def _answer_seeds() -> list[bytes]:
     return [
         b"c"
         + CredentialAnswer(
-            device_id="device-1", spiffe_id=a.BIKE, chain="-----BEGIN", result={"status": 2}, renew_after=5, expires_in=10
+            device_id="device-1",
+            spiffe_id=a.BIKE,
+            chain="-----BEGIN",
+            result={"status": 2},
+            renew_after=5,
+            expires_in=10,
         ).to_bytes(),
         b"w" + WaitAnswer("pending", 30, {}).to_bytes(),
         b"t" + TokenAnswer("a.b.c", 300).to_bytes(),

@@ -27,12 +27,17 @@ def test_every_seed_is_taken(target: Target) -> None:
 def test_nothing_near_a_seed_is_a_find(target: Target) -> None:
     seeds = list(target.seeds())
     refused = sum(not target(data) for data in mutants_of(target, seeds, EACH))
-    assert refused > EACH // 20, "nothing is ever refused"
+    assert (refused > EACH // 20) is target.refuses
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 def test_nothing_at_all_and_the_same_octet_over_and_over(target: Target) -> None:
-    for data in (b"", b"\x00", b"\xff", *(octet * target.limit for octet in (b"\x00", b"\xff", b"[", b'"', b"0", b"\n"))):
+    for data in (
+        b"",
+        b"\x00",
+        b"\xff",
+        *(octet * target.limit for octet in (b"\x00", b"\xff", b"[", b'"', b"0", b"\n")),
+    ):
         target(data)
 
 

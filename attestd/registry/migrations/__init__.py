@@ -10,6 +10,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 
@@ -21,6 +22,12 @@ def alembic_config(connection: Connection) -> Config:
     return config
 
 
-def upgrade(connection: Connection) -> None:
-    """Brings the tables up to date within the connection's transaction."""
-    command.upgrade(alembic_config(connection), "head")
+def upgrade(connection: Connection, revision: str = "head") -> None:
+    """Brings the tables up to date, or up to a revision, within the connection's transaction."""
+    command.upgrade(alembic_config(connection), revision)
+
+
+def revisions(connection: Connection) -> tuple[str, ...]:
+    """Every revision that there ever was, the oldest first."""
+    script = ScriptDirectory.from_config(alembic_config(connection))
+    return tuple(sorted(found.revision for found in script.walk_revisions()))

@@ -483,6 +483,15 @@ class TestCounting:
         assert "attestd_edge_bundle_version 5.0" in text
         assert "attestd_edge_ready 1.0" in text
 
+    def test_a_remembered_denial_is_counted_as_one(self, edge):
+        stranger = a.leaf(uris=["spiffe://example.org/device/berlin/bike-9"])
+        client = WsgiClient(edge)
+        for _ in range(2):
+            client.get(chain=(stranger,))
+        text = edge.metrics.text().decode()
+        assert 'outcome="refused",reason="crossing-denied"} 2.0' in text
+        assert "attestd_edge_verdicts_remembered_total 1.0" in text
+
     def test_a_stale_edge_is_an_alarm(self, edge, watch):
         watch.pass_(3600)
         assert "attestd_edge_ready 0.0" in edge.metrics.text().decode()

@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from attestd.protocol.encoding import b64encode
+from attestd_edge import hop
 from attestd_edge.hop import (
     AuthorizationMalformed,
     CertificateHeaderMalformed,
@@ -168,6 +169,22 @@ class TestReading:
     def test_pem_as_servers_write_it(self):
         for text in (pem_of(LEAF), pem_of(LEAF).replace("\n", "\r\n"), "\n" + pem_of(LEAF) + "\n"):
             assert from_pem(text) == LEAF
+
+    def test_what_was_read_once_is_read_in_the_same_way_again(self):
+        """Each text by its own rules, however often it comes: what one reader takes, the other need not."""
+        pem = pem_of(LEAF)
+        for _ in range(2):
+            assert from_pem(pem) == LEAF
+            assert presented(NGINX, ("X-Client-Cert", quote(pem))).chain == (LEAF,)
+            with pytest.raises(CertificateHeaderMalformed):
+                from_pem(quote(pem))
+            with pytest.raises(CertificateHeaderMalformed):
+                from_pem(pem[:-4])
+
+    def test_long_texts_are_read_and_not_kept(self):
+        kept = hop._from_pem_again.cache_info().currsize
+        assert from_pem(pem_of(LEAF) + "\n" * 16384) == LEAF
+        assert hop._from_pem_again.cache_info().currsize == kept
 
     def test_authorization(self):
         found = presented(Door(), ("Authorization", "DPoP abc.def"), ("DPoP", "proof"))

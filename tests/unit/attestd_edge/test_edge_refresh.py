@@ -146,7 +146,6 @@ def refresher(store, service, files):
         service,
         load_identity=lambda: ProxyIdentity.load(*files),
         certificate_file=files[1],
-        roots=(a.ROOT.der,),
         trust_domain=a.TRUST_DOMAIN,
         chance=lambda: 0.5,
     )
@@ -296,7 +295,6 @@ class TestRounds:
         for chance in (0.0, 0.999):
             refresher = Refresher(
                 store, service, load_identity=lambda: ProxyIdentity.load(*files), certificate_file=files[1],
-                roots=(a.ROOT.der,), trust_domain=a.TRUST_DOMAIN, chance=lambda chance=chance: chance,
             )  # fmt: skip
             pauses.add(round(refresher.tick(), 2))
         assert pauses == {0.9, 1.1}

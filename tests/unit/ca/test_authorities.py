@@ -24,17 +24,17 @@ from attestd.ca.authorities import (
     require_root,
 )
 from attestd.ca.hierarchy import Hierarchy
-from attestd.ca.signer import FileSigner, NotAnAuthority
+from attestd.ca.signer import FileKey, FileSigner, NotAnAuthority, Signer
 from attestd.credentials.bundle import BUNDLE_EKU
 from attestd.ids import TrustDomain
 
 from .conftest import DOMAIN, LEAF_KEY, NOW, OTHER_KEY, counted
 
-ROOT_KEY = ec.derive_private_key(0x2007, ec.SECP256R1())
+ROOT_KEY = FileKey(ec.derive_private_key(0x2007, ec.SECP256R1()))
 CEREMONY = Ceremony(DOMAIN, NOW, Lifetimes(), counted("authorities"))
 ROOT = CEREMONY.root(ROOT_KEY)
-ISSUER = CEREMONY.issuer(LEAF_KEY, ROOT)
-BUNDLES = CEREMONY.bundle_signer(LEAF_KEY, ROOT)
+ISSUER = CEREMONY.issuer(FileKey(LEAF_KEY), ROOT)
+BUNDLES = CEREMONY.bundle_signer(FileKey(LEAF_KEY), ROOT)
 
 
 def extensions(certificate: x509.Certificate) -> dict[x509.ObjectIdentifier, tuple[bool, Any]]:
@@ -47,8 +47,8 @@ def usage(*names: str) -> x509.KeyUsage:
     return x509.KeyUsage(**{name: name in names for name in every})
 
 
-@pytest.mark.parametrize(("signer", "path_length", "days"), [(ROOT, 1, 3650), (ISSUER, 0, 365)], ids=["root", "issuer"])
-def test_authorities(signer: FileSigner, path_length: int, days: int) -> None:
+@pytest.mark.parametrize(("signer", "path_length", "days"), [(ROOT, 2, 3650), (ISSUER, 0, 365)], ids=["root", "issuer"])
+def test_authorities(signer: Signer, path_length: int, days: int) -> None:
     certificate = signer.certificate
     identifier = x509.SubjectKeyIdentifier.from_public_key(signer.public_key)
     assert extensions(certificate) == {
@@ -89,7 +89,7 @@ def test_lifetimes_are_configurable() -> None:
     lifetimes = Lifetimes(timedelta(days=9), timedelta(days=3), timedelta(days=2))
     ceremony = Ceremony(DOMAIN, NOW, lifetimes, counted())
     root = ceremony.root(ROOT_KEY)
-    made = [root, ceremony.issuer(LEAF_KEY, root), ceremony.bundle_signer(LEAF_KEY, root)]
+    made = [root, ceremony.issuer(FileKey(LEAF_KEY), root), ceremony.bundle_signer(FileKey(LEAF_KEY), root)]
     assert [(signer.certificate.not_valid_after_utc - NOW).days for signer in made] == [9, 3, 2]
     assert lifetimes.check() == "issuer 3 d ≤ root 9 d: holds; bundle signer 2 d ≤ root 9 d: holds"
 
@@ -114,7 +114,7 @@ def remade(
     change: Callable[[dict[type[Any], x509.ExtensionType]], object] = lambda found: None,
     *,
     key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None = None,
-    signed_by: ec.EllipticCurvePrivateKey = ROOT_KEY,
+    signed_by: ec.EllipticCurvePrivateKey = ROOT_KEY.key,
 ) -> x509.Certificate:
     """The same certificate with changed extensions, signed again."""
     model = signer.certificate

@@ -54,14 +54,16 @@ def test_what_is_on_disk(hierarchy: Hierarchy) -> None:
         **{f"{name}.pem": 0o644 for name in CERTIFICATES},
         "hierarchy.json": 0o644,
     }
+    made = {"since": int(NOW.timestamp())}
+    current, following = made | {"state": "current"}, made | {"state": "next"}
     assert json.loads((folder / "ca/hierarchy.json").read_text()) == {
         "v": 1,
         "trust_domain": "example.org",
-        "roots": [{"name": "root", "state": "current"}],
-        "issuers": [{"name": "issuer", "state": "current"}],
-        "bundle_signers": [{"name": "bundle-1", "state": "current"}, {"name": "bundle-2", "state": "next"}],
-        "audit_signers": [{"name": "audit-1", "state": "current"}, {"name": "audit-2", "state": "next"}],
-        "token_keys": [{"name": "token-1", "state": "current"}, {"name": "token-2", "state": "next"}],
+        "roots": [{"name": "root", **current}],
+        "issuers": [{"name": "issuer", **current}],
+        "bundle_signers": [{"name": "bundle-1", **current}, {"name": "bundle-2", **following}],
+        "audit_signers": [{"name": "audit-1", **current}, {"name": "audit-2", **following}],
+        "token_keys": [{"name": "token-1", **current}, {"name": "token-2", **following}],
     }
     listed = json.loads((folder / "keys/sealing.json").read_text())["keys"]
     assert [key["state"] for key in listed] == ["current", "next"]

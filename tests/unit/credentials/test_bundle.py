@@ -191,7 +191,7 @@ def test_signer_and_root_are_within_their_time(place: str) -> None:
         ({"typ": "at+jwt"}, TypeConfused),
         ({"x5c": ...}, MalformedInput),
         ({"x5c": []}, MalformedInput),
-        ({"x5c": [base64.b64encode(signer()).decode()] * 2}, InputTooLarge),
+        ({"x5c": [base64.b64encode(signer()).decode()] * 4}, InputTooLarge),
         ({"x5c": base64.b64encode(signer()).decode()}, MalformedInput),
         ({"x5c": [5]}, MalformedInput),
         ({"x5c": [""]}, CertificateMalformed),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attestd.credentials.facts import FACTS_OID, MAX_FACTS, Facts, FactsTooLarge, MalformedFacts
+from attestd.credentials.facts import FACTS_OID, MAX_FACTS, MAX_INDEX, Facts, FactsTooLarge, MalformedFacts
 from attestd.errors import InputTooLarge, MalformedInput
 from attestd.protocol.encoding import MalformedJson, Members, UnsupportedVersion
 from tests.authority import FACTS
@@ -235,3 +235,54 @@ def test_facts_can_t_be_changed_afterwards() -> None:
     with pytest.raises(TypeError):
         facts.labels["fleet"] = "cars"  # type: ignore[index]
     assert len({facts, Facts.decode(facts.encode())}) == 1
+
+
+# ---- The short way for a fleet's facts --------------------------------------------------------------------------
+
+_TEXTS = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S")), max_size=20)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["idx", "att", "a", "v", "boot"]), _TEXTS | st.sampled_from(['","idx":5,"lbl":{'])),
+    st.dictionaries(st.sampled_from(["idx", "sb", "vec"]), st.booleans() | st.integers(-5, 5) | _TEXTS),
+    st.integers(0, MAX_INDEX - 1),
+    st.integers(1, (1 << 40) - 1),
+)
+def test_the_short_way_reads_what_the_long_one_reads(
+    labels: dict[str, str], boot: dict[str, Any], index: int, attested_at: int
+) -> None:
+    facts = Facts({"instance-identity": 2}, labels, boot, index, attested_at)
+    read = Facts.decode(facts.encode())
+    assert read == facts == Facts._decode(facts.encode())
+    assert [(type(value), value) for value in read.boot.values()] == [
+        (type(facts.boot[name]), facts.boot[name]) for name in read.boot
+    ]
+
+
+@given(
+    st.integers(0, 200), st.sampled_from([b'"idx":7,', b"{", b"}", b" ", b"0", b'"', b"\\", b",", b"-", b"9" * 14, b""])
+)
+def test_the_short_way_refuses_what_the_long_one_refuses(at: int, put: bytes) -> None:
+    honest = FACTS.encode()
+    for changed in (honest[:at] + put + honest[at:], honest[:at] + put + honest[at + 1 :]):
+        outcomes = []
+        for way in (Facts.decode, Facts._decode):
+            try:
+                outcomes.append(way(changed))
+            except (MalformedInput, InputTooLarge) as error:
+                outcomes.append(type(error))
+        assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize(("index", "attested_at"), [(MAX_INDEX, 1), (7, 0), (7, 1 << 40)])
+def test_the_short_way_has_the_same_bounds(index: int, attested_at: int) -> None:
+    said = FACTS.encode().replace(b'"idx":7', b'"idx":%d' % index)
+    said = said.replace(b'"att":%d' % FACTS.attested_at, b'"att":%d' % attested_at)
+    with pytest.raises(MalformedFacts):
+        Facts.decode(said)
+
+
+def test_facts_of_a_fleet_share_what_they_share() -> None:
+    one, other = (Facts.decode(dataclasses.replace(FACTS, status_index=index).encode()) for index in (1, 2))
+    assert (one.status_index, other.status_index) == (1, 2)
+    assert one.labels is other.labels

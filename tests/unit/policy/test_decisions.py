@@ -11,8 +11,8 @@ import pytest
 from attestd.ids import Site, Tier
 from attestd.policy import (
     Crossing,
+    Look,
     PolicySet,
-    Subject,
     decide,
     default_policy,
     edge_tokens_policy,
@@ -226,19 +226,19 @@ class TestKeepingVerdicts:
         assert decision.allowed
         assert not decision.cacheable
 
-    def test_a_subject_is_good_for_many_decisions(self, policies, identity, home, crossing, now):
-        subject = Subject.of(identity())
-        assert decide(policies, subject, crossing, now).allowed
+    def test_a_look_is_good_for_many_decisions(self, policies, identity, home, crossing, now):
+        look = Look.of(policies, identity())
+        assert decide(policies, look, crossing, now).allowed
         elsewhere = Crossing(replace(home, name="b", from_site=Site("berlin")), "GET", "/")
-        assert not decide(policies, subject, elsewhere, now).allowed
-        assert decide(policies, subject, crossing, now).allowed
+        assert not decide(policies, look, elsewhere, now).allowed
+        assert decide(policies, look, crossing, now).allowed
 
 
 def test_decisions_are_fast(policies, identity, crossing, now):
     """A generous bound, to notice a parse at each call; the figure itself belongs into tests/bench."""
-    subject = Subject.of(identity())
-    decide(policies, subject, crossing, now)
+    look = Look.of(policies, identity())
+    decide(policies, look, crossing, now)
     start = time.process_time()
     for _ in range(300):
-        decide(policies, subject, crossing, now)
+        decide(policies, look, crossing, now)
     assert (time.process_time() - start) / 300 < 0.001

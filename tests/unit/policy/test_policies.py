@@ -6,7 +6,7 @@ import pytest
 
 from attestd.errors import InputTooLarge
 from attestd.policy import PolicyInvalid, PolicySet, default_policy, edge_tokens_policy
-from attestd.policy.policies import CONTEXT
+from attestd.policy.reads import CONTEXT, DEVICE
 
 HEAD = "permit (principal, action, resource)"
 CROSS = 'permit (principal, action == Action::"cross", resource)'
@@ -128,6 +128,44 @@ class TestWhatIsRead:
     )
     def test_is_found_without_guessing(self, condition, reads):
         assert PolicySet.parse(f"{CROSS} when {{ {condition} }};", 1).reads == reads
+
+    @pytest.mark.parametrize(
+        ("condition", "sees"),
+        [
+            ("true", set()),
+            ('principal.tier == Tier::"edge" && principal.site == "munich"', {"tier", "site"}),
+            ('principal.trust.worst == Trust::"none"', {"trust"}),
+            ("principal has attested_at", {"attested_at"}),
+            ('principal.hasTag("f") && principal.getTag("f") like "a*"', {"tags"}),
+            ('principal.boot.flags.hasTag("f")', {"boot"}),
+            ('context.labels.hasTag("f")', set()),
+            ("principal is Device", set()),
+            ("principal == resource", DEVICE),
+            ('principal == Device::"d"', DEVICE),
+            ('Device::"d".tier == Tier::"edge"', DEVICE),
+            ('principal is Device in Device::"d"', DEVICE),
+            ('[Device::"d"].contains(principal)', DEVICE),
+            ('{"p": principal}.p.tier == Tier::"edge"', DEVICE),
+            ('(if true then principal else principal).site == "munich"', DEVICE),
+            ('(if true then principal else principal).hasTag("f")', DEVICE),
+        ],
+    )
+    def test_so_is_what_is_seen_of_a_device(self, condition, sees):
+        assert PolicySet.parse(f"{CROSS} when {{ {condition} }};", 1).sees == sees
+
+    @pytest.mark.parametrize(
+        ("scope", "sees"),
+        [
+            ("principal", set()),
+            ("principal is Device", set()),
+            ('principal == Device::"d"', DEVICE),
+            ('principal in Device::"d"', DEVICE),
+            ('principal is Device in Device::"d"', DEVICE),
+        ],
+    )
+    def test_a_scope_that_names_a_device_sees_it(self, scope, sees):
+        text = f'permit ({scope}, action == Action::"cross", resource == Boundary::"b");'
+        assert PolicySet.parse(text, 1).sees == sees
 
     def test_decides_what_verdicts_depend_on(self):
         timed = PolicySet.parse(f'{CROSS} unless {{ context.now < datetime("2024-01-01") }};', 1)

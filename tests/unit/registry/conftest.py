@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from attestd.registry.engine import Connection, Registry
 from attestd.registry.inventory import InventoryEntry
 from attestd.registry.states import Event, State
 from attestd.registry.tables import METADATA
+from tests.database import drop, fresh
 
 NOW = 1_800_000_000
 RESULT = {"vector": {"instance-identity": 2}, "reasons": ["because"], "attested_at": NOW}
@@ -147,24 +147,33 @@ class Fleet:
             return {name: sorted(map(tuple, c.execute(t.select())), key=repr) for name, t in METADATA.tables.items()}
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated, empty database file: migrating once is enough for all tests but the ones about migrating."""
-    path = tmp_path_factory.mktemp("registry") / "template.db"
-    Registry.open(f"sqlite:///{path}", create=True).close()
-    return path
+def _migrated(url: str) -> None:
+    """Migrating once is enough for all tests but the ones about migrating."""
+    Registry.open(url, create=True).close()
 
 
 @pytest.fixture
-def database(template: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "attestd.db"
-    shutil.copy(template, path)
-    return path
+def url(tmp_path: Path) -> Iterator[str]:
+    """A migrated, empty database of the kind that ATTESTD_TEST_DATABASE names."""
+    url = fresh("registry", _migrated, tmp_path / "attestd.db")
+    yield url
+    drop(url)
 
 
 @pytest.fixture
-def registry(database: Path) -> Iterator[Registry]:
-    registry = Registry.open(f"sqlite:///{database}")
+def database(tmp_path: Path) -> Path:
+    """The same as a file, for tests of what SQLite alone does."""
+    fresh("registry", _migrated, tmp_path / "attestd.db", kind="sqlite")
+    return tmp_path / "attestd.db"
+
+
+@pytest.fixture
+def registry(request: pytest.FixtureRequest) -> Iterator[Registry]:
+    """A test that asks for SQLite's file has its registry there."""
+    on_file = "database" in request.fixturenames
+    registry = Registry.open(
+        f"sqlite:///{request.getfixturevalue('database')}" if on_file else request.getfixturevalue("url")
+    )
     yield registry
     registry.close()
 

@@ -124,8 +124,10 @@ def test_approval_binds_tier_site_and_index_and_issues_nothing(fleet: Fleet) -> 
     with fleet.registry.acting() as c:
         fleet.approve(c, device, tier=Tier.EDGE, site=Site("shop-7"), labels={"rack": "2"}, now=NOW + 1)
         assert issued.page(c) == []
+    assert device.status_index is not None
     assert fleet.read(device) == replace(
         device,
+        status_index=device.status_index + 1,  # nobody else's, and no credential carries it
         state=State.APPROVED,
         state_version=2,
         tier=Tier.EDGE,

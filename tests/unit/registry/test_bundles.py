@@ -46,8 +46,8 @@ def test_a_new_epoch_begins_at_one(registry: Registry) -> None:
         assert bundles.newest(c) == BundleHead(2, 1, 9, NOW)
 
 
-def test_of_several_at_the_same_time_one_wins(registry: Registry, database: object) -> None:
-    outcomes = race(f"sqlite:///{database}", 4, lambda c, number: store(c, 1, 1, jws=str(number)))
+def test_of_several_at_the_same_time_one_wins(registry: Registry, url: str) -> None:
+    outcomes = race(url, 4, lambda c, number: store(c, 1, 1, jws=str(number)))
     assert sorted(outcomes, key=bool) == [False, False, False, True]
 
 

@@ -170,7 +170,7 @@ def race(url: str, contenders: int, act: object) -> list[object]:
     return outcomes
 
 
-def test_of_activations_that_saw_the_same_version_one_wins(fleet: Fleet, database: object) -> None:
+def test_of_activations_that_saw_the_same_version_one_wins(fleet: Fleet, url: str) -> None:
     device = fleet.device(State.APPROVED)
 
     def act(c: Connection, number: int) -> Device:
@@ -178,7 +178,7 @@ def test_of_activations_that_saw_the_same_version_one_wins(fleet: Fleet, databas
         fleet.certificate(c, active)
         return active
 
-    outcomes = race(f"sqlite:///{database}", 4, act)
+    outcomes = race(url, 4, act)
     winners = [outcome for outcome in outcomes if isinstance(outcome, Device)]
     assert outcomes.count(StateChanged) == 3
     assert winners == [fleet.read(device)]
@@ -186,9 +186,9 @@ def test_of_activations_that_saw_the_same_version_one_wins(fleet: Fleet, databas
         assert len(issued.page(c)) == 1
 
 
-def test_approvals_at_the_same_time_reserve_different_indices(fleet: Fleet, database: object) -> None:
+def test_approvals_at_the_same_time_reserve_different_indices(fleet: Fleet, url: str) -> None:
     waiting = [fleet.device(State.PENDING) for _ in range(6)]
-    outcomes = race(f"sqlite:///{database}", 6, lambda c, number: fleet.approve(c, waiting[number]).status_index)
+    outcomes = race(url, 6, lambda c, number: fleet.approve(c, waiting[number]).status_index)
     assert sorted(outcomes, key=str) == [0, 1, 2, 3, 4, 5]
 
 
@@ -354,6 +354,7 @@ def test_pages_stay_in_order_while_devices_come_and_go(registry: Registry, many:
     assert [device.id for device in second] == [device.id for device in many[10:20]]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("after", [None, DeviceId("5")])
 @pytest.mark.parametrize("filters", [filters for filters, _ in FILTERS], ids=str)
 def test_search_walks_an_index_and_never_sorts(

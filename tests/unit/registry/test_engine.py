@@ -160,6 +160,7 @@ def test_a_live_registry_notices_that_its_tables_changed(registry: Registry, dat
 # ---- Reading and acting -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.once
 def test_what_connections_are_set_to(registry: Registry) -> None:
     with registry.acting() as c:
         assert [pragma(c, name) for name in ("journal_mode", "synchronous", "foreign_keys")] == ["wal", 2, 1]
@@ -217,6 +218,7 @@ def test_a_lock_held_by_another_process(database: Path, monkeypatch: pytest.Monk
         c.execute(NEW)
 
 
+@pytest.mark.once
 def test_a_lock_held_by_another_thread(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "BUSY_TIMEOUT", 0.02)
     holding, done = threading.Event(), threading.Event()
@@ -250,6 +252,7 @@ def test_no_connection_left(database: Path, monkeypatch: pytest.MonkeyPatch) -> 
         door.__exit__(None, None, None)
 
 
+@pytest.mark.once
 def test_a_full_disk(registry: Registry) -> None:
     with registry.reading() as c:
         before = names(c)

@@ -10,11 +10,12 @@ from contextlib import closing
 
 import pytest
 from sqlalchemy import insert, text
-from sqlalchemy.exc import OperationalError
 
 from attestd.registry import sqlite
 from attestd.registry.engine import Connection, DatabaseNotWritable, Registry
 from attestd.registry.tables import counters
+
+pytestmark = pytest.mark.once
 
 
 def put(c: Connection, name: str) -> None:
@@ -75,9 +76,9 @@ def commits(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]
     sizes: list[int] = []
     end = sqlite._Group.end
 
-    def counted(group: sqlite._Group) -> None:
+    def counted(group: sqlite._Group) -> bool:
         sizes.append(group.size)
-        end(group)
+        return end(group)
 
     monkeypatch.setattr(sqlite._Group, "end", counted)
     return sizes  # type: ignore[return-value]
@@ -143,16 +144,16 @@ def test_the_first_act_may_fail_too(crowd: Crowd) -> None:
 
 
 def test_a_commit_that_fails_is_told_to_everybody(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: Connection) -> None:
+    def full(_: sqlite._Session) -> None:
         error = sqlite3.OperationalError("database or disk is full")
         error.sqlite_errorcode = sqlite3.SQLITE_FULL
-        raise OperationalError("COMMIT", None, error)
+        raise error
 
     with pytest.raises(DatabaseNotWritable), crowd.registry.acting() as c:
         put(c, "new-first")
         crowd.come("new-1")
         crowd.come("new-2")
-        monkeypatch.setattr(type(c), "commit", full)
+        monkeypatch.setattr(sqlite._Session, "commit", full)
     crowd.leave()
     monkeypatch.undo()
     assert crowd.names() == set()

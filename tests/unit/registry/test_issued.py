@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from attestd.ids import DeviceId, Serial
@@ -115,7 +116,7 @@ def test_a_certificate_keeps_its_device(fleet: Fleet) -> None:
     """References are enforced: a device with certificates can't vanish."""
     device = fleet.device(State.ACTIVE)
     with pytest.raises(IntegrityError), fleet.registry.acting() as c:
-        c.exec_driver_sql("DELETE FROM devices WHERE id = ?", (str(device.id),))
+        c.execute(text("DELETE FROM devices WHERE id = :wanted"), {"wanted": device.id})
 
 
 def test_an_unknown_certificate(registry: Registry) -> None:
@@ -214,6 +215,7 @@ def test_forgetting_expired_certificates_with_their_revocations(fleet: Fleet) ->
         old, kept = fleet.certificate(c, active, not_after=NOW + 10), fleet.certificate(c, active, not_after=NOW + 20)
         for serial in (old, kept):
             issued.revoke(c, serial, reason="", now=NOW)
-        assert issued.purge(c, before=NOW + 20) == 1
+        assert issued.purge(c, before=NOW + 20, limit=100) == 1
+        assert issued.purge_revocations(c, before=NOW + 20, limit=100) == 1
         assert [entry.serial for entry in issued.page(c)] == [kept]
         assert (issued.is_revoked(c, old), issued.is_revoked(c, kept)) == (False, True)

@@ -27,13 +27,16 @@ def test_history_and_tables_agree(registry: Registry) -> None:
         assert compare_metadata(context, METADATA) == []
 
 
+@pytest.mark.once
 def test_history_and_tables_agree_on_what_alembic_does_not_compare(registry: Registry) -> None:
     """Names of constraints, references and the columns of keys, from SQLite's own words."""
     with registry.reading() as c:
         stored = {row.name: row.sql for row in c.execute(text("SELECT name, sql FROM sqlite_schema"))}
         for name, table in METADATA.tables.items():
             described = str(CreateTable(table).compile(dialect=c.dialect))
-            assert sorted(stored[name].replace(",", " ").split()) == sorted(described.replace(",", " ").split())
+            # A table that was built anew has its name in quotes.
+            seen = stored[name].replace(",", " ").replace('"', "")
+            assert sorted(seen.split()) == sorted(described.replace(",", " ").split())
 
 
 def test_the_newest_migration_is_the_one_that_the_code_names(registry: Registry) -> None:
@@ -124,11 +127,11 @@ def test_tables_can_be_written_for_postgresql() -> None:
 
 def test_issuing_holds_the_device_where_transactions_run_side_by_side() -> None:
     """Else a retirement that commits meanwhile would not see, and so not revoke, the new certificate."""
-    written = str(issued._INSERT_FOR_DEVICE.compile(dialect=postgresql.dialect()))
+    written = issued._INSERT_FOR_DEVICE.text(postgresql.dialect())
     assert written.endswith("FOR SHARE OF devices")
 
 
 def test_events_are_plain_conditional_updates() -> None:
-    written = str(devices._change_statement(Event.RETIRE, (), True, False).compile(dialect=postgresql.dialect()))
+    written = devices._change_statement(Event.RETIRE, (), True, False).text(postgresql.dialect())
     assert "state_version=(devices.state_version + " in written
     assert "devices.state IN" in written

@@ -45,11 +45,11 @@ def test_a_version_that_its_author_did_not_know(registry: Registry) -> None:
         assert policies.latest(c).text == "2"
 
 
-def test_of_several_at_the_same_time_one_wins(registry: Registry, database: object) -> None:
+def test_of_several_at_the_same_time_one_wins(registry: Registry, url: str) -> None:
     def act(c: Connection, number: int) -> int:
         return policies.add(c, text=str(number), created_by="ada", now=NOW, expected_version=0).version
 
-    outcomes = race(f"sqlite:///{database}", 4, act)
+    outcomes = race(url, 4, act)
     assert (outcomes.count(1), outcomes.count(PolicyRaced)) == (1, 3)
 
 

@@ -7,19 +7,30 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from werkzeug.test import EnvironBuilder, TestResponse, run_wsgi_app
 
 from attestd.credentials.requests import SoftwareKey
+from attestd.ids import Serial
 from attestd.protocol.encoding import b64encode, write_object
 from attestd.protocol.signed import sign_flattened
-from attestd.registry import operators, proxies
+from attestd.registry import issued, operators, proxies
 from attestd.web import access
 from attestd.web.access import DOORS, Who
 from attestd.web.bodies import LARGE
-from tests.service import URL, Caller, SoftDevice, World, problem, signer
+from tests import authority
+from tests.service import START, URL, Caller, SoftDevice, World, problem, signer
 
-KINDS = ("nobody", "stranger", "device", "proxy", "viewer", "operator", "admin")
+# Whose right has ended, and the problem that says so.
+ENDED = {
+    "disabled admin": "caller-disabled",
+    "expired admin": "caller-expired",
+    "revoked admin": "caller-expired",
+    "disabled proxy": "caller-disabled",
+    "expired proxy": "caller-expired",
+}
+KINDS = ("nobody", "stranger", "device", "proxy", "viewer", "operator", "admin", *ENDED)
 MAY: dict[Who, tuple[str, ...]] = {
     Who.PUBLIC: KINDS,
     Who.DEVICE: ("device",),
@@ -59,6 +70,7 @@ def test_the_table_is_the_protocol_s() -> None:
         "GET /v1/jwks",
         "GET /.well-known/jwks.json",
         "GET /v1/crl",
+        "GET /v1/openapi.json",
         "GET /healthz",
         "GET /readyz",
         "GET /metrics",
@@ -70,6 +82,7 @@ def test_the_table_is_the_protocol_s() -> None:
     }
     assert {name for name, door in DOORS.items() if door.who is Who.PROXY} == {
         "GET /v1/bundle",
+        "GET /v1/audit/consistency",
         "POST /v1/proxies/renewals",
     }
     for name, door in DOORS.items():
@@ -105,8 +118,36 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> Any:
     device = world.enrolled()
     for role in ("viewer", "operator", "admin", "proxy"):
         world.caller(role)
+    for kind in ENDED:
+        how, role = kind.split()
+        world.add_caller(kind, world.new_caller(role, f"{how}-{role}"))
+        end(world, how, role)
     yield world, device
     world.close()
+
+
+def end(world: World, how: str, role: str) -> None:
+    """Takes a caller's right away, by an admin's act where there is one."""
+    name = f"{how}-{role}"
+    with world.registry.reading() as c:
+        if role == "proxy":
+            serial = proxies.by_name(c, name).serial
+        else:
+            held = operators.by_name(c, name)
+            serial = Serial(x509.load_der_x509_certificate(held.certificate).serial_number)
+    if how == "disabled":
+        where = f"/v1/admin/{'proxies' if role == 'proxy' else 'operators'}/{name}/disable"
+        assert world.admin.post(where, {"v": 1}).status_code == 200
+    elif how == "revoked" or role == "proxy":  # a proxy's certificate that nobody knows any more ended long ago
+        with world.registry.acting() as c:
+            if how == "revoked":
+                issued.revoke(c, serial, reason="", now=int(world.clock().timestamp()))
+            else:
+                proxies.renew(c, name, serial=Serial(1))
+    else:
+        past = authority.leaf(not_before=START - authority.DAY, not_after=START - authority.HOUR)
+        with world.registry.acting() as c:
+            operators.renew(c, name, thumbprint=held.thumbprint, public_key=held.public_key, certificate=past)
 
 
 def call(world: World, device: SoftDevice, kind: str, route: str) -> TestResponse:
@@ -118,6 +159,7 @@ def call(world: World, device: SoftDevice, kind: str, route: str) -> TestRespons
         ("<serial>", "1234"),
         ("<name>", "no-such"),
         ("<sha256>", "00" * 32),
+        ("<number>", "1"),
     ):
         path = path.replace(name, value)
     content_type = next(iter(sorted(door.accepts)), None)
@@ -164,6 +206,9 @@ def test_every_route_called_by_everybody(crowd: tuple[World, SoftDevice], kind: 
         )
         if kind in callers and DOORS[route].who is not Who.DEVICE:
             assert (answer.status_code, problem(answer)) == (403, "role-too-low")
+        elif kind in ENDED and DOORS[route].who is not Who.DEVICE:
+            unread = DOORS[route].limit > LARGE and kind.endswith("proxy")
+            assert (answer.status_code, problem(answer)) == (401, "caller-unknown" if unread else ENDED[kind])
         else:
             assert answer.status_code == 401
             assert problem(answer) in ("caller-unknown", "signature-missing", "device-unknown")

@@ -224,6 +224,8 @@ def bodies(cast: Cast) -> dict[str, bytes]:
         "PUT /v1/admin/policy": write_object({"v": 1, "text": default_policy()}),
         "POST /v1/admin/proxies": write_object({"v": 1, "name": "till-7", "site": "shop-1", "public_key": pem}),
         "POST /v1/admin/proxies/<name>/disable": b'{"v":1}',
+        "POST /v1/admin/operators": write_object({"v": 1, "name": "ada", "role": "viewer", "public_key": pem}),
+        "POST /v1/admin/operators/<name>/disable": write_object({"v": 1, "reason": "why"}),
     }
 
 
@@ -239,7 +241,7 @@ ids = st.one_of(st.none(), st.sampled_from(["00" * 20, "00" * 32, "no-such"]), m
 
 def fill(cast: Cast, path: str, id: str | None) -> str:
     """The path with an id in it; None is the device's own."""
-    for name in ("<id>", "<serial>", "<name>", "<sha256>"):
+    for name in ("<id>", "<serial>", "<name>", "<sha256>", "<number>"):
         path = path.replace(name, cast.device.id if id is None else id)
     return quote(path)
 

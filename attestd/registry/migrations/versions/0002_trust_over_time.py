@@ -17,6 +17,14 @@ _COUNTERS = sa.table("counters", sa.column("name", sa.String), sa.column("value"
 def upgrade() -> None:
     """One block a subject."""
     _audit_tree()
+    _long_epochs()
+    _text_by_octets()  # after every table is there
+
+
+def _long_epochs() -> None:
+    """A restore raises the epoch to a time in milliseconds, which 32 bits do not hold."""
+    with op.batch_alter_table("bundles") as batch:
+        batch.alter_column("epoch", type_=sa.BigInteger, existing_type=sa.Integer, existing_nullable=False)
 
 
 def _audit_tree() -> None:
@@ -50,3 +58,20 @@ def _audit_tree() -> None:
         sa.PrimaryKeyConstraint("first", name="pk_audit_archives"),
     )
     op.bulk_insert(_COUNTERS, [{"name": "audit_size", "value": 0}, {"name": "audit_archived", "value": 0}])
+
+
+_TABLES = (
+    *("devices", "blocked_eks", "spends", "issued", "revocations", "tpm_makers", "operators", "proxies", "policies"),
+    *("bundles", "audit", "audit_tiles", "audit_heads", "audit_archives", "counters"),
+)
+
+
+def _text_by_octets() -> None:
+    """PostgreSQL sorts text by the rules of the database's language; SQLite, and whoever pages, by its octets."""
+    c = op.get_bind()
+    if c.dialect.name != "postgresql":
+        return
+    for table in _TABLES:
+        for column in sa.inspect(c).get_columns(table):
+            if isinstance(column["type"], sa.String):
+                op.alter_column(table, column["name"], type_=sa.String(collation="C"))

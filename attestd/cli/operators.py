@@ -1,0 +1,96 @@
+"""`attestd operators`: who may call the admin API, each by a key of their own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from attestd.ca.keyfiles import KeyFileExists, write_public, write_secret
+from attestd.cli.api import AdminApi
+from attestd.cli.devices import UnreadableFile, read_file
+from attestd.cli.options import DEFAULT_DIR, Dir, Json, Reason
+from attestd.cli.output import emit, failing, moment, table
+
+app = typer.Typer(
+    help="Operators: people and programs that may look, act or administer, each by a key of their own.",
+    epilog="An operator makes a key on their own machine: `attestd operators keygen --out ada.key`. An admin adds it: "
+    "`attestd operators add ada --role operator --key ada.key.pub --out ada.pem`. From then on the operator works from "
+    "there: `attestd --server URL --key ada.key --credential ada.pem devices list`.",
+    no_args_is_help=True,
+)
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The operator's name, as audit rows will show it.")]
+
+_COLUMNS = {"name": "NAME", "role": "ROLE", "since": "SINCE", "disabled": "DISABLED"}
+
+
+@app.command()
+def keygen(
+    out: Annotated[Path, typer.Option(help="Write the private key here; nobody but you will be able to read it.")],
+    as_json: Json = False,
+) -> None:
+    """Make a key on this machine. Its public half is written beside it, to FILE.pub, for an admin to add."""
+    with failing(as_json=as_json):
+        public = out.with_name(f"{out.name}.pub")
+        for file in (out, public):
+            if file.exists() or file.is_symlink():
+                raise KeyFileExists(f"{file} exists.", remedy="Name another file with --out: no key is overwritten.")
+        key = ec.generate_private_key(ec.SECP256R1())
+        private_pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        public_pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        write_secret(out, private_pem, entropy=os.urandom)
+        write_public(public, public_pem, entropy=os.urandom)
+        emit(
+            {"key": str(out), "public_key": str(public)},
+            as_json=as_json,
+            text=f"Your key is {out}. Keep it.\nGive {public} to an admin: "
+            f"attestd operators add NAME --role ROLE --key {public} --out NAME.pem",
+        )
+
+
+@app.command()
+def add(
+    name: Name,
+    role: Annotated[str, typer.Option(help="viewer looks, operator acts on devices, admin may do everything.")],
+    key: Annotated[Path, typer.Option(help="The operator's public key (PEM), made on their machine by `keygen`.")],
+    out: Annotated[Path | None, typer.Option(help="Write the credential here (PEM), for the operator.")] = None,
+    dir: Dir = DEFAULT_DIR,
+    as_json: Json = False,
+) -> None:
+    """Add an operator. The credential goes to the operator; it holds the root that their machine will pin.
+
+    Who was disabled can be added anew, with any role. Repeat the command before the credential ends to renew it.
+    """
+    with failing(as_json=as_json):
+        message = {"name": name, "role": role, "public_key": read_file(key).decode("ascii", "replace")}
+        done = AdminApi.connect(dir).post("/operators", message)
+        credential = done["chain"] + done["root"]
+        if out is not None:
+            try:
+                out.write_text(credential, "ascii")
+            except OSError as error:
+                raise UnreadableFile(f"{out} can't be written.", seen=error.strerror) from None
+        emit(done, as_json=as_json, text=credential.rstrip("\n") if out is None else f"Wrote {out}.")
+
+
+@app.command("list")
+def list_(dir: Dir = DEFAULT_DIR, as_json: Json = False) -> None:
+    """List the operators, the disabled ones too."""
+    with failing(as_json=as_json):
+        found: list[dict[str, Any]] = AdminApi.connect(dir).get("/operators")["operators"]
+        rows = [
+            entry | {"since": moment(entry["created_at"]), "disabled": moment(entry["disabled_at"])} for entry in found
+        ]
+        emit(found, as_json=as_json, text=table(rows, _COLUMNS, empty="No operators."))
+
+
+@app.command()
+def disable(name: Name, dir: Dir = DEFAULT_DIR, reason: Reason = "", as_json: Json = False) -> None:
+    """Disable an operator: their next call is refused, by every process. The last admin can't be disabled."""
+    with failing(as_json=as_json):
+        done = AdminApi.connect(dir).post(f"/operators/{name}/disable", {"reason": reason})
+        emit(done, as_json=as_json, text=f"{name} is disabled.")

@@ -1,0 +1,69 @@
+"""A key that a pinned root delegated to one purpose: its certificate travels in a JWS header's `x5c`.
+
+During a root's rollover, what one root says for the other's key follows it there, for who pinned only one of them.
+
+Bundles, times and audit heads are signed by such keys (docs/protocol.md, sections 5, 7 and 8).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+
+from cryptography import x509
+
+from attestd.credentials.certificates import CertificateRefused, IssuerMismatch, ParsedCertificate, PurposeWrong
+from attestd.credentials.jws import MAX_HEADER
+from attestd.credentials.x509 import UnknownIssuer
+from attestd.protocol.encoding import MalformedJson, Members
+
+MAX_CROSSES = 2  # certificates between a signer's and a root
+
+
+def delegated_signer(
+    header: Members, roots: Sequence[bytes], purpose: x509.ObjectIdentifier
+) -> tuple[ParsedCertificate, ...]:
+    """The signer named by `x5c`, then what stands above it up to the pinned root (DER) that it leads to. The signer is
+    for `purpose` alone. Dates are not judged: each certificate's count.
+
+    Raises MalformedInput, CertificateRefused.
+    """
+    chain = header.texts("x5c", most=1 + MAX_CROSSES, limit=MAX_HEADER)
+    if not chain:
+        raise MalformedJson("x5c holds no certificate.", expected="the signer's certificate")
+    signer = ParsedCertificate.parse(_standard_base64(chain[0]))
+    signer.check_leaf(purpose)
+    if signer.purposes != frozenset((purpose,)):
+        raise PurposeWrong("This key may do more than it was delegated to.", expected=purpose.dotted_string)
+    refusal: CertificateRefused = UnknownIssuer("No pinned root issued the signer's certificate.")
+    path: tuple[ParsedCertificate, ...] = (signer,)
+    for cross in (None, *chain[1:]):
+        if cross is not None:
+            issuer = ParsedCertificate.parse(_standard_base64(cross))
+            issuer.check_authority(below=len(path) - 1)
+            path[-1].check_issued_by(issuer)
+            path = (*path, issuer)
+        for der in roots:
+            root = ParsedCertificate.parse(der)
+            try:
+                root.check_authority(below=len(path) - 1)
+                path[-1].check_issued_by(root)
+            except IssuerMismatch:
+                continue
+            except CertificateRefused as error:
+                refusal = error
+                continue
+            return (*path, root)
+    raise refusal
+
+
+def _standard_base64(text: str) -> bytes:
+    """RFC 7515, 4.1.6: x5c is base64, not base64url. One spelling only."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise MalformedJson("x5c is not base64.") from None
+    if base64.b64encode(data).decode("ascii") != text:
+        raise MalformedJson("x5c is not canonical base64.")
+    return data

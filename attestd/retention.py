@@ -1,0 +1,98 @@
+"""What the service forgets by itself, so that its database stays as large as its fleet, not as old as it.
+
+| what | when it goes | setting |
+|---|---|---|
+| spent challenges and nonces, with their stored answers | once nobody can present them again | – |
+| certificates and their revocations | some time after their end | retention.certificates |
+| requests that nobody decided on | once they are old | enrollment.pending_lifetime |
+| audit rows, not their leaf hashes | into files, once they are old | audit.retention |
+
+Bundles are forgotten as new ones are signed. Devices, blocked EKs, operators, proxies and policies stay: they are few,
+and what they say still counts. A round is many small acts, so that requests are served in between; any number of
+services on one database may run rounds at the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from attestd.auditing.archives import FOLDER, archive_audit
+from attestd.config import Settings
+from attestd.errors import AttestdError
+from attestd.registry import admission, issued, spends
+from attestd.registry.engine import Connection, Registry
+
+BATCH: Final = 250  # rows that one act takes
+ROUNDS: Final = 400  # acts of one kind in one round; what is left is the next round's
+_ARCHIVED_AT_ONCE: Final = 2000  # rows in one archive file
+_PAUSE: Final = 0.005  # seconds between two acts: others come first
+
+_Forget = Callable[[Connection, int], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """How many rows went. `errors`: what kept some from going; the next round tries again."""
+
+    spends: int
+    certificates: int
+    revocations: int
+    requests: int
+    archived: int
+    errors: tuple[AttestdError, ...]
+
+
+def sweep(registry: Registry, settings: Settings, *, now: datetime, pause: Callable[[float], object]) -> Swept:
+    """One round. `pause` waits for so many seconds, or returns at once when the service ends. Raises nothing."""
+    at = int(now.timestamp())
+    ended = int((now - settings.retention.certificates).timestamp())
+    undecided = int((now - settings.enrollment.pending_lifetime).timestamp())
+    errors: list[AttestdError] = []
+
+    def forget(kind: _Forget) -> int:
+        """Acts until one takes less than a batch."""
+        gone = 0
+        try:
+            for _ in range(ROUNDS):
+                with registry.acting() as c:
+                    taken = kind(c, BATCH)
+                gone += taken
+                if taken < BATCH:
+                    break
+                pause(_PAUSE)
+        except AttestdError as error:
+            errors.append(error)
+        return gone
+
+    return Swept(
+        spends=forget(lambda c, most: spends.purge(c, before=at, limit=most)),
+        certificates=forget(lambda c, most: issued.purge(c, before=ended, limit=most)),
+        revocations=forget(lambda c, most: issued.purge_revocations(c, before=ended, limit=most)),
+        requests=forget(lambda c, _: admission.purge_pending(c, older_than=undecided)),  # few, by max_pending
+        archived=_archive(registry, settings, now, pause, errors),
+        errors=tuple(errors),
+    )
+
+
+def _archive(
+    registry: Registry,
+    settings: Settings,
+    now: datetime,
+    pause: Callable[[float], object],
+    errors: list[AttestdError],
+) -> int:
+    """Old audit rows, some files at a time."""
+    archived = 0
+    try:
+        for _ in range(ROUNDS):
+            taken = archive_audit(registry, settings.dir / FOLDER, now, settings.audit.retention, _ARCHIVED_AT_ONCE)
+            archived += taken
+            if taken < _ARCHIVED_AT_ONCE:
+                break
+            pause(_PAUSE)
+    except AttestdError as error:
+        errors.append(error)
+    return archived

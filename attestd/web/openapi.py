@@ -1,0 +1,309 @@
+"""The service's OpenAPI 3.1 description: made of the one table of doors (access.py), so that it can't leave one out.
+
+`GET /v1/openapi.json` and `attestd openapi` give it. What a door's own limits, caller and nonce imply (statuses,
+headers, media types) is derived; what it takes and answers stands in `DESCRIBED`, once for each door.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from http import HTTPStatus
+from typing import Any, Final
+
+from flask import Blueprint, Response
+
+from attestd.protocol.encoding import write_object
+from attestd.protocol.signed import SCHEME
+from attestd.web.access import DOORS, Door, Who
+from attestd.web.context import Service
+from attestd.web.problems import MEDIA_TYPE
+from attestd.web.schemas import DIGEST, PEM, SCHEMAS, SEGMENT, SERIAL, STATE, TIER, Schema, octets, ref, text
+
+_JSON: Final = "application/json"
+_JWS: Final[Schema] = {"type": "string", "pattern": r"^[\w-]+\.[\w-]+\.[\w-]+$"}
+_LINES: Final[Schema] = {"type": "string"}
+_BINARY: Final[Schema] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """One door: in a line, what it takes, and what it answers when all is well, by status.
+
+    An answer is a schema's name (JSON), a media type with a schema, or None for no content. `refusals` are further
+    statuses of problems, beside those that the door itself implies. `signed` names the payload of a device's request.
+    """
+
+    summary: str
+    answers: Mapping[int, str | tuple[str, Schema] | None]
+    takes: str = ""
+    signed: str = ""
+    query: Mapping[str, Schema] = field(default_factory=dict)
+    required: frozenset[str] = frozenset()  # of the query
+    refusals: frozenset[int] = frozenset()
+
+
+_LIMIT: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": 1000}
+_NUMBER: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}
+_CREDENTIAL: Final = {200: "CredentialAnswer", 202: "WaitAnswer"}
+
+
+def _act(summary: str, takes: str = "Act") -> Described:
+    return Described(summary, {200: "DeviceAnswer"}, takes)
+
+
+DESCRIBED: Final[Mapping[str, Described]] = {
+    "POST /v1/enrollments": Described(
+        "Begin an enrollment: who the TPM says it is",
+        {200: "BeginAnswer"},
+        "BeginRequest",
+        refusals=frozenset({403, 409}),
+    ),
+    "POST /v1/enrollments/complete": Described(
+        "Complete it: the activated secret's proof and the evidence",
+        _CREDENTIAL,
+        "CompleteRequest",
+        refusals=frozenset({401, 403, 404, 409, 429}),
+    ),
+    "GET /v1/nonce": Described("A nonce for the first signed request", {204: None}),
+    "GET /v1/time": Described(
+        "The time, signed, in answer to a nonce",
+        {200: ("application/jose", _JWS)},
+        query={"nonce": octets(64, least=16)},
+        required=frozenset({"nonce"}),
+    ),
+    "POST /v1/attestations": Described("Attest again, and renew", _CREDENTIAL, signed="AttestationRequest"),
+    "POST /v1/renewals": Described(
+        "Another certificate, for the same key or a new one", {200: "CredentialAnswer"}, signed="RenewalRequest"
+    ),
+    "POST /v1/tokens": Described("A token for an audience", {200: "TokenAnswer"}, signed="TokenRequest"),
+    "GET /v1/root": Described("The root certificate", {200: ("application/pem-certificate-chain", PEM)}),
+    "GET /v1/jwks": Described("The token keys", {200: ("application/jwk-set+json", ref("Jwks"))}),
+    "GET /.well-known/jwks.json": Described("The token keys", {200: ("application/jwk-set+json", ref("Jwks"))}),
+    "GET /v1/crl": Described("The certificate revocation list (DER)", {200: ("application/pkix-crl", _BINARY)}),
+    "GET /v1/openapi.json": Described("This description", {200: "Description"}),
+    "GET /v1/bundle": Described("What an edge decides by, signed", {200: ("application/jose", _JWS), 304: None}),
+    "GET /v1/audit/consistency": Described(
+        "That the audit trail's tree begins with a smaller one",
+        {200: "ConsistencyAnswer"},
+        query={"log": _NUMBER, "first": _NUMBER, "second": _NUMBER},
+        required=frozenset({"first", "second"}),
+        refusals=frozenset({404, 409}),
+    ),
+    "POST /v1/proxies/renewals": Described("A proxy's next certificate", {200: "ProxyAnswer"}, "Nothing"),
+    "GET /v1/admin/overview": Described("How the fleet stands", {200: "Overview"}),
+    "GET /v1/admin/devices": Described(
+        "Devices, page by page",
+        {200: "Devices"},
+        query={"state": STATE, "tier": TIER, "site": SEGMENT, "q": text(200), "after": SEGMENT, "limit": _LIMIT},
+    ),
+    "GET /v1/admin/devices/<id>": Described("One device", {200: "DevicePage"}),
+    "POST /v1/admin/devices/import": Described("Import an inventory: all of it, or nothing", {200: "Imported"}),
+    "POST /v1/admin/devices/<id>/approve": _act("Approve a waiting device into a tier and a site", "Approval"),
+    "POST /v1/admin/devices/<id>/reject": _act("Reject a waiting device"),
+    "POST /v1/admin/devices/<id>/quarantine": _act("Quarantine a device"),
+    "POST /v1/admin/devices/<id>/release": _act("Release a quarantined device"),
+    "POST /v1/admin/devices/<id>/retire": _act("Retire a device for good"),
+    "POST /v1/admin/devices/<id>/replace": _act("Give a device's identity to another TPM", "Replacement"),
+    "GET /v1/admin/credentials": Described(
+        "Certificates, the newest first",
+        {200: "Credentials"},
+        query={"device": SEGMENT, "before": _NUMBER, "limit": _LIMIT},
+    ),
+    "POST /v1/admin/credentials/<serial>/revoke": Described("Revoke a certificate", {200: "Revoked"}, "Reason"),
+    "GET /v1/admin/audit": Described(
+        "The audit trail: the newest first, or with `after` the oldest first",
+        {200: "AuditRows"},
+        query={"subject": text(200), "before": _NUMBER, "after": _NUMBER, "limit": _LIMIT},
+    ),
+    "GET /v1/admin/audit/head": Described("The newest signed head", {200: "AuditHead"}),
+    "GET /v1/admin/audit/consistency": Described(
+        "That the audit trail's tree begins with a smaller one",
+        {200: "ConsistencyAnswer"},
+        query={"log": _NUMBER, "first": _NUMBER, "second": _NUMBER},
+        required=frozenset({"first", "second"}),
+        refusals=frozenset({404, 409}),
+    ),
+    "GET /v1/admin/audit/<number>/proof": Described(
+        "That a row is under the newest head", {200: "AuditProof"}, refusals=frozenset({409})
+    ),
+    "GET /v1/admin/operators": Described("Operators", {200: "Operators"}),
+    "POST /v1/admin/operators": Described(
+        "Add an operator, by their public key", {201: "OperatorAdded"}, "NewOperator"
+    ),
+    "POST /v1/admin/operators/<name>/disable": Described("Disable an operator", {200: "Named"}, "Reason"),
+    "GET /v1/admin/trust": Described("The TPM makers' certificates that are trusted", {200: "Makers"}),
+    "POST /v1/admin/trust": Described("Trust a file of makers' certificates", {200: "Makers"}),
+    "DELETE /v1/admin/trust/<sha256>": Described("Trust a certificate no longer", {200: "Distrusted"}),
+    "GET /v1/admin/policy": Described("The policy in force", {200: "PolicyInForce"}),
+    "PUT /v1/admin/policy": Described("Put a policy in force", {200: "PolicySet"}, "Policy"),
+    "GET /v1/admin/proxies": Described("Edge proxies", {200: "Proxies"}),
+    "POST /v1/admin/proxies": Described("Give an edge proxy an identity", {201: "ProxyAdded"}, "NewProxy"),
+    "POST /v1/admin/proxies/<name>/disable": Described("Disable a proxy", {200: "Named"}, "Nothing"),
+    "GET /healthz": Described("Is it alive?", {200: ("text/plain", _LINES)}),
+    "GET /readyz": Described("Can it do its work?", {200: "Ready", 503: "Ready"}),
+    "GET /metrics": Described("Prometheus' text format", {200: ("text/plain", _LINES)}),
+}
+
+_VARIABLE: Final = re.compile(r"<(?:\w+:)?(\w+)>")
+_VARIABLES: Final[Mapping[str, Schema]] = {
+    "id": SEGMENT,
+    "name": SEGMENT,
+    "serial": SERIAL,
+    "sha256": DIGEST,
+    "number": _NUMBER,
+}
+_SECURITY: Final[Mapping[Who, str]] = {
+    Who.PUBLIC: "",
+    Who.DEVICE: "device",
+    Who.PROXY: "proxy",
+    Who.VIEWER: "operator",
+    Who.OPERATOR: "operator",
+    Who.ADMIN: "operator",
+}
+
+
+@cache
+def describe() -> bytes:
+    """The description as JSON."""
+    paths: dict[str, dict[str, Any]] = {}
+    for route, door in DOORS.items():
+        method, _, path = route.partition(" ")
+        paths.setdefault(_VARIABLE.sub(r"{\1}", path), {})[method.lower()] = _operation(route, door, DESCRIBED[route])
+    signed = "A detached JWS over method, URL, nonce and body (docs/protocol.md, section 2), in `Authorization`."
+    return write_object(
+        {
+            "openapi": "3.1.0",
+            "info": {
+                "title": "attestd",
+                "version": "1",
+                "description": "Device identity and attestation. docs/protocol.md has every derivation and signature.",
+            },
+            "paths": paths,
+            "components": {
+                "schemas": SCHEMAS,
+                "securitySchemes": {
+                    "operator": {"type": "http", "scheme": SCHEME, "description": f"An operator's key. {signed}"},
+                    "proxy": {"type": "http", "scheme": SCHEME, "description": f"An edge proxy's key. {signed}"},
+                    "device": {
+                        "type": "http",
+                        "scheme": SCHEME,
+                        "description": "A device's credential key. The body is itself a flattened JWS.",
+                    },
+                },
+            },
+        }
+    )
+
+
+def _operation(route: str, door: Door, described: Described) -> dict[str, Any]:
+    path = route.partition(" ")[2]
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": _VARIABLES[name]} for name in _VARIABLE.findall(path)
+    ]
+    parameters += [
+        {"name": name, "in": "query", "required": name in described.required, "schema": schema}
+        for name, schema in described.query.items()
+    ]
+    found: dict[str, Any] = {
+        "operationId": _operation_id(route),
+        "summary": described.summary,
+        "tags": [door.who.value],
+        "x-caller": door.who.value,
+        "parameters": parameters,
+        "responses": dict(_responses(path, door, described)),
+    }
+    if security := _SECURITY[door.who]:
+        found["security"] = [{security: []}]
+    if door.accepts:
+        found["requestBody"] = {
+            "required": True,
+            "x-limit": door.limit,
+            "content": {kind: {"schema": _body(described, kind)} for kind in sorted(door.accepts)},
+        }
+        if described.signed:
+            found["requestBody"]["x-signed-payload"] = ref(described.signed)
+    return found
+
+
+def _operation_id(route: str) -> str:
+    words = re.findall(r"[a-z0-9]+", _VARIABLE.sub(r"by \1", route.replace("/v1", "").replace(".", "")).lower())
+    return "_".join(words)
+
+
+def _body(described: Described, kind: str) -> Schema:
+    if described.signed:
+        return ref("SignedRequest")
+    if described.takes:
+        return ref(described.takes)
+    return _LINES if kind in ("text/csv", "application/jsonl") else _BINARY
+
+
+def _responses(path: str, door: Door, described: Described) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Successes as described; then every refusal that this door can come to."""
+    for status, answer in described.answers.items():
+        yield str(status), _response(status, door, _content(answer))
+    problem = {MEDIA_TYPE: {"schema": ref("Problem")}}
+    for status in sorted(_refusals(path, door, described) - set(described.answers)):
+        yield str(status), _response(status, door, problem)
+
+
+def _content(answer: str | tuple[str, Schema] | None) -> dict[str, Any]:
+    if answer is None:
+        return {}
+    if isinstance(answer, str):
+        return {_JSON: {"schema": ref(answer)}}
+    kind, schema = answer
+    return {kind: {"schema": schema}}
+
+
+def _refusals(path: str, door: Door, described: Described) -> set[int]:
+    """400 for what can't be read, 413 for what is too large, 429 and 503 for what is too much, whatever the door."""
+    found = {400, 413, 429, 503} | described.refusals
+    if door.who is not Who.PUBLIC:
+        found |= {401, 403}
+    if door.accepts:
+        found |= {408, 415}
+    if "<" in path:
+        found.add(404)
+    if door.who is Who.DEVICE or (door.accepts and door.who is not Who.PUBLIC):
+        found |= {404, 409}
+    return found
+
+
+def _response(status: int, door: Door, content: dict[str, Any]) -> dict[str, Any]:
+    headers: dict[str, Any] = {}
+    if door.nonce:
+        headers["Replay-Nonce"] = {
+            "description": "For the next signed request.",
+            "required": True,
+            "schema": octets(256, least=1),
+        }
+    if status in (202, 429, 503) and content.get(_JSON, {}).get("schema") != ref("Ready"):
+        headers["Retry-After"] = {
+            "description": "Seconds.",
+            "required": True,
+            "schema": {"type": "integer", "minimum": 1},
+        }
+    if status == 401:
+        headers["WWW-Authenticate"] = {"required": True, "schema": {"const": SCHEME}}
+    found: dict[str, Any] = {"description": HTTPStatus(status).phrase}
+    if headers:
+        found["headers"] = headers
+    if content:
+        found["content"] = content
+    return found
+
+
+def blueprint(service: Service) -> Blueprint:
+    """GET /v1/openapi.json"""
+    del service
+    routes = Blueprint("openapi", __name__)
+
+    def openapi() -> Response:
+        return Response(describe(), content_type=_JSON, headers={"Cache-Control": "public, max-age=300"})
+
+    routes.get("/v1/openapi.json")(openapi)
+    return routes

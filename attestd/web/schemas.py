@@ -1,0 +1,334 @@
+"""The messages as JSON Schema (2020-12, as OpenAPI 3.1 has it), written down from docs/protocol.md.
+
+Objects are closed: the service refuses members that it does not know, and sends none that are not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from attestd.ids import Tier
+from attestd.policy.source import MAX_POLICY
+from attestd.protocol.encoding import MAX_SECONDS
+from attestd.protocol.messages import (
+    BANKS,
+    MAX_ATTEST,
+    MAX_BODY,
+    MAX_CERTIFICATE,
+    MAX_CERTIFICATES,
+    MAX_LOG,
+    MAX_PUBLIC,
+    MAX_SEALED,
+    MAX_SIGNATURE,
+)
+from attestd.registry.operators import Role
+from attestd.registry.states import State
+
+Schema = Mapping[str, Any]
+
+_SEGMENT: Final = "^[a-z0-9][a-z0-9._-]{0,63}$"
+_TIMES: Final = {"type": "integer", "minimum": 0, "description": "unix seconds"}
+_COUNT: Final = {"type": "integer", "minimum": 0}
+_VERSION: Final = {"const": 1}
+
+SEGMENT: Final[Schema] = {"type": "string", "pattern": _SEGMENT}
+SERIAL: Final[Schema] = {"type": "string", "pattern": "^[0-9a-f]{1,40}$"}
+DIGEST: Final[Schema] = {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"}
+TIER: Final[Schema] = {"enum": [tier.value for tier in Tier]}
+STATE: Final[Schema] = {"enum": [state.value for state in State]}
+ROLE: Final[Schema] = {"enum": [role.value for role in Role]}
+PEM: Final[Schema] = {"type": "string", "pattern": "^-----BEGIN CERTIFICATE-----\n"}
+
+
+def ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def closed(required: Mapping[str, Schema], **optional: Schema) -> dict[str, Any]:
+    """An object with these members and no other."""
+    return {
+        "type": "object",
+        "properties": {**required, **optional},
+        "required": sorted(required),
+        "additionalProperties": False,
+    }
+
+
+def text(limit: int, *, least: int = 0) -> Schema:
+    return {"type": "string", "minLength": least, "maxLength": limit}
+
+
+def octets(limit: int, *, least: int = 0) -> Schema:
+    """Base64url without padding of so many octets."""
+    sizes = {"minLength": (least * 4 + 2) // 3, "maxLength": (limit * 4 + 2) // 3}
+    return {"type": "string", "pattern": "^[A-Za-z0-9_-]*$", **sizes}
+
+
+def _or_null(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _list(of: Schema, most: int | None = None) -> Schema:
+    return {"type": "array", "items": of} | ({} if most is None else {"maxItems": most})
+
+
+def _answer(**members: Schema) -> dict[str, Any]:
+    return closed({"v": _VERSION, **members})
+
+
+def _message(required: Mapping[str, Schema] | None = None, **optional: Schema) -> dict[str, Any]:
+    """An operator's or a proxy's message: its version may be left out."""
+    return closed(required or {}, v=_VERSION, **optional)
+
+
+_SECONDS: Final = {"type": "integer", "minimum": 0, "maximum": MAX_SECONDS}
+_SELECTION: Final[Schema] = {
+    "type": "object",
+    "propertyNames": {"enum": sorted(BANKS)},
+    "additionalProperties": _list({"type": "integer", "minimum": 0, "maximum": 23}, 24),
+}
+_PCRS: Final[Schema] = {
+    "type": "object",
+    "properties": {
+        bank: {
+            "type": "object",
+            "propertyNames": {"pattern": "^([0-9]|1[0-9]|2[0-3])$"},
+            "additionalProperties": octets(size, least=size),
+        }
+        for bank, size in BANKS.items()
+    },
+    "additionalProperties": False,
+}
+_CERTIFIED: Final = closed(
+    {
+        "public": octets(MAX_PUBLIC, least=1),
+        "attest": octets(MAX_ATTEST, least=1),
+        "signature": octets(MAX_SIGNATURE, least=1),
+    }
+)
+_QUOTE: Final = closed({"attest": octets(MAX_ATTEST, least=1), "signature": octets(MAX_SIGNATURE, least=1)})
+_EVIDENCE: Final[Mapping[str, Schema]] = {"quote": _QUOTE, "pcrs": _PCRS}
+_LOGS: Final[Mapping[str, Schema]] = {"eventlog": octets(MAX_LOG), "ima": octets(MAX_LOG)}
+_REASON: Final[Mapping[str, Schema]] = {"reason": text(500)}
+_ACT: Final[Mapping[str, Schema]] = {
+    **_REASON,
+    "expected_version": {"type": "integer", "minimum": 1, "maximum": (1 << 53) - 1},
+}
+_LABELS: Final[Schema] = {"type": "object", "additionalProperties": {"type": "string"}}
+_RESULT: Final = closed(
+    {
+        "status": {"enum": ["none", "affirming", "warning", "contraindicated"]},
+        "vector": {"type": "object", "additionalProperties": {"type": "integer", "minimum": -128, "maximum": 127}},
+        "reasons": _list({"type": "string"}),
+        "attested_at": _TIMES,
+    }
+)
+_DEVICE: Final[Mapping[str, Schema]] = {
+    "id": SEGMENT,
+    "state": STATE,
+    "state_version": {"type": "integer", "minimum": 1},
+    "state_reason": {"type": ["string", "null"]},
+    "tier": _or_null(TIER),
+    "site": _or_null(SEGMENT),
+    "spiffe_id": {"type": ["string", "null"], "pattern": "^spiffe://"},
+    "serial_number": {"type": ["string", "null"]},
+    "labels": _LABELS,
+    "manufacturer": {"type": ["string", "null"]},
+    "model": {"type": ["string", "null"]},
+    "firmware_version": {"type": ["string", "null"]},
+    "endorsement": {"type": ["string", "null"]},
+    "attested_at": _or_null(_TIMES),
+    "attestation_good_until": _or_null(_TIMES),
+    "result": _or_null(_RESULT),
+    "source": {"type": "string"},
+    "created_at": _TIMES,
+    "updated_at": _TIMES,
+}
+
+SCHEMAS: Final[Mapping[str, Schema]] = {
+    # Devices
+    "BeginRequest": closed(
+        {
+            "v": _VERSION,
+            "ek": closed(
+                {
+                    "public": octets(MAX_PUBLIC, least=1),
+                    "certificates": _list(octets(MAX_CERTIFICATE), MAX_CERTIFICATES),
+                }
+            ),
+            "ak": closed({"public": octets(MAX_PUBLIC, least=1)}),
+        }
+    ),
+    "BeginAnswer": _answer(
+        id=octets(16, least=16),
+        challenge=octets(MAX_SEALED, least=1),
+        credential_blob=octets(MAX_PUBLIC, least=1),
+        secret=octets(MAX_PUBLIC, least=1),
+        nonce=octets(32, least=32),
+        pcrs=_SELECTION,
+        wants=_list(text(1024), 8),
+        expires_in=_SECONDS,
+    ),
+    "CompleteRequest": closed(
+        {
+            "v": _VERSION,
+            "challenge": octets(MAX_SEALED, least=1),
+            "body": octets(MAX_BODY, least=2) | {"description": "the exact octets of an EnrollmentEvidence"},
+            "proof": octets(32, least=32),
+        }
+    ),
+    "EnrollmentEvidence": closed({"ck": _CERTIFIED, **_EVIDENCE}, **_LOGS),
+    "CredentialAnswer": _answer(
+        device_id=SEGMENT,
+        spiffe_id={"type": "string", "pattern": "^spiffe://"},
+        chain=PEM,
+        result=_RESULT,
+        renew_after=_SECONDS,
+        expires_in=_SECONDS,
+    ),
+    "WaitAnswer": _answer(
+        state={"enum": [State.PENDING.value, State.QUARANTINED.value]},
+        retry_after=_SECONDS,
+        result={"anyOf": [_RESULT, {"type": "object", "maxProperties": 0}]},
+    ),
+    "SignedRequest": closed(
+        {
+            "protected": text(4096) | {"description": "base64url of {alg, kid, url, nonce, typ}"},
+            "payload": {"type": "string", "pattern": "^[A-Za-z0-9_-]*$"},
+            "signature": octets(512, least=1),
+        }
+    ),
+    "AttestationRequest": closed({"v": _VERSION, **_EVIDENCE}, **_LOGS),
+    "RenewalRequest": closed({"v": _VERSION}, ck=_CERTIFIED),
+    "TokenRequest": closed({"v": _VERSION, "audience": text(255)}, binding={"enum": ["dpop", "tls"]}),
+    "TokenAnswer": _answer(token={"type": "string", "pattern": r"^[\w-]+\.[\w-]+\.[\w-]+$"}, expires_in=_SECONDS),
+    # Publishing
+    "Jwks": closed(
+        {
+            "keys": _list(
+                {
+                    "type": "object",
+                    "required": ["kty", "crv", "x", "y", "kid"],
+                    "properties": {"kty": {"const": "EC"}, "crv": {"const": "P-256"}, "d": False},
+                }
+            )
+        }
+    ),
+    "ProxyAnswer": _answer(chain=PEM, renew_after=_SECONDS, expires_in=_SECONDS),
+    "ConsistencyAnswer": _answer(path=_list(octets(32, least=32))),
+    "Ready": _answer(ready={"type": "boolean"}, reasons=_list({"type": "string"})),
+    "Description": {"type": "object", "required": ["openapi", "info", "paths"]},
+    # Operators: messages
+    "Nothing": _message(),
+    "Act": _message(**_ACT),
+    "Reason": _message(**_REASON),
+    "Approval": _message({"tier": TIER, "site": SEGMENT}, labels=_LABELS, **_ACT),
+    "Replacement": _message({"ek_hash": DIGEST}, **_ACT),
+    "Policy": _message({"text": text(MAX_POLICY)}),
+    "NewProxy": _message({"name": SEGMENT, "site": SEGMENT, "public_key": text(4096)}),
+    "NewOperator": _message({"name": SEGMENT, "role": ROLE, "public_key": text(4096)}),
+    # Operators: answers
+    "Device": closed(_DEVICE),
+    "DeviceAnswer": _answer(device=ref("Device")),
+    "DevicePage": _answer(
+        device=closed(_DEVICE, ek_hash=DIGEST | {"description": "for operators and admins"}),
+        credentials=_list(ref("Credential"), 20),
+        audit=_list(ref("AuditRow"), 20),
+    ),
+    "Devices": _answer(devices=_list(ref("Device"), 1000), after=_or_null(SEGMENT)),
+    "Credential": closed(
+        {
+            "number": _COUNT,
+            "serial": SERIAL,
+            "device_id": _or_null(SEGMENT),
+            "subject": {"type": "string", "pattern": "^spiffe://"},
+            "profile": {"type": "string"},
+            "not_before": _TIMES,
+            "not_after": _TIMES,
+            "revoked_at": _or_null(_TIMES),
+            "revoked_because": {"type": ["string", "null"]},
+        }
+    ),
+    "Credentials": _answer(credentials=_list(ref("Credential"), 1000), before=_or_null(_COUNT)),
+    "AuditRow": closed(
+        {
+            "number": _COUNT,
+            "leaf": _or_null(_COUNT),
+            "at": _TIMES,
+            "actor": {"type": "string"},
+            "act": {"type": "string"},
+            "subject": {"type": "string"},
+            "request_id": {"type": ["string", "null"]},
+            "detail": {"type": "object"},
+        }
+    ),
+    "AuditRows": closed(
+        {"v": _VERSION, "audit": _list(ref("AuditRow"), 1000)}, before=_or_null(_COUNT), after=_or_null(_COUNT)
+    ),
+    "AuditHead": _answer(log=_COUNT, size=_COUNT, root=octets(32, least=32), time=_TIMES, head={"type": "string"}),
+    "AuditProof": _answer(
+        entry={"type": "object"},
+        leaf=_COUNT,
+        path=_list(octets(32, least=32)),
+        head={"type": "string"},
+        root_sha256=DIGEST,
+    ),
+    "Imported": _answer(added=_COUNT, unchanged=_COUNT),
+    "Revoked": _answer(serial=SERIAL),
+    "Overview": _answer(
+        trust_domain={"type": "string"},
+        time=_TIMES,
+        devices={"type": "object", "propertyNames": STATE, "additionalProperties": _COUNT},
+        policy_version=_COUNT,
+        bundle=_or_null(closed({"epoch": _COUNT, "version": _COUNT, "issued_at": _TIMES})),
+    ),
+    "Maker": closed(
+        {
+            "sha256": DIGEST,
+            "subject": {"type": "string"},
+            "not_after": {"type": "integer"},
+            "is_root": {"type": "boolean"},
+            "added_at": _TIMES,
+            "added_by": {"type": "string"},
+        }
+    ),
+    "Makers": _answer(makers=_list(ref("Maker"))),
+    "Distrusted": _answer(sha256=DIGEST),
+    "PolicyInForce": _answer(version=_COUNT, text={"type": "string"}, created_at=_TIMES, created_by={"type": "string"}),
+    "PolicySet": _answer(version=_COUNT),
+    "Proxies": _answer(
+        proxies=_list(
+            closed(
+                {
+                    "name": SEGMENT,
+                    "site": SEGMENT,
+                    "serial": SERIAL,
+                    "created_at": _TIMES,
+                    "disabled_at": _or_null(_TIMES),
+                }
+            )
+        )
+    ),
+    "ProxyAdded": _answer(name=SEGMENT, site=SEGMENT, chain=PEM),
+    "Operators": _answer(
+        operators=_list(closed({"name": SEGMENT, "role": ROLE, "created_at": _TIMES, "disabled_at": _or_null(_TIMES)}))
+    ),
+    "OperatorAdded": _answer(name=SEGMENT, role=ROLE, chain=PEM, root=PEM),
+    "Named": _answer(name=SEGMENT),
+    # RFC 9457
+    "Problem": closed(
+        {
+            "type": {"type": "string", "pattern": "^urn:attestd:problem:[a-z0-9-]+$"},
+            "title": text(200, least=1),
+            "status": {"type": "integer", "minimum": 400, "maximum": 599},
+            "detail": text(2000, least=1),
+            "remedy": {"type": "string", "minLength": 1},
+            "request_id": {"type": "string"},
+        },
+        seen=text(2000),
+        expected=text(2000),
+        errors=_list(closed({"line": _COUNT, "what": {"type": "string"}})),
+        more={"type": "boolean"},
+    ),
+}

@@ -1,0 +1,180 @@
+"""What reaches an edge: a hop's headers, a whole forward-auth question, its settings and the floor on its disk."""
+
+from __future__ import annotations
+
+import base64
+import tomllib
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
+from urllib.parse import quote
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from attestd.credentials.dpop import EdgeNonces, ReplayCache
+from attestd.ids import Site, Tier
+from attestd.policy import default_policy
+from attestd.policy.decisions import Boundary
+from attestd_edge.asgi import read_headers, read_peer
+from attestd_edge.decide import Request, TokenRules, View, encode_path, judge, read_path
+from attestd_edge.hop import CertificateSource, Door, Headers, OnlyPeerHop, is_reserved
+from attestd_edge.settings import Settings
+from attestd_edge.store import Floor
+from tests import authority as a
+from tests.fuzz.harness import Target, once
+
+_BOUNDARY = Boundary("gate", Tier.DEVICE, Site("munich"), Tier.EDGE, Site("munich"))
+_ORIGIN = "https://shop.example.org"
+_NONCES = EdgeNonces(bytes(32))
+_WORDS = (
+    b"Client-Cert: :",
+    b"Client-Cert-Chain: ",
+    b"X-Client-Cert: ",
+    b"x_client_cert: ",
+    b"Authorization: DPoP ",
+    b"Authorization: Bearer ",
+    b"DPoP: ",
+    b"X-Forwarded-Uri: ",
+    b"X-Forwarded-Method: ",
+    b"-----BEGIN%20CERTIFICATE-----%0A",
+    b"%2e%2e",
+    b"%2f",
+    b"//",
+    b"\n",
+)
+_SETTINGS = b"""
+[edge]
+server = "https://attestd.example"
+root = "root.pem"
+trust_domain = "example.org"
+state_dir = "state"
+key = "key.pem"
+certificate = "proxy.pem"
+[listen]
+unix = "auth.sock"
+[tokens]
+audience = "https://shop.example.org"
+origins = ["https://shop.example.org"]
+[[boundary]]
+name = "gate"
+from = { tier = "device", site = "munich" }
+to = { tier = "edge", site = "munich" }
+labels = { lane = "3" }
+"""
+
+
+@cache
+def _pem() -> str:
+    return x509.load_der_x509_certificate(a.leaf()).public_bytes(Encoding.PEM).decode()
+
+
+def _lines(**headers: str) -> bytes:
+    said = {
+        "X-Forwarded-Method": "GET",
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Host": "shop.example.org",
+        "X-Forwarded-Uri": "/orders?page=2",
+    } | {name.replace("_", "-"): value for name, value in headers.items()}
+    return "\n".join(f"{name}: {value}" for name, value in said.items()).encode("latin-1")
+
+
+@once
+def _by_nginx() -> list[bytes]:
+    return [_lines(X_Client_Cert=quote(_pem(), safe=""))]
+
+
+@once
+def _by_rfc9440() -> list[bytes]:
+    leaf, issuer = (base64.b64encode(der).decode() for der in (a.leaf(), a.ISSUER.der))
+    return [
+        _lines(Client_Cert=f":{leaf}:"),
+        _lines(Client_Cert=f":{leaf}:", Client_Cert_Chain=f":{issuer}:, :{issuer}:"),
+    ]
+
+
+@once
+def _by_token() -> list[bytes]:
+    token = a.token()
+    proof = a.proof(token, nonce=_NONCES.issue(a.NOW))
+    return [_lines(Authorization=f"DPoP {token}", DPoP=proof)]
+
+
+@cache
+def _view() -> View:
+    return View.of(a.bundle(policy=default_policy()), pinned=(a.ROOT.der,))
+
+
+# ---- What the targets do -----------------------------------------------------------------------------------------
+
+
+def _question(source: CertificateSource, data: bytes) -> None:
+    """Headers as a server hands them over, through to the verdict. No verdict without a credential."""
+    pairs = [line.partition(b": ")[::2] for line in data.split(b"\n")]
+    scope = {"headers": [(name.strip(), value) for name, value in pairs], "server": ("auth.sock", None), "client": None}
+    headers, peer = read_headers(scope), read_peer(scope)
+    for name in headers.values:
+        is_reserved(name)
+    presented = Door(source, OnlyPeerHop()).present(headers, peer)
+    request = Request(
+        method=headers.one("x-forwarded-method") or "",
+        origin=f"{headers.one('x-forwarded-proto')}://{headers.one('x-forwarded-host')}",
+        target=headers.one("x-forwarded-uri") or "",
+        labels=MappingProxyType({}),
+    )
+    rules = TokenRules(a.AUDIENCE, frozenset({_ORIGIN}), _NONCES, ReplayCache())
+    verdict = judge(_view(), boundary=_BOUNDARY, presented=presented, request=request, tokens=rules, now=a.NOW)
+    assert str(verdict.identity.spiffe_id) == a.BIKE
+    assert presented.chain or presented.token
+
+
+def _path(data: bytes) -> None:
+    """One reading for each path, and no way around it."""
+    path = read_path(data.decode("latin-1"))
+    assert read_path(encode_path(path.encode())) == path
+    assert ".." not in path.split("/")
+    assert "//" not in path
+
+
+def _without_hop(data: bytes) -> None:
+    """From anybody who is not the hop, a certificate in a header is nothing."""
+    headers = Headers.of(
+        [
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, _, value in (line.partition(b": ") for line in data.split(b"\n"))
+        ]
+    )
+    presented = Door(CertificateSource.TLS).present(headers, read_peer({"server": ("::1", 1), "client": ("::1", 2)}))
+    assert presented.chain == ()
+
+
+def _settings(data: bytes) -> None:
+    with TemporaryDirectory(prefix="fuzz-edge-") as folder:
+        file = Path(folder) / "edge.toml"
+        file.write_bytes(data)
+        settings = Settings.load(file)
+    assert settings.server.startswith("https://")
+    assert tomllib.loads(data.decode())["edge"]
+
+
+def _floor(data: bytes) -> None:
+    with TemporaryDirectory(prefix="fuzz-edge-") as folder:
+        file = Path(folder) / "floor.json"
+        file.write_bytes(data)
+        floor = Floor.read(file)
+        file.write_bytes(floor.to_bytes())
+        assert Floor.read(file) == floor
+
+
+TARGETS = (
+    Target("hop-nginx", lambda data: _question(CertificateSource.NGINX, data), _by_nginx, _WORDS),
+    Target("hop-rfc9440", lambda data: _question(CertificateSource.RFC9440, data), _by_rfc9440, _WORDS),
+    Target("hop-token", lambda data: _question(CertificateSource.NGINX, data), _by_token, _WORDS),
+    Target("no-hop", _without_hop, _by_nginx, _WORDS, refuses=False),
+    Target("path", _path, lambda: [b"/orders/7?page=2", b"/%7Euser/%C3%BC"], _WORDS, limit=2048),
+    Target(
+        "edge-settings", _settings, lambda: [_SETTINGS], (b"[[boundary]]\n", b"[tokens]\n", b"= -1\n", b"1979-05-27")
+    ),
+    Target("edge-floor", _floor, lambda: [Floor(1, 2, a.NOW).to_bytes()], (b"1e30", b"-1", b"9" * 30), limit=1024),
+)

@@ -1,0 +1,33 @@
+"""State races: whatever the order in which verbs meet at the registry, nothing is issued on an old state.
+
+Ten thousand interleavings, each another one: here on SQLite, in test_interleavings_postgresql.py on PostgreSQL, where
+transactions run side by side and are held between their statements. The same ones on every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.races.cast import Cast
+from tests.races.play import play
+from tests.races.scenes import ON_POSTGRESQL, SCENES, Scene
+
+pytestmark = pytest.mark.once
+
+
+@pytest.fixture(scope="module")
+def cast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cast]:
+    cast = Cast(tmp_path_factory.mktemp("races"), "sqlite")
+    yield cast
+    cast.close()
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=str)
+def test_nothing_is_issued_on_an_old_state(cast: Cast, scene: Scene) -> None:
+    assert play(cast, scene, scene.tries) == scene.tries
+
+
+def test_ten_thousand_are_tried() -> None:
+    assert sum(scene.tries for scene in SCENES) + ON_POSTGRESQL * len(SCENES) >= 10_000

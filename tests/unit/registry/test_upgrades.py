@@ -1,0 +1,337 @@
+"""From every released revision up to the newest one, on both kinds of database, with rows in every table."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, Inspector, MetaData, inspect, select, text
+
+from attestd.registry import audit, devices, issued, migrations, policies, revision
+from attestd.registry.engine import Registry, SchemaOutdated
+from attestd.registry.states import State
+from attestd.registry.tables import METADATA, SCHEMA
+from tests.database import drop, is_postgres
+from tests.postgres import require_postgres, shared
+
+pytestmark = pytest.mark.once  # it names the kinds of database by itself
+
+RELEASED = ["0001"]
+SERIAL = f"{1 << 150:x}"
+DEVICE = "x2qjrk5aw3vm4e7zbzxg6ydlfu"
+
+# One row a table, as the first release wrote them.
+ROWS: dict[str, dict[str, Any]] = {
+    "devices": {
+        "id": DEVICE,
+        "state": "active",
+        "state_version": 3,
+        "tier": "device",
+        "site": "shop-1",
+        "serial_number": "SN 1",
+        "labels": {"rack": "1"},
+        "ek_hash": b"e" * 32,
+        "ek_public": b"ek",
+        "ak_public": b"ak",
+        "ck_public": b"ck",
+        "ck_name": b"name",
+        "status_index": 7,
+        "manufacturer": "IFX",
+        "model": "SLB9670",
+        "firmware_version": "7.85",
+        "endorsement": "certificate",
+        "created_at": 1_800_000_000,
+        "updated_at": 1_800_000_001,
+        "attested_at": 1_800_000_001,
+        "attestation_good_until": 1_800_003_600,
+        "result": {"vector": {"instance-identity": 2}, "reasons": ["ä"], "attested_at": 1_800_000_001},
+        "clock": {"clock": 5, "safe": True},
+        "state_reason": None,
+        "source": "request",
+    },
+    "blocked_eks": {"ek_hash": b"b" * 32, "device_id": DEVICE, "reason": "broken", "at": 1_800_000_000},
+    "spends": {
+        "id": b"s" * 16,
+        "purpose": "challenge",
+        "request_digest": b"r" * 32,
+        "proof_digest": b"p" * 32,
+        "answer": b"{}",
+        "device_id": DEVICE,
+        "serial": SERIAL,
+        "at": 1_800_000_001,
+        "expires_at": 1_800_000_300,
+    },
+    "issued": {
+        "number": 1,
+        "serial": SERIAL,
+        "device_id": DEVICE,
+        "subject": f"spiffe://fleet.example/device/shop-1/{DEVICE}",
+        "profile": "device",
+        "not_before": 1_800_000_000,
+        "not_after": 1_800_003_600,
+        "der": b"certificate",
+        "thumbprint": b"t" * 32,
+    },
+    "revocations": {"serial": SERIAL, "at": 1_800_000_002, "reason": "lost", "not_after": 1_800_003_600},
+    "tpm_makers": {
+        "sha256": b"m" * 32,
+        "der": b"maker",
+        "subject": "CN=Maker",
+        "not_after": 1_900_000_000,
+        "is_root": True,
+        "added_at": 1_800_000_000,
+        "added_by": "admin",
+    },
+    "operators": {
+        "name": "admin",
+        "role": "admin",
+        "thumbprint": b"o" * 32,
+        "public_key": b"key",
+        "certificate": b"certificate",
+        "created_at": 1_800_000_000,
+        "disabled_at": None,
+    },
+    "proxies": {
+        "name": "proxy-1",
+        "site": "shop-1",
+        "thumbprint": b"x" * 32,
+        "public_key": b"key",
+        "serial": SERIAL,
+        "created_at": 1_800_000_000,
+        "disabled_at": 1_800_000_001,
+    },
+    "policies": {"version": 1, "text": "permit", "created_at": 1_800_000_000, "created_by": "admin"},
+    "bundles": {"epoch": 1, "version": 1, "revision": 4, "issued_at": 1_800_000_000, "jws": "a.b.c"},
+    "audit": {
+        "number": 1,
+        "at": 1_800_000_000,
+        "actor": "admin",
+        "act": "approve",
+        "subject": DEVICE,
+        "request_id": "r1",
+        "detail": {"tier": "device"},
+    },
+    "counters": {"name": "test", "value": 1 << 40},
+}
+
+# Ends itself where a power cut might: before the n-th statement of the migration, or before its commit.
+DYING = """
+import os, signal, sys
+from sqlalchemy import Engine, event
+from attestd.registry import migrations
+from attestd.registry.engine import Registry
+
+left = int(sys.argv[2])
+upgrade = migrations.upgrade
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def count(*_):
+    global left
+    left -= 1
+    if left == 0:
+        die()
+
+def counted(c):
+    event.listen(c, "before_cursor_execute", count)
+    upgrade(c)
+    die()
+
+migrations.upgrade = counted
+Registry.open(sys.argv[1], create=True)
+"""
+OPENING = """
+import sys
+from attestd.registry.engine import Registry
+print("ready", flush=True)
+sys.stdin.readline()
+print(Registry.open(sys.argv[1], create=True).schema())
+"""
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database."""
+    if request.param == "sqlite":
+        (tmp_path / "registry.db").touch(0o600)
+        yield f"sqlite:///{tmp_path}/registry.db"
+        return
+    require_postgres()
+    url = shared().fresh_database()
+    yield url
+    drop(url)
+
+
+def populate(url: str, released: str) -> None:
+    """The tables of a release, one row in each."""
+    registry = Registry(url)
+    with registry._database.migrating() as c:
+        migrations.upgrade(c, released)
+    with registry.acting() as c:
+        found = MetaData()
+        found.reflect(c)
+        tables = {table.name: table for table in found.sorted_tables if table.name != "alembic_version"}
+        assert tables.keys() == ROWS.keys(), "every table of the first release has its row here"
+        for name, table in tables.items():
+            c.execute(table.insert(), ROWS[name])
+    registry.close()
+
+
+def kept(c: Connection) -> dict[str, dict[str, Any]]:
+    """What is left of the rows, by their old columns."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, row in ROWS.items():
+        table = METADATA.tables[name]
+        key = next(iter(table.primary_key.columns))
+        columns = [table.c[column] for column in row]
+        found[name] = dict(c.execute(select(*columns).where(key == row[key.name])).one()._mapping)
+    return found
+
+
+def shape(inspector: Inspector) -> dict[str, Any]:
+    """Everything that a database says of its tables, in an order of its own."""
+
+    def listed(things: Any) -> list[str]:
+        return sorted(repr(sorted((name, str(value)) for name, value in thing.items())) for thing in things)
+
+    return {
+        table: [
+            listed(inspector.get_columns(table)),
+            repr(sorted((name, str(value)) for name, value in inspector.get_pk_constraint(table).items())),
+            *map(listed, (inspector.get_indexes(table), inspector.get_unique_constraints(table))),
+            *map(listed, (inspector.get_foreign_keys(table), inspector.get_check_constraints(table))),
+            [str(getattr(column["type"], "collation", None)) for column in inspector.get_columns(table)],
+        ]
+        for table in sorted(inspector.get_table_names())
+        if table != "alembic_version"
+    }
+
+
+def schema(url: str) -> str | None:
+    registry = Registry(url)
+    try:
+        return registry.schema()
+    finally:
+        registry.close()
+
+
+def test_every_release_is_tested(url: str) -> None:
+    registry = Registry(url)
+    with registry.reading() as c:
+        assert [*RELEASED, SCHEMA] == list(migrations.revisions(c))
+    registry.close()
+
+
+@pytest.mark.parametrize("released", RELEASED)
+def test_an_old_database_is_brought_up_with_all_its_rows(url: str, released: str) -> None:
+    populate(url, released)
+    with pytest.raises(SchemaOutdated):
+        Registry.open(url)
+    registry = Registry.open(url, create=True)
+    with registry.reading() as c:
+        context = MigrationContext.configure(c, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, METADATA) == []
+        assert kept(c) == ROWS
+        device = devices.by_id(c, DEVICE)  # type: ignore[arg-type]
+        assert (device.state, device.labels) == (State.ACTIVE, {"rack": "1"})
+        assert issued.page(c)[0].revoked_because == "lost"
+        assert policies.latest(c).version == 1
+        assert audit.page(c)[0].act == "approve"
+        assert revision.epoch(c) == 1
+    with registry.acting() as c:
+        assert revision.bump(c) == 1
+        policies.add(c, text="forbid", created_by="admin", now=1_800_000_002)
+    registry.close()
+
+
+@pytest.mark.parametrize("released", RELEASED)
+def test_an_old_database_becomes_what_a_new_one_is(url: str, released: str, tmp_path: Path) -> None:
+    populate(url, released)
+    Registry.open(url, create=True).close()
+    new = shared().fresh_database() if is_postgres(url) else f"sqlite:///{tmp_path}/new.db"
+    described = shared().fresh_database() if is_postgres(url) else f"sqlite:///{tmp_path}/described.db"
+    Registry.open(new, create=True).close()
+    registry = Registry(described)
+    registry._database.create()
+    with registry._database.migrating() as c:
+        METADATA.create_all(c)
+    registry.close()
+    seen = []
+    for one in (url, new, described):
+        registry = Registry(one)
+        with registry.reading() as c:
+            seen.append(shape(inspect(c)))
+        registry.close()
+    assert seen[0] == seen[1]
+    assert seen[1] == seen[2]
+    for one in (new, described):
+        drop(one)
+
+
+def test_text_sorts_by_its_octets(url: str) -> None:
+    registry = Registry.open(url, create=True)
+    ids = ["ab", "a-b", "a.b", "a_b", "a1", "1a", "a", "b", "aa"]
+    with registry.acting() as c:
+        for number, name in enumerate(ids):
+            values = {**ROWS["devices"], "id": name, "ek_hash": bytes([number]) * 32, "status_index": number}
+            c.execute(METADATA.tables["devices"].insert(), values)
+    with registry.reading() as c:
+        table = METADATA.tables["devices"]
+        assert list(c.execute(select(table.c.id).order_by(table.c.id)).scalars()) == sorted(ids)
+        assert [device.id for device in devices.search(c, after="a1")] == sorted(i for i in ids if i > "a1")  # type: ignore[arg-type]
+    registry.close()
+
+
+@pytest.mark.parametrize("statements", [2, 9, 1000])
+def test_a_killed_migration_leaves_the_old_or_the_new(url: str, statements: int) -> None:
+    populate(url, "0001")
+    died = subprocess.run([sys.executable, "-c", DYING, url, str(statements)], capture_output=True, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert schema(url) == "0001"
+    registry = Registry(url)
+    with registry.reading() as c:
+        assert "audit_tiles" not in inspect(c).get_table_names()
+    registry.close()
+    registry = Registry.open(url, create=True)  # and the next one brings it up
+    with registry.reading() as c:
+        assert kept(c) == ROWS
+    registry.close()
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_processes_that_migrate_at_once(url: str, old: bool) -> None:
+    if old:
+        populate(url, "0001")
+    opening = [
+        subprocess.Popen(
+            [sys.executable, "-c", OPENING, url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        for _ in range(2)
+    ]
+    for process in opening:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in opening:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert [process.communicate(timeout=60)[0].strip() for process in opening] == [SCHEMA] * 2
+    registry = Registry.open(url)
+    with registry.reading() as c:
+        assert len(c.execute(text("SELECT version_num FROM alembic_version")).all()) == 1
+        assert c.execute(text("SELECT count(*) FROM counters WHERE name = 'epoch'")).scalar_one() == 1
+        assert not old or kept(c) == ROWS
+    registry.close()
