@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTEST_WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test mutants check lint types layers lock clean
+.PHONY: help run demo test bench fuzz mutants soak check lint types layers lock clean
 
 help:            ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -17,12 +17,27 @@ run: $(VENV)/.ready          ## Set up, show the main job on a software TPM, sta
 demo: $(VENV)/.ready         ## The same story; ends, and fails unless every step came out as it should
 	@$(BIN)/python -m attestd_demo
 
-test: $(VENV)/.ready-tests check   ## Lint, types, layers and every test
+test: $(VENV)/.ready-tests check   ## Lint, types, layers and every test; those with a registry on PostgreSQL, too
 	@$(BIN)/pytest -n $(PYTEST_WORKERS) --dist loadfile
+	@ATTESTD_TEST_DATABASE=postgresql $(BIN)/pytest -n $(PYTEST_WORKERS) --dist loadfile -m database
+
+FUZZ_SECONDS ?= 60
+
+# FUZZ_SECONDS for each target; TARGETS="token bundle" takes those alone. Corpora stay in build/fuzz.
+fuzz: $(VENV)/.ready-tests     ## Fuzz every parser of untrusted octets, then the API and the protocol's states
+	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(TARGETS)
+
+# Some ten minutes on a quiet machine; BENCHMARKS="edge enrollment" takes those alone.
+bench: $(VENV)/.ready-tests    ## Measure everything beside its floor: a table, and build/bench.json
+	@$(BIN)/python -m tests.bench $(BENCHMARKS)
 
 # Takes hours of one core; MODULES=attestd/tpm does a part.
 mutants: $(VENV)/.ready-tests  ## Take every check out of the code, one by one: does a test notice?
 	@$(BIN)/python tests/mutants.py $(MODULES)
+
+# Every attack of tests/load, long and large, then all of them at once; about half an hour, and most of two cores.
+soak: $(VENV)/.ready-tests     ## The service under attack, long
+	@ATTESTD_SOAK=1 $(BIN)/pytest tests/load --timeout 1200
 
 check: $(VENV)/.ready lint types layers
 

@@ -19,7 +19,7 @@ import psycopg
 
 from tests import postgres
 
-__all__ = ["KIND", "drop", "fresh", "is_postgres"]
+__all__ = ["KIND", "database_of_an_instance", "drop", "fresh", "is_postgres"]
 
 SQLITE = "sqlite:///"
 KIND = os.environ.get("ATTESTD_TEST_DATABASE", "sqlite")
@@ -38,6 +38,11 @@ def fresh(name: str, make: Callable[[str], None], path: Path, *, kind: str = KIN
         raise ValueError(f"ATTESTD_TEST_DATABASE is {kind!r}, neither sqlite nor postgresql")
     shutil.copy(_template(name, make), path)
     return f"{SQLITE}{path}"
+
+
+def database_of_an_instance() -> dict[str, str]:
+    """The environment of an `attestd init` whose instance has a database of the chosen kind, for good."""
+    return {"ATTESTD_DATABASE_URL": postgres.shared().fresh_database()} if KIND == "postgresql" else {}
 
 
 def drop(url: str) -> None:

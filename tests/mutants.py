@@ -76,6 +76,8 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
     "attestd/credentials/dpop.py": (f"{_UNIT}/credentials/test_dpop.py",),
     "attestd/credentials/facts.py": (f"{_UNIT}/credentials/test_facts.py",),
     "attestd/credentials/identity.py": (f"{_UNIT}/credentials/test_identity.py",),
+    "attestd/credentials/hashtree.py": (f"{_UNIT}/credentials/test_hashtree.py",),
+    "attestd/credentials/transparency.py": (f"{_UNIT}/credentials/test_transparency.py",),
     "attestd/credentials/jwk.py": (f"{_UNIT}/credentials/test_jwk.py",),
     "attestd/credentials/jws.py": (f"{_UNIT}/credentials/test_jws.py", f"{_UNIT}/credentials/test_tokens.py"),
     "attestd/credentials/requests.py": (f"{_UNIT}/credentials/test_requests.py",),
@@ -111,6 +113,7 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_UNIT}/attestd_edge/test_edge_memory.py",
         "tests/attacks/test_edge.py",
     ),
+    "clients/attestd_edge/history.py": (f"{_UNIT}/attestd_edge/test_edge_history.py",),
     "clients/attestd_edge/hop.py": (f"{_UNIT}/attestd_edge/test_edge_hop.py",),
     "clients/attestd_edge/store.py": (f"{_UNIT}/attestd_edge/test_edge_store.py",),
     "clients/attestd_edge/identity.py": (

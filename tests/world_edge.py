@@ -55,7 +55,6 @@ class SiteEdge:
                 self.key, read_certificates(self.certificate.read_bytes(), where="proxy.pem")
             ),
             certificate_file=self.certificate,
-            roots=(root,),
             trust_domain=TRUST_DOMAIN,
             chance=lambda: 0.5,
         )

@@ -146,7 +146,7 @@ def _examine(dir: Path, *, quiet: bool) -> Examination:
         return examine(
             registry,
             settings.dir / FOLDER,
-            roots=[certificate.public_bytes(Encoding.DER) for certificate in hierarchy.roots],
+            roots=[certificate.public_bytes(Encoding.DER) for certificate in hierarchy.every_root],
             trust_domain=settings.trust_domain,
             progress=progress,
         )

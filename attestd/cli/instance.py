@@ -46,6 +46,8 @@ from attestd.registry.operators import Role
 from attestd.web.app import Service
 
 ADMIN = "admin"
+_FILE = "sqlite:///"
+OWN_FILE = f"{_FILE}registry.db"  # in the instance's folder
 _DELIVERED = "$CREDENTIALS_DIRECTORY/"
 
 
@@ -53,6 +55,12 @@ class InstanceExists(Conflict):
     """There is an instance here already"""
 
     remedy = "Use it, or name another folder with --dir. An instance is never overwritten."
+
+
+class DatabaseInUse(Conflict):
+    """This database holds another instance's registry"""
+
+    remedy = "Give the new instance an empty database of its own: `createdb`. A registry is never overwritten."
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,19 +191,23 @@ def create_instance(
     listen: str,
     environ: Mapping[str, str],
     keys: KeyChoice = PLAIN_KEYS,
+    database: str = OWN_FILE,
 ) -> Instance:
     """Makes a new instance: settings, authority, database, first policy, first admin.
 
-    It is made beside `dir` and renamed at the end, so that a power cut leaves no half of one. Raises InstanceExists.
+    It is made beside `dir` and renamed at the end, so that a power cut leaves no half of one. `database` is a URL, kept
+    in the settings; ATTESTD_DATABASE_URL has precedence, as ever. Raises InstanceExists, DatabaseInUse.
     """
     if dir.exists() and (not dir.is_dir() or any(dir.iterdir())):
         raise InstanceExists(f"{dir} is not empty.", expected="an empty or absent folder")
+    database = environ.get("ATTESTD_DATABASE_URL", database)
     dir.parent.mkdir(parents=True, exist_ok=True)
     typed = keys.passphrase
     ask = None if typed is None else (lambda: typed)
     draft = Path(tempfile.mkdtemp(prefix=f".{dir.name}-", dir=dir.parent))  # 0700
     try:
-        text = _SETTINGS.format(trust_domain=trust_domain, listen=listen) + keys.section
+        text = _SETTINGS.format(trust_domain=trust_domain, listen=listen, database=json.dumps(database)) + keys.section
+        (draft / "attestd.toml").touch(0o600)  # the database's URL may hold a password
         (draft / "attestd.toml").write_text(text, "utf-8")
         settings = Settings.load(draft, environ)
         profiles_of(settings)  # lifetimes are checked before anything is signed with them
@@ -210,7 +222,7 @@ def create_instance(
             encrypt=bool(keys.passphrase_file),
             place=keys.place,
         )
-        registry = Registry.open(settings.database_url, create=True)
+        registry = _new_registry(settings.database_url)
         with registry.acting() as c:
             text = default_policy()
             policies.add(c, text=text, created_by="attestd init", now=int(at.timestamp()), expected_version=0)
@@ -223,6 +235,17 @@ def create_instance(
         shutil.rmtree(draft, ignore_errors=True)
         raise
     return open_instance(dir, environ, ask=ask)
+
+
+def _new_registry(url: str) -> Registry:
+    """The tables, where nobody has made any. Raises DatabaseInUse."""
+    if not url.startswith(_FILE):
+        registry = Registry(url)
+        seen = registry.schema()
+        registry.close()
+        if seen is not None:
+            raise DatabaseInUse("The database has tables already.", seen=f"a registry of revision {seen}")
+    return Registry.open(url, create=True)
 
 
 def name_passphrase_file(dir: Path, file: Path) -> None:
@@ -275,7 +298,7 @@ listen = "{listen}"
 # workers = 2
 
 [database]
-url = "sqlite:///registry.db"
+url = {database}
 
 [attestation]
 # How long a good attestation counts, and which PCRs a quote must cover.

@@ -1,4 +1,4 @@
-"""How a new instance keeps its keys, by the options of `attestd init`."""
+"""How a new instance keeps its keys and reaches its database, by the options of `attestd init`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import getpass
 import hmac
 import os
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import typer
 
@@ -27,6 +28,23 @@ class NobodyToAsk(Misconfigured):
     """There is no terminal to ask for a passphrase"""
 
     remedy = "Name a file that holds it with --passphrase-file."
+
+
+class PasswordVisible(Misconfigured):
+    """A password in a command line is seen by everybody on this machine"""
+
+    remedy = "Leave it out and name a file in PGPASSFILE, or put the whole URL into ATTESTD_DATABASE_URL."
+
+
+def without_password(url: str) -> str:
+    """A database's URL that holds no password. Raises PasswordVisible, which doesn't repeat it."""
+    try:
+        parts = urlsplit(url)
+        if parts.password is None and "password" not in dict(parse_qsl(parts.query)):
+            return url
+    except ValueError:
+        return url  # who opens it says what is wrong
+    raise PasswordVisible
 
 
 def choose_keys(

@@ -72,6 +72,13 @@ def init(
     trust_domain: Annotated[str, typer.Option(help="The name of your world in every identity, like example.org.")],
     dir: Dir = DEFAULT_DIR,
     listen: Annotated[str, typer.Option(help="Where the service will listen.")] = "127.0.0.1:8443",
+    database: Annotated[
+        str,
+        typer.Option(
+            help="postgresql://USER@HOST/NAME, if it is not to be a file of its own. A password comes from PGPASSFILE, "
+            "or with the whole URL from ATTESTD_DATABASE_URL."
+        ),
+    ] = "",
     encrypt_keys: Annotated[bool, typer.Option("--encrypt-keys", help="Encrypt the key files.")] = False,
     passphrase_file: Annotated[
         Path | None, typer.Option(help="The file with their passphrase; without it you are asked.")
@@ -87,12 +94,19 @@ def init(
 
     Nothing is overwritten: an instance that exists is left alone, and the command fails.
     """
-    from attestd.cli.instance import create_instance, describe
-    from attestd.cli.keeping import choose_keys
+    from attestd.cli.instance import OWN_FILE, create_instance, describe
+    from attestd.cli.keeping import choose_keys, without_password
 
     with failing(as_json=as_json):
         keys = choose_keys(encrypt_keys, passphrase_file, pkcs11_module, token_label, pin_file)
-        instance = create_instance(dir, TrustDomain(trust_domain), listen=listen, environ=os.environ, keys=keys)
+        instance = create_instance(
+            dir,
+            TrustDomain(trust_domain),
+            listen=listen,
+            environ=os.environ,
+            keys=keys,
+            database=without_password(database) or OWN_FILE,
+        )
         said = describe(instance)
         emit(
             said,

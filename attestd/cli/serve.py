@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -183,7 +184,19 @@ class _Supervisor:
             os.kill(os.getpid(), signal.SIGHUP)
 
     def _ensure_certificate(self, at: datetime) -> bool:
-        """A TLS certificate with a third of its life left and the names of today; True if a new one was made."""
+        """A TLS certificate with a third of its life left and the names of today; True if a new one was made.
+
+        Services that share the folder take turns, or one's key might end up beside another's certificate.
+        """
+        make_private_folder(self._tls)
+        turn = os.open(self._tls, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            return self._ensure_certificate_in_turn(at)
+        finally:
+            os.close(turn)
+
+    def _ensure_certificate_in_turn(self, at: datetime) -> bool:
         key_file, chain_file = self._tls / "server.key", self._tls / "server.pem"
         settings = self._instance.settings
         names = settings.server.all_names
@@ -219,7 +232,6 @@ class _Supervisor:
         pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        make_private_folder(self._tls)
         for path, data in ((key_file, pem), (chain_file, pem_chain(certificate, hierarchy).encode("ascii"))):
             replace_secret(path, data)
         return True

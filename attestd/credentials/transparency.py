@@ -18,6 +18,7 @@ from cryptography import x509
 from attestd.credentials.delegation import delegated_signer
 from attestd.credentials.hashtree import HASH, MAX_PATH, MAX_SIZE, leaf_hash, verify_consistency, verify_inclusion
 from attestd.credentials.jws import UnverifiedJws
+from attestd.credentials.x509 import UnknownIssuer
 from attestd.errors import Unauthenticated
 from attestd.ids import TrustDomain
 from attestd.protocol.encoding import MalformedJson, Members, b64encode, read_object, write_object
@@ -53,7 +54,7 @@ class LogChanged(Unauthenticated):
 class RootElsewhere(Unauthenticated):
     """This proof was made under another root"""
 
-    remedy = "Name the root certificate of the service that made the proof: `GET /v1/root`."
+    remedy = "Name the root certificate that is expected; the service that made the proof has it: `GET /v1/root`."
 
 
 def entry_octets(entry: Mapping[str, Any]) -> bytes:
@@ -159,7 +160,7 @@ class InclusionProof:
     leaf: int
     path: tuple[bytes, ...]
     jws: str = field(repr=False)
-    root_sha256: bytes  # of the root certificate
+    root_sha256: bytes  # of the root certificate: which one to look for
 
     def to_members(self) -> dict[str, Any]:
         """As the admin API and proof files have it."""
@@ -192,9 +193,10 @@ class InclusionProof:
 
         Raises RootElsewhere, Unauthenticated's others, MalformedInput.
         """
-        if sha256(root).digest() != self.root_sha256:
-            raise RootElsewhere(seen=self.root_sha256.hex(), expected=sha256(root).hexdigest())
-        head = verify_head(self.jws, roots=[root], trust_domain=None, now=now).head
+        try:
+            head = verify_head(self.jws, roots=[root], trust_domain=None, now=now).head
+        except UnknownIssuer:
+            raise RootElsewhere(seen=sha256(root).hexdigest(), expected=self.root_sha256.hex()) from None
         leaf = leaf_hash(entry_octets(self.entry))
         verify_inclusion(leaf, index=self.leaf, size=head.size, root=head.root, path=self.path)
         return head

@@ -156,6 +156,12 @@ class Enrollment:
         except (EvidenceRefused, MalformedInput, Forbidden) as refusal:
             self._spend_refused(challenge, request, refusal, now=now, request_id=request_id)  # 5
             raise
+        except spends.AlreadySpent:  # 2, by a request that was answered meanwhile: perhaps this very one
+            with self.registry.reading() as c:
+                spent = spends.find(c, challenge.id)
+            if spent is None:
+                raise
+            return self._answer_again(spent, digest, request.proof, now)
 
     def _prove(self, challenge: EnrollmentChallenge, ak: VerifiedAk, request: CompleteRequest, digest: bytes) -> Proven:
         """The key certified by the AK, then the quote by the AK, both bound to this challenge and to each other."""

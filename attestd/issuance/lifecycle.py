@@ -15,7 +15,7 @@ import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from attestd.appraisal.results import AttestationResult, appraise
 from attestd.ca.hierarchy import Hierarchy
@@ -49,6 +49,8 @@ from attestd.registry.engine import Connection, Registry
 from attestd.registry.states import Event, State, UnknownDevice
 from attestd.tpm.attest import VerifiedKey, VerifiedQuote, verify_certified_key, verify_quote
 from attestd.tpm.objects import parse_public
+
+_T = TypeVar("_T")
 
 
 class NonceSpent(Unauthenticated):
@@ -107,9 +109,9 @@ class Lifecycle:
 
     def attest(self, envelope: SignedEnvelope, *, url: str, now: datetime, request_id: str) -> bytes | WaitAnswer:
         """Re-attests, and renews if the device is active. A quarantined device gets its result and nothing else."""
-        asked = self._require(envelope, url, now)
-        if isinstance(asked, bytes):
-            return asked
+        return self._once(envelope, url, now, lambda asked: self._attest(asked, now, request_id))
+
+    def _attest(self, asked: Requested, now: datetime, request_id: str) -> bytes | WaitAnswer:
         if asked.device.row.state not in (State.ACTIVE, State.QUARANTINED):
             raise DeviceNotActive("This device is not active.", seen=asked.device.row.state.value)
         try:
@@ -151,9 +153,9 @@ class Lifecycle:
 
     def renew(self, envelope: SignedEnvelope, *, url: str, now: datetime, request_id: str) -> bytes:
         """A new certificate while the last attestation counts: for the same key, or a new one certified by the AK."""
-        asked = self._require(envelope, url, now)
-        if isinstance(asked, bytes):
-            return asked
+        return self._once(envelope, url, now, lambda asked: self._renew(asked, now, request_id))
+
+    def _renew(self, asked: Requested, now: datetime, request_id: str) -> bytes:
         result, good_until = self._require_good_standing(asked.device.row, now)
         request = RenewalRequest.parse(asked.payload)
         new_key: VerifiedKey | None = None
@@ -184,9 +186,9 @@ class Lifecycle:
 
     def token(self, envelope: SignedEnvelope, *, url: str, now: datetime, request_id: str) -> bytes:
         """A bound token for an audience that policy names. Lifetimes nest: token, certificate, attestation."""
-        asked = self._require(envelope, url, now)
-        if isinstance(asked, bytes):
-            return asked
+        return self._once(envelope, url, now, lambda asked: self._token(asked, now, request_id))
+
+    def _token(self, asked: Requested, now: datetime, request_id: str) -> bytes:
         result, good_until = self._require_good_standing(asked.device.row, now)
         place = asked.device.place
         request = TokenRequest.parse(asked.payload)
@@ -241,6 +243,19 @@ class Lifecycle:
         return answer
 
     # ---- The checks -------------------------------------------------------------------------------------------
+
+    def _once(self, envelope: SignedEnvelope, url: str, now: datetime, verb: Callable[[Requested], _T]) -> _T | bytes:
+        """Steps 1 and 2, the verb, and step 2 once more if the nonce was spent meanwhile: perhaps by this request."""
+        asked = self._require(envelope, url, now)
+        if isinstance(asked, bytes):
+            return asked
+        try:
+            return verb(asked)
+        except NonceSpent:
+            answered = self._require(envelope, url, now)
+            if isinstance(answered, bytes):
+                return answered
+            raise
 
     def _require(self, envelope: SignedEnvelope, url: str, now: datetime) -> Requested | bytes:
         """Steps 1 and 2. Octets: the stored answer to this very request, which was made before."""

@@ -153,6 +153,8 @@ class Members:
             raise InputTooLarge(
                 f"{self._where}.{name} is too long.", seen=len(value), expected=f"at most {limit} characters"
             )
+        if "\0" in value:  # no database and no C string takes it
+            raise MalformedJson(f"{self._where}.{name} holds a NUL character.")
         return value
 
     def integer(self, name: str) -> int:

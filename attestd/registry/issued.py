@@ -259,13 +259,17 @@ def require_unrevoked(c: Connection, serial: Serial) -> None:
 
 
 def last_end(c: Connection, *, issuer_id: bytes, begun_by: int, now: int) -> int | None:
-    """When the last certificate ends that this issuer made by then and that is still valid; None if none is.
+    """When the last certificate ends that this issuer made by then, neither expired nor revoked; None if none is left.
 
     An issuer is known by its key identifier, 20 octets, which each certificate of it holds (RFC 5280, section 4.2.1.1).
     """
     rows = c.execute(
         select(issued.c.not_after, issued.c.der)
-        .where(issued.c.not_after > now, issued.c.not_before <= begun_by)
+        .where(
+            issued.c.not_after > now,
+            issued.c.not_before <= begun_by,
+            issued.c.serial.not_in(select(revocations.c.serial)),
+        )
         .order_by(issued.c.not_after.desc())
         .execution_options(yield_per=500)
     )

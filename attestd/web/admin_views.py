@@ -111,6 +111,8 @@ class Query:
         value = self._found.get(name)
         if value is not None and len(value) > limit:
             raise QueryMalformed(f"{name} is too long.", seen=f"{len(value)} characters", expected=f"at most {limit}")
+        if value is not None and "\0" in value:
+            raise QueryMalformed(f"{name} holds a NUL character.")
         return value
 
     def number(self, name: str) -> int | None:

@@ -108,19 +108,22 @@ class Warden:
 
 def fair_share(counts: Iterable[int], room: int) -> int:
     """The largest share, at least 1, for which `room` holds everybody's connections cut down to it."""
-    left, share = room, 1
+    left = room
     remaining = sorted(counts)
     for position, count in enumerate(remaining):
         share = max(1, left // (len(remaining) - position))
         if count > share:
             return share
         left -= count
-    return max(share, remaining[-1] if remaining else 1)
+    return room  # they all fit
 
 
 def _sockets() -> Iterator[socket.socket]:
     """Duplicates of this process's sockets; who takes one closes it."""
+    ours: set[int] = set()  # the listing's own descriptor is free again, and the first duplicate takes its number
     for name in os.listdir(_DESCRIPTORS):  # noqa: PTH208
         with suppress(OSError):
-            if os.readlink(f"{_DESCRIPTORS}/{name}").startswith("socket:"):  # noqa: PTH115
-                yield socket.socket(fileno=os.dup(int(name)))
+            if int(name) not in ours and os.readlink(f"{_DESCRIPTORS}/{name}").startswith("socket:"):  # noqa: PTH115
+                duplicate = os.dup(int(name))
+                ours.add(duplicate)
+                yield socket.socket(fileno=duplicate)

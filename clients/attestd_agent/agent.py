@@ -13,11 +13,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from attestd.credentials.succession import succeed
 from attestd.credentials.x509 import Authorities, verify_chain
 from attestd.errors import Conflict, Unauthenticated
 from attestd.ids import SpiffeId
@@ -49,11 +51,13 @@ from attestd_agent.keys import TpmKey
 from attestd_agent.records import Enrolled, Record, Waiting
 from attestd_agent.server import MAX_WAIT, Server
 from attestd_agent.state import StateBroken, StateDir
+from attestd_agent.transport import write_roots
 
 if TYPE_CHECKING:  # at run time, a command that needs no TPM needs no TPM library
     from attestd_agent.device import Device
 
 _log = logging.getLogger(__name__)
+_DER, _SPKI = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
 _JITTER = 0.1  # of the time until renewal, either way: a fleet that started together drifts apart
 
 
@@ -117,6 +121,7 @@ class Agent:
                 CertifiedKey(ck.area, proof.certified.attest, proof.certified.signature),
                 QuoteEvidence(proof.quoted.attest, proof.quoted.signature, proof.quoted.pcrs, **logs),
             ).to_bytes()
+            self.state.save_unanswered(former is not None)
             answer = self.server.complete(
                 CompleteRequest(begun.challenge, body, completion_proof(secret=proof.secret, body=body))
             )
@@ -157,6 +162,7 @@ class Agent:
                 certified = self.device.certify(known.ak, ck, data)
                 return RenewalRequest(CertifiedKey(ck.area, certified.attest, certified.signature)).to_bytes()
 
+            self.state.save_unanswered(new_key or self.state.unanswered)
             answer = self.server.renew(build, sign=self._signs(known.ck), kid=device_id)
             return self._settle_known(answer, known, ck)
 
@@ -211,6 +217,7 @@ class Agent:
             earlier = self.state.waiting()
             since = earlier.since if earlier is not None and earlier.state == answer.state else now
             self.state.save_waiting(Waiting(answer.state, self.server.url, since, retry_at))
+            self.state.save_unanswered(False)
             return answer
         until_renewal = max(answer.renew_after, 1) * (1 - _JITTER + 2 * _JITTER * self.random())
         expires_in = max(answer.expires_in, 1)
@@ -231,12 +238,35 @@ class Agent:
                 result=answer.result,
             ),
         )
+        self._follow_roots(enrolled)
         begins = self._check_chain(enrolled)
         self.state.save(enrolled)
         self.clock.raise_floor(begins)
         self.state.raise_floor(int(begins.timestamp()))
         self.state.save_waiting(None)
+        self.state.save_unanswered(False)
         return enrolled
+
+    def _follow_roots(self, enrolled: Enrolled) -> None:
+        """Gets from the pinned root to the next one, when there are signs of a rollover (docs/protocol.md, section 5).
+
+        The signs are a chain with what one root says for another's key, and two roots that are pinned, of which one may
+        be withdrawn. The new root is on the disk before it is used; nothing leads back to the old one.
+        """
+        issuers = x509.load_pem_x509_certificates(enrolled.chain.encode("ascii"))[1:]
+        pinned = self.server.roots
+        told = {one.public_bytes(_DER, _SPKI) for one in (issuer.public_key() for issuer in issuers[1:])}
+        known = {x509.load_der_x509_certificate(root).public_key().public_bytes(_DER, _SPKI) for root in pinned}
+        if len(pinned) == 1 and told <= known:
+            return
+        published = self.server.published_roots()
+        roots = succeed(pinned, published, published, now=self.clock.now())
+        if set(roots) == set(pinned):
+            return
+        _log.warning("the service's root was replaced", extra={"sha256": [sha256(root).hexdigest() for root in roots]})
+        origin = self.state.roots_origin() or frozenset(sha256(root).hexdigest() for root in pinned)
+        self.state.follow_roots(write_roots(roots), origin)
+        self.server.trust(roots)
 
     def _check_chain(self, enrolled: Enrolled) -> datetime:
         """The certificate leads to the pinned root and names this device. Returns its notBefore, which has passed.

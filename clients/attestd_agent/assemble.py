@@ -7,7 +7,6 @@ import hmac
 import os
 import random
 import re
-import ssl
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -23,7 +22,7 @@ from attestd_agent.ekcerts import MAX_FILE, read_certificate_file
 from attestd_agent.records import Enrolled
 from attestd_agent.server import Server
 from attestd_agent.state import StateBroken, StateDir
-from attestd_agent.transport import RootMalformed, Transport, fetch_root, read_roots, read_url
+from attestd_agent.transport import RootMalformed, Transport, fetch_root, read_roots, read_url, write_roots
 
 if TYPE_CHECKING:
     from attestd_agent.device import Device
@@ -137,12 +136,16 @@ def _roots(ca: str | None, state: StateDir, url: str) -> bytes:
             raise RootMalformed(
                 "This is not a fingerprint.", seen=ca[:80], expected="sha256: and 64 hexadecimal digits"
             )
-        pem = read_file(Path(ca))
-        return "".join(ssl.DER_cert_to_PEM_cert(der) for der in read_roots(pem)).encode("ascii")
+        named = read_roots(read_file(Path(ca)))
+        if stored is not None and {hashlib.sha256(der).hexdigest() for der in named} == state.roots_origin():
+            return stored  # where they led to since
+        return write_roots(named)
     wanted = bytes.fromhex(fingerprint[1])
+    if stored is not None and state.roots_origin() == {wanted.hex()}:
+        return stored
     for der in read_roots(stored) if stored is not None else ():
         if hmac.compare_digest(hashlib.sha256(der).digest(), wanted):
-            return ssl.DER_cert_to_PEM_cert(der).encode("ascii")
+            return write_roots([der])
     return fetch_root(url, wanted)
 
 

@@ -149,6 +149,8 @@ class Daemon:
         return None
 
     def _plan(self) -> Plan:
+        if self._agent.state.unanswered:
+            return Plan(Act.ATTEST, 0.0)
         return self._schedule.start(self._record(), self._agent.state.waiting(), now=self._now())
 
     def step(self, plan: Plan) -> Plan:
@@ -170,7 +172,8 @@ class Daemon:
 
     def _renewed_elsewhere(self, record: Record) -> bool:
         """Whether a command renewed meanwhile, so that nothing is due any more."""
-        return record.obtained_at <= self._now() < record.renew_at and self._agent.state.waiting() is None
+        due = self._agent.state.unanswered or self._agent.state.waiting() is not None
+        return not due and record.obtained_at <= self._now() < record.renew_at
 
     def _succeeded(self, act: Act, enrolled: Enrolled) -> Plan:
         record = enrolled.record

@@ -8,7 +8,7 @@ gives the same answer to the same request.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from attestd.credentials.bundle import verify_time
@@ -97,6 +97,15 @@ class Server:
     @property
     def url(self) -> str:
         return self._transport.url
+
+    def published_roots(self) -> tuple[bytes, ...]:
+        """The service's roots, and during a rollover what they say for each other's keys (DER), unverified."""
+        return read_roots(self._answered(self._transport.exchange("GET", "/v1/root")).body)
+
+    def trust(self, roots: Sequence[bytes]) -> None:
+        """These roots (DER) count from now on."""
+        self.roots = tuple(roots)
+        self._transport.trust(self.roots)
 
     # ---- Enrollment: two round trips, without a signature ---------------------------------------------------------
 

@@ -8,8 +8,10 @@
         ak.pem                the attestation key, in the same form as key.pem
         device.json           who this is, what the service said, when to renew
       root.pem                the service's root certificate, pinned
+      root-origin.json        the roots that led to it, if it was replaced since it was named
       time-floor.json         no time before this can be true
       waiting.json            while the service keeps the device waiting
+      unanswered              new keys were sent to the service, and its answer is not saved: which keys count there?
       lock                    held by whoever changes anything
 
 Each file is written under another name, synced, and renamed; then its folder is synced (rename(2) is atomic, and
@@ -28,7 +30,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from attestd.errors import Conflict, MalformedInput, Misconfigured, Unavailable
+from attestd.errors import Conflict, InputTooLarge, MalformedInput, Misconfigured, Unavailable
 from attestd.protocol.encoding import Members, read_object, write_object
 from attestd_agent.keys import TpmKey
 from attestd_agent.records import Enrolled, Record, Waiting
@@ -36,7 +38,9 @@ from attestd_agent.records import Enrolled, Record, Waiting
 _log = logging.getLogger(__name__)
 _GENERATION = re.compile(r"gen-([0-9]{1,12})", re.ASCII)
 _LINK = "credentials"
+_UNANSWERED = "unanswered"
 _MAX_FILE = 256 * 1024
+_MAX_ROOTS = 16
 _MAX_TIME = 1 << 40  # Unix seconds
 _LOCK_PATIENCE = 60.0  # seconds; longer than any one exchange with TPM and service
 
@@ -115,9 +119,26 @@ class StateDir:
             return None if data is None else Waiting.parse(data)
         return None
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether an agent ended between sending new keys and saving the answer. Attesting shows which keys count."""
+        return (self.path / _UNANSWERED).exists()
+
     def roots(self) -> bytes | None:
         """The pinned root certificates as PEM."""
         return self._optional("root.pem")
+
+    def roots_origin(self) -> frozenset[str]:
+        """The roots (SHA-256) that somebody named, if they led to others since. Raises StateBroken."""
+        data = self._optional("root-origin.json")
+        if data is None:
+            return frozenset()
+        try:
+            members = Members(read_object(data, limit=_MAX_FILE, name="origin"), "root-origin.json")
+            members.version()
+            return frozenset(members.texts("sha256", most=_MAX_ROOTS, limit=64))
+        except (MalformedInput, InputTooLarge) as broken:
+            raise StateBroken(f"root-origin.json: {broken}") from broken
 
     def floor(self) -> int:
         """Unix seconds that have surely passed; 0 if nothing is known. Build time and certificate still count then."""
@@ -232,7 +253,25 @@ class StateDir:
             (self.path / "waiting.json").unlink()
             _sync(self.path)
 
+    def save_unanswered(self, yes: bool) -> None:
+        """True before new keys are sent in the place of current ones, False once the answer is saved."""
+        if yes:
+            self._replace(_UNANSWERED, b"")
+        elif self.unanswered:
+            with _named_errors(), suppress(FileNotFoundError):
+                (self.path / _UNANSWERED).unlink()
+                _sync(self.path)
+
     def save_roots(self, pem: bytes) -> None:
+        """Pins roots that somebody named."""
+        with _named_errors(), suppress(FileNotFoundError):
+            (self.path / "root-origin.json").unlink()
+            _sync(self.path)
+        self._replace("root.pem", pem)
+
+    def follow_roots(self, pem: bytes, origin: frozenset[str]) -> None:
+        """Pins roots that those of `origin` led to (SHA-256 in hexadecimal): whoever names these again means those."""
+        self._replace("root-origin.json", write_object({"v": 1, "sha256": sorted(origin)}))
         self._replace("root.pem", pem)
 
     def raise_floor(self, floor: int) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -104,6 +104,11 @@ def read_roots(pem: bytes) -> tuple[bytes, ...]:
         raise RootMalformed(expected="PEM certificates") from None
 
 
+def write_roots(roots: Sequence[bytes]) -> bytes:
+    """Certificates (DER) as PEM."""
+    return "".join(ssl.DER_cert_to_PEM_cert(der) for der in roots).encode("ascii")
+
+
 def fetch_root(url: str, fingerprint: bytes, *, path: str = "/v1/root", limit: float = TIME_LIMIT) -> bytes:
     """The root as PEM, from a server that nobody vouches for yet: only its fingerprint (SHA-256 of the DER) counts.
 
@@ -135,10 +140,14 @@ class Transport:
         interruptible: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.url = read_url(url)
-        self._roots = "".join(ssl.DER_cert_to_PEM_cert(der) for der in read_roots(roots))
+        self.trust(read_roots(roots))
         self._clock = clock
         self._limit = limit
         self._interruptible = interruptible  # entered around each exchange: where a daemon may be told to stop
+
+    def trust(self, roots: Sequence[bytes]) -> None:
+        """These roots (DER) count from the next exchange on."""
+        self._roots = write_roots(roots).decode("ascii")
 
     def exchange(
         self, method: str, path: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None

@@ -12,7 +12,7 @@ Steps of `judge` (docs/protocol.md, sections 4 and 6):
 What is remembered, each for as long as nothing changes that it rests on (docs/adr/0013-what-an-edge-remembers.md):
 - what signatures proved (3, 4): while the same authorities and token keys hold, within the credential's time;
 - what policy said (6): while that policy holds, for all machines that look the same to it;
-- a whole verdict (2 to 6): under one bundle, so one list of states and revocations, until the first end of anything
+- a whole verdict (2 to 6): under one bundle, so one list of states and revocations, until the first end of a credential
   that it rests on. A proof (RFC 9449) is for one request, so what it binds is judged each time.
 """
 
@@ -268,7 +268,7 @@ def judge(
     decision = view.decisions.about(identity, crossing, circumstances, now)
     verdict = Verdict(identity, decision)
     if key is not None and decision.cacheable:
-        held = _Held(Verdict(identity, decision, remembered=True), now, min(identity.not_after, view.stale_at))
+        held = _Held(Verdict(identity, decision, remembered=True), now, identity.not_after)
         size = _octets(presented.chain) + len(presented.token or "") + _octets_of(crossing)
         view.verdicts.keep(key, held, octets=VERDICT_OBJECTS + size)
     return verdict

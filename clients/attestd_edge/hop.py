@@ -139,11 +139,18 @@ class Headers:
         return values[0].strip() if values else None
 
 
-@lru_cache(maxsize=1024)
 def is_reserved(name: str) -> bool:
     """Whether only a hop or the edge itself may set this header. `_` counts as `-`: WSGI makes them one."""
+    return _is_reserved_again(name) if len(name) <= _USUAL else _is_reserved(name)
+
+
+def _is_reserved(name: str) -> bool:
     plain = name.lower().replace("_", "-")
     return plain in CERTIFICATE_HEADERS or plain.startswith(OUR_PREFIX)
+
+
+_USUAL = 64  # characters of a header's name that is remembered
+_is_reserved_again = lru_cache(maxsize=1024)(_is_reserved)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""The roots that an edge believes: those in its configuration, and those that they introduced since (protocol, section 5).
+"""The roots that an edge believes: those in its configuration, and those that they introduced since.
 
-What the configuration names is where the edge begins. Once it has followed a root to the next one, the state folder says
-what counts, so that an edge which was told of a retirement does not believe the retired root again after a restart. Only
-another configuration, an operator's own act, begins anew.
+What the configuration names is where the edge begins. Once it has followed a root to the next one, the state folder
+says what counts: an edge that was told of a root's retirement does not believe it again after a restart. Only another
+configuration, an operator's own act, begins anew (docs/protocol.md, section 5).
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ class BundleStore:
             if head is not None and head != self.history.known:
                 self.history.keep(head)
             replace_file(self.folder / BUNDLE_FILE, jws.encode("ascii"), mode=0o640)
-            # After the bundle, which leads to them from where we were; the old bundle might not hold under the new ones.
+            # After the bundle, which leads to them from where we were; the one before may not hold under the new ones.
             self._roots.keep(roots)
             self._write_floor(bundle.epoch, bundle.version)
             # 3. In use.

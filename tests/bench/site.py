@@ -39,23 +39,22 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _CLOCK = {"clock": 1, "reset_count": 1, "restart_count": 1, "safe": True}
 
 _SCRIPT = """
-local number = 0
-function setup(thread) thread:set("number", number) number = number + 1 end
+local threads = 0
+function setup(thread) thread:set("mine", threads) threads = threads + 1 end
 function init(args)
-  bodies, at, bad = {}, 0, 0
+  bodies, at = {}, 0
   local n = 0
   for line in io.lines(args[1]) do
-    if n % 2 == number then bodies[#bodies + 1] = line end
+    if n % 2 == mine then bodies[#bodies + 1] = line end
     n = n + 1
   end
   headers = { ["Content-Type"] = args[2] }
 end
 function request()
   at = at + 1
-  if at > #bodies then wrk.thread:stop() at = #bodies end
+  if at > #bodies then error("too few bodies") end
   return wrk.format("POST", nil, headers, bodies[at])
 end
-function response(status) if status ~= 200 then bad = bad + 1 end end
 """
 
 
@@ -105,15 +104,15 @@ class Served:
 
     def resident(self) -> int:
         """The largest worker's resident octets."""
-        return max(_resident(pid) for pid in self.pids[1:])
+        return max(resident(pid) for pid in self.pids[1:])
 
-    def post(self, path: str, bodies: Sequence[bytes], content_type: str) -> Load:
-        """Sends each body once, CLIENTS at a time."""
+    def post(self, path: str, bodies: Sequence[bytes], content_type: str, seconds: int) -> Load:
+        """Sends a body after the other, each once, CLIENTS at a time."""
         with tempfile.TemporaryDirectory(prefix="attestd-wrk-") as scratch:
             script, requests = Path(scratch, "post.lua"), Path(scratch, "bodies")
             script.write_text(_SCRIPT)
             requests.write_bytes(b"\n".join(bodies) + b"\n")
-            return self._wrk(path, 600, "-s", str(script), "--", str(requests), content_type)
+            return self._wrk(path, seconds, "-s", str(script), "--", str(requests), content_type)
 
     def get(self, path: str, seconds: int) -> Load:
         return self._wrk(path, seconds)
@@ -234,5 +233,6 @@ def _cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
-def _resident(pid: int) -> int:
+def resident(pid: int) -> int:
+    """A process's resident octets."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -24,13 +24,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from attestd.ca.keyfiles import read_secret
 from attestd.credentials.requests import SoftwareKey
 from attestd.protocol.encoding import b64decode
+from attestd_agent.transport import TIME_LIMIT
 from tests import ek_ca
 from tests.chaos.ledger import Ledger, Told
 from tests.forger import Forger
 from tests.service import SITE, URL, Caller
 from tests.soft_device import SoftDevice
 
-_PATIENCE = 60.0  # seconds for one request, restarts of the service included
+_PATIENCE = 60.0  # seconds for one act, restarts of the service included
 _PAUSE = 0.1  # seconds between attempts; a Retry-After is cut to it, so that a test is not spent waiting
 _ECHO = 0.1  # of the answered requests are sent once more
 
@@ -75,7 +76,7 @@ class Wire:
         self._client = httpx.Client(
             base_url=url,
             verify=ssl.create_default_context(cafile=str(root)),
-            timeout=10.0,
+            timeout=TIME_LIMIT,
             headers={"Host": URL.removeprefix("https://")},  # the service's public name, which requests are signed for
         )
         self._ledger = ledger
@@ -117,7 +118,7 @@ class Wire:
             if time.monotonic() - began >= self._patience:
                 raise Unanswered(f"{method} {path}, {attempts} times in {self._patience:g} s")
             time.sleep(_PAUSE * self._rng.uniform(0.5, 1.5))
-        if method == "POST":
+        if method == "POST" and answer.status_code not in (429, 503):
             self._note(path, body, answer, attempts)
             if answer.status_code == 200 and self._rng.random() < _ECHO:
                 self._echo(path, body, sent, answer)
@@ -317,6 +318,15 @@ class Load:
         key = SoftwareKey(ec.generate_private_key(ec.SECP256R1()))
         self.operator.add_proxy(name, key)
         return Proxy(self._wire(patience=0), key)
+
+    def hasty_machine(self) -> Machine:
+        """An enrolled machine, of nobody's, that takes the first answer that it gets."""
+        machine = Machine(self._wire(patience=0), self._fork())
+        for _ in range(100):
+            if machine.step() == "" and machine.id is not None:
+                return machine
+            self.operator.tidy()
+        raise Unanswered("the machine was not enrolled")
 
     def start(self) -> None:
         """Everybody begins; with new machines, if there were others before."""

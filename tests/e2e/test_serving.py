@@ -18,7 +18,10 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.database import database_of_an_instance
+
 BIN = Path(sys.executable).parent
+pytestmark = pytest.mark.database
 
 
 def attestd(folder: Path, *words: str, code: int = 0) -> str:
@@ -67,7 +70,10 @@ def serve(folder: Path, *, port: int = 0) -> Served:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("serving") / "instance"
-    attestd(path, "init", "--trust-domain", "example.org")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in database_of_an_instance().items():
+            patch.setenv(name, value)
+        attestd(path, "init", "--trust-domain", "example.org")
     return path
 
 

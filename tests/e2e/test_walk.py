@@ -29,6 +29,7 @@ from attestd_demo.story import Story
 from attestd_demo.world import World
 from attestd_edge.edge import Edge
 from tests import ek_ca
+from tests.database import database_of_an_instance
 from tests.software_tpm import missing_programs
 
 pytestmark = [
@@ -44,7 +45,10 @@ def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
     world = World(tmp_path_factory.mktemp("walk") / "instance")
     play = Play(Story(), world)
     try:
-        play.make_instance()
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in database_of_an_instance().items():
+                patch.setenv(name, value)
+            play.make_instance()
         with (world.dir / "attestd.toml").open("a") as file:
             file.write(f'\n[bundle]\nstale_after = "{int(STALE_AFTER)}s"\n')
         world.start_service()

@@ -10,6 +10,7 @@ kept there too; the exit code is 1 if there is any.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import re
 import subprocess
@@ -91,25 +92,35 @@ def explain(report: Report) -> None:
         print(f"  {kind} at {file}:{line}\n  {len(data)} octets, minimized to {len(small)}: {small[:400]!r}")
 
 
+def walk(seconds: int) -> bool:
+    """The property tests' long form: calls by the service's description, and walks through the protocol's states."""
+    here = Path(__file__).parent
+    tests = [str(here / f"test_{name}.py") for name in ("described_api", "state_machine")]
+    environment = {**os.environ, "FUZZ_EXAMPLES": str(max(10, seconds))}
+    print(f"\n{' '.join(Path(test).name for test in tests)}, {environment['FUZZ_EXAMPLES']} examples", flush=True)
+    command = [sys.executable, "-m", "pytest", "-q", "--timeout=0", "--tb=short", *tests]
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Fuzz the parsers of untrusted octets.")
     parser.add_argument("--seconds", type=int, default=60, help="for each target")
     parser.add_argument("targets", nargs="*", choices=[[], *(target.name for target in TARGETS)], metavar="TARGET")
     chosen = parser.parse_args()
-    try:
-        import atheris  # noqa: F401
-    except ImportError:
-        print("SKIPPED: atheris is not installed (it is for Linux on x86-64), so nothing was fuzzed under coverage.")
-        return 0
     names = chosen.targets or [target.name for target in TARGETS]
-    print(f"{len(names)} targets, {chosen.seconds} s each")
-    print(f"{'TARGET':24} {'EXECUTIONS':>12} {'FEATURES':>9} {'CORPUS':>7}  FINDS", flush=True)
     failed = False
-    for name in names:
-        report = fuzz(name, chosen.seconds)
-        print(report, flush=True)
-        explain(report)
-        failed = failed or bool(report.finds or report.broken)
+    if importlib.util.find_spec("atheris") is None:
+        print("SKIPPED: atheris is not installed (it is for Linux on x86-64), so nothing is fuzzed under coverage.")
+    else:
+        print(f"{len(names)} targets, {chosen.seconds} s each")
+        print(f"{'TARGET':24} {'EXECUTIONS':>12} {'FEATURES':>9} {'CORPUS':>7}  FINDS", flush=True)
+        for name in names:
+            report = fuzz(name, chosen.seconds)
+            print(report, flush=True)
+            explain(report)
+            failed = failed or bool(report.finds or report.broken)
+    if not chosen.targets:
+        failed = not walk(chosen.seconds) or failed
     return int(failed)
 
 

@@ -11,10 +11,12 @@ import contextlib
 import json
 import os
 import resource
+import socket
 import ssl
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from attestd.protocol.encoding import b64decode, b64encode, write_object
@@ -37,6 +39,8 @@ class Attack:
         self.trust = ssl.create_default_context(cafile=root)
         self.seen: Counter[str] = Counter()
         self.begun = 0
+        self.ended = False
+        self.threads: ThreadPoolExecutor | None = None
 
     def source(self, n: int) -> str:
         n %= self.sources
@@ -112,13 +116,13 @@ class Attack:
         reader, writer = await self.connect(n)
         reader._transport.pause_reading()  # type: ignore[attr-defined]
         self.begin()
-        while True:
+        while not writer.is_closing():
             writer.write(b"GET /v1/root HTTP/1.1\r\nHost: a\r\n\r\n" * 50)
             await writer.drain()
             await asyncio.sleep(0.01)
 
     async def _trickle(self, writer: asyncio.StreamWriter, drop: bytes) -> None:
-        while True:
+        while not writer.is_closing():
             await asyncio.sleep(1)
             writer.write(drop)
             await writer.drain()
@@ -137,13 +141,22 @@ class Attack:
         )
 
     async def _gigabyte(self, n: int, head: bytes, piece: bytes) -> None:
-        _, writer = await self.connect(n)
-        writer.write(head)
+        loop = asyncio.get_running_loop()
+        if self.threads is None:
+            self.threads = ThreadPoolExecutor(self.connections)
         self.begin()
-        for _ in range(15_000):
-            writer.write(piece)
-            await writer.drain()
-            self.seen["octets"] += len(piece)
+        await loop.run_in_executor(self.threads, self._send, n, head, piece)
+
+    def _send(self, n: int, head: bytes, piece: bytes) -> None:
+        """Blocking: an asyncio stream does not say that nobody takes what is written to it."""
+        plain = socket.create_connection((HOST, self.port), 10, source_address=(self.source(n), 0))
+        with self.trust.wrap_socket(plain, server_hostname=HOST) as connection:
+            connection.sendall(head)
+            for _ in range(15_000):
+                if self.ended:
+                    return
+                connection.sendall(piece)
+                self.seen["octets"] += len(piece)
 
     # ---- Many -------------------------------------------------------------------------------------------------
 
@@ -200,6 +213,7 @@ async def _main(attack: Attack, name: str, tell: Path) -> None:
         await asyncio.sleep(0.05)
     _tell(attack, tell)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.buffer.read)
+    attack.ended = True
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

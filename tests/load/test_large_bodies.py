@@ -23,6 +23,6 @@ def test_a_gigabyte_is_not_taken(site: Site, attack: str, path: str) -> None:
         site.must_hold(outcome, grown=400)  # 256 MiB of bodies at most
     seen = told(tell)
     turns = sum(count for name, count in seen.items() if name != "octets")
-    assert turns >= connections
+    assert turns >= (connections if attack == "announced" else 1)
     if attack == "announced":
-        assert seen["octets"] / turns < 2 * 1024 * 1024  # what fits into buffers on the way
+        assert seen["octets"] / turns < 16 * 1024 * 1024  # what fits into the kernel's buffers on the way

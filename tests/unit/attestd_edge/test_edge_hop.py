@@ -181,6 +181,12 @@ class TestReading:
             with pytest.raises(CertificateHeaderMalformed):
                 from_pem(pem[:-4])
 
+    @pytest.mark.parametrize("name", ["Attestd-" + "x" * 200, "attestd_" + "x" * 200, "Client_Cert", "X-CLIENT-CERT"])
+    def test_names_are_reserved_at_any_length(self, name):
+        assert is_reserved(name)
+        assert is_reserved(name)
+        assert not is_reserved("x" + name)
+
     def test_long_texts_are_read_and_not_kept(self):
         kept = hop._from_pem_again.cache_info().currsize
         assert from_pem(pem_of(LEAF) + "\n" * 16384) == LEAF

@@ -141,6 +141,11 @@ class TestState:
             with pytest.raises(error):
                 ask(chain=chain, **token, view=after)
 
+    def test_another_policy_under_the_same_version_counts_at_once(self, ask, hot, chain):
+        view = view_of()
+        hot(chain=chain, view=view)
+        assert not ask(chain=chain, view=view_of(before=view, version=6, policy="")).decision.allowed
+
     def test_other_pins_are_other_authorities(self, ask, hot, chain):
         other = a.ca("other", key=a.STRANGER_KEY)
         roots = (a.ROOT.der, other.der)
@@ -360,12 +365,13 @@ class TestRoom:
         assert memo.get(1) == 10
 
     def test_the_last_value_counts(self):
-        memo: Memo[int, str] = Memo(4, octets=1600)
-        for _ in range(100):
-            memo.keep(1, "old", octets=100)
-            memo.keep(1, "new", octets=10)
-        assert memo.get(1) == "new"
-        assert len(memo) == 1
+        memo: Memo[int, int] = Memo(100, octets=1600)
+        memo.keep(0, 0)
+        for other in (2, 3):
+            for value in range(100):
+                memo.keep(1, value, octets=10)
+            memo.keep(other, other)
+        assert (memo.get(1), memo.get(0)) == (99, 0)  # what is replaced makes room
 
     def test_a_long_tail_of_certificates_takes_no_more_room(self, ask, view):
         """What a genuine device adds behind its chain counts as what it takes."""

@@ -295,6 +295,7 @@ class TestRounds:
         for chance in (0.0, 0.999):
             refresher = Refresher(
                 store, service, load_identity=lambda: ProxyIdentity.load(*files), certificate_file=files[1],
+                trust_domain=a.TRUST_DOMAIN, chance=lambda chance=chance: chance,
             )  # fmt: skip
             pauses.add(round(refresher.tick(), 2))
         assert pauses == {0.9, 1.1}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from werkzeug.test import TestResponse
 
 from attestd.config import AttestationSettings, ReferenceSettings
 from attestd.credentials.facts import FACTS_OID, tier_of
@@ -92,6 +93,23 @@ def test_two_completions_at_once_issue_once(world: World, monkeypatch: pytest.Mo
     meanwhile(monkeypatch, lambda: _expect(other.complete(challenge).status_code, 200))
     answer = device.complete(challenge)
     assert answer.status_code == 409
+    with world.registry.reading() as c:
+        assert len(issued.page(c, device_id=world.row(device).id)) == 1
+
+
+def test_one_completion_sent_twice_at_once_is_answered_twice_alike(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client whose connection broke sends again while its first request is still being worked on."""
+    device = world.device()
+    device.enroll()
+    world.approve(device)
+    challenge = device.begin()
+    body = device.evidence(challenge).to_bytes()
+    first: list[TestResponse] = []
+    meanwhile(monkeypatch, lambda: first.append(device.complete(challenge, body)))
+    second = device.complete(challenge, body)
+    assert (second.status_code, second.data) == (200, first[0].data)
     with world.registry.reading() as c:
         assert len(issued.page(c, device_id=world.row(device).id)) == 1
 

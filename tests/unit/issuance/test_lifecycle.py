@@ -181,6 +181,20 @@ def test_the_same_request_again_gets_the_same_octets_while_they_stand(world: Wor
     assert (again.status_code, problem(again)) == (409, "answer-outdated")
 
 
+@pytest.mark.parametrize("verb", ["attest", "renew", "token"])
+def test_a_request_sent_twice_at_once_is_answered_twice_alike(
+    world: World, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    device = world.enrolled()
+    nonce = world.nonce()
+    body = device.attestation(nonce)
+    monkeypatch.setattr(device, "attestation", lambda *_, **__: body)
+    first: list[bytes] = []
+    meanwhile(monkeypatch, lambda: first.append(getattr(device, verb)(nonce=nonce).data))
+    second = getattr(device, verb)(nonce=nonce)
+    assert (second.status_code, second.data) == (200, first[0])
+
+
 def test_another_request_under_a_spent_nonce_is_refused(world: World) -> None:
     device = world.enrolled()
     nonce = world.nonce()

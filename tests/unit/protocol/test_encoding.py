@@ -310,6 +310,12 @@ def test_each_reader_has_bounds(read_member: Any, good: Any, bad: Any) -> None:
         read_member(members(a=bad))
 
 
+def test_text_without_a_nul() -> None:
+    """PostgreSQL has no room for one, and C strings end there."""
+    with pytest.raises(MalformedJson, match="NUL"):
+        Members({"a": "b\0c"}, "message").text("a")
+
+
 def test_members_that_nobody_asked_for_are_refused() -> None:
     asked = members(a="x", b=1)
     asked.text("a")

@@ -294,6 +294,7 @@ def test_a_page_of_devices(world: World) -> None:
         "ek_hash=" + "00" * 32,
         "q=" + "x" * 201,
         "limit=%D9%A1",
+        "q=a%00b",
     ],
 )
 def test_a_query_that_is_refused(world: World, query: str) -> None:
