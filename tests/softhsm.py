@@ -66,7 +66,7 @@ def softhsm(folder: Path) -> Iterator[SoftHsm]:
     made.configuration.write_text(f"directories.tokendir = {folder}/tokens\nobjectstore.backend = file\n")
     made.put_pin(PIN)
     init = ["softhsm2-util", "--init-token", "--free", "--label", LABEL, "--pin", PIN, "--so-pin", SO_PIN]
-    subprocess.run(init, env=os.environ | made.environ, check=True, capture_output=True)  # noqa: S603
+    subprocess.run(init, env=os.environ | made.environ, check=True, capture_output=True)
     before = os.environ.get("SOFTHSM2_CONF")
     _forget_modules()
     os.environ |= made.environ

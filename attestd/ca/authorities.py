@@ -237,9 +237,9 @@ def _require_delegated(
 
 
 def require_cross(certificate: x509.Certificate, roots: Sequence[x509.Certificate]) -> None:
-    """Raises ChainBroken unless this says for one of the roots' keys what another root may say.
+    """Raises ChainBroken unless this says for one of the roots' keys what another of them may say.
 
-    The other root may be retired and gone; if it is here, it must have signed this.
+    `roots`: former ones, too. Of those that are forgotten, nothing can be said here.
     """
     same = [root for root in roots if root.public_key() == certificate.public_key()]
     if not same or certificate.subject != same[0].subject:

@@ -13,9 +13,9 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from ssl import DER_cert_to_PEM_cert
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestd.ca.profiles import Profile
@@ -129,7 +129,7 @@ class IssuedCertificate:
 
     @property
     def pem(self) -> str:
-        return x509.load_der_x509_certificate(self.der).public_bytes(serialization.Encoding.PEM).decode("ascii")
+        return DER_cert_to_PEM_cert(self.der)
 
 
 def nested_validity(

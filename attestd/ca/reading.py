@@ -117,7 +117,11 @@ class Reading:
         sealing = self._noting(lambda: SealingKeys.load(self._folder / KEYS / SEALING, self._unlocking))
         store = reading_store(self._folder, manifest, self._unlocking)
         roots = self._each(entries["roots"], lambda entry: self._root(entry, manifest, store))  # 3, 4
-        crosses = self._each(manifest.crosses, lambda name: self._cross(name, roots))
+        withdrawn, retired = (
+            self._each(names, lambda name: load_certificate(self._certificates / f"{name}.pem"))
+            for names in (manifest.withdrawn, manifest.retired)
+        )
+        crosses = self._each(manifest.crosses, lambda name: self._cross(name, (*roots, *retired)))
 
         def signers(kind: Kind, require: Callable[[x509.Certificate, x509.Certificate], None]) -> tuple[Signer, ...]:
             return self._each(entries[kind], lambda entry: self._issued(entry, roots, require, store))
@@ -129,10 +133,6 @@ class Reading:
         publics = [signer.public_key for signer in (*issuers, *bundlers, *auditors)]
         publics += [token.key.public_key for token in tokens]
         self._noting(lambda: _require_distinct([*(root.public_key() for root in roots), *publics]))
-        withdrawn, retired = (
-            self._each(names, lambda name: load_certificate(self._certificates / f"{name}.pem"))
-            for names in (manifest.withdrawn, manifest.retired)
-        )
         if self.problems or sealing is None:
             return None
         signing = (*issuers, *bundlers, *auditors)

@@ -305,6 +305,10 @@ url = {database}
 # validity = "4h"
 # pcrs = {{ sha256 = [0, 1, 2, 3, 4, 5, 6, 7] }}
 
+# Behind a proxy that ends TLS: whose word about a client's address counts (docs/overload.md).
+# [limits]
+# trusted_proxies = ["10.0.0.0/24"]
+
 # Good PCR values. Without any, nothing about a device's software is affirmed.
 # [[reference]]
 # name = "gateway image 12"

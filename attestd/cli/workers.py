@@ -1,13 +1,17 @@
-"""The supervisor's way with worker processes that die."""
+"""The supervisor's way with worker processes that die, and with those that make room for others."""
 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from granian.server.mp import MPServer
 
 _PAUSE = 0.5  # seconds
+_PATIENCE = 60.0  # seconds until a new worker listens, on a machine that is busy
+_LISTEN = "0A"  # in /proc/net/tcp
 
 
 class Workers(MPServer):
@@ -23,3 +27,36 @@ class Workers(MPServer):
                 return
             time.sleep(_PAUSE)
             self.respawned_wrks.clear()
+
+    def _respawn_workers(self, workers: Any, spawn_target: Any, target_loader: Any, delay: float = 0) -> None:
+        """With a pause, the old workers live: each goes only once the one in its place takes connections. granian waits
+        for a fixed time, which is too short on a busy machine: for a moment nobody would listen."""
+        for index in workers:
+            self.respawned_wrks[index] = time.monotonic()
+            old: Any = self.wrks.pop(index)
+            young: Any = self._spawn_worker(idx=index, target=spawn_target, callback_loader=target_loader)
+            young.start()
+            self.wrks.insert(index, young)
+            until = time.monotonic() + _PATIENCE
+            while delay and young.is_alive() and not _listens(young.inner.pid) and time.monotonic() < until:
+                time.sleep(_PAUSE / 5)
+            old.terminate()
+            old.join(self.workers_kill_timeout)
+            if old.is_alive():
+                old.kill()
+                old.join()
+        self._metrics.incr_spawn(len(workers))
+
+
+def _listens(pid: int) -> bool:
+    """Whether this process has a listening socket."""
+    listening = set()
+    with suppress(OSError):
+        for table in ("tcp", "tcp6"):
+            for line in Path(f"/proc/{pid}/net/{table}").read_text("ascii").splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTEN:
+                    listening.add(f"socket:[{fields[9]}]")
+    with suppress(OSError):
+        return any(str(one.readlink()) in listening for one in Path(f"/proc/{pid}/fd").iterdir())
+    return False

@@ -2,10 +2,11 @@
 
 Every request is a JWS signed by the device's credential key. The steps are the same for all three:
 
-1. The device is known and has a credential key; the signature over the exact octets is that key's, for this URL.
-2. The nonce is one that this service sealed. A spent one is looked up before its expiry is checked.
-3. The verb's own checks.
-4. What is issued is signed first; then one transaction spends the nonce, requires the device as it was appraised,
+1. The nonce is one that this service sealed: what is not costs no question to the registry.
+2. The device is known and has a credential key; the signature over the exact octets is that key's, for this URL.
+3. The nonce is unspent and in time. A spent one is looked up before its expiry is checked.
+4. The verb's own checks.
+5. What is issued is signed first; then one transaction spends the nonce, requires the device as it was appraised,
    records what was issued and appends the audit row.
 """
 
@@ -46,6 +47,7 @@ from attestd.protocol.signed import SignedEnvelope
 from attestd.registry import audit, devices, issued, spends
 from attestd.registry.devices import Device
 from attestd.registry.engine import Connection, Registry
+from attestd.registry.spends import Spent
 from attestd.registry.states import Event, State, UnknownDevice
 from attestd.tpm.attest import VerifiedKey, VerifiedQuote, verify_certified_key, verify_quote
 from attestd.tpm.objects import parse_public
@@ -79,7 +81,7 @@ class AudienceDenied(Forbidden):
 
 @dataclass(frozen=True, slots=True)
 class Requested:
-    """A signed request after steps 1 and 2: `payload` is what this device signed."""
+    """A signed request after steps 1 to 3: `payload` is what this device signed."""
 
     device: KnownDevice
     payload: bytes
@@ -245,7 +247,7 @@ class Lifecycle:
     # ---- The checks -------------------------------------------------------------------------------------------
 
     def _once(self, envelope: SignedEnvelope, url: str, now: datetime, verb: Callable[[Requested], _T]) -> _T | bytes:
-        """Steps 1 and 2, the verb, and step 2 once more if the nonce was spent meanwhile: perhaps by this request."""
+        """Steps 1 to 3, the verb, and step 3 once more if the nonce was spent meanwhile: perhaps by this request."""
         asked = self._require(envelope, url, now)
         if isinstance(asked, bytes):
             return asked
@@ -258,26 +260,26 @@ class Lifecycle:
             raise
 
     def _require(self, envelope: SignedEnvelope, url: str, now: datetime) -> Requested | bytes:
-        """Steps 1 and 2. Octets: the stored answer to this very request, which was made before."""
-        device = self._device(envelope.unverified_kid)
-        payload = verify_request(envelope, key=device.key, url=url, method="POST")  # 1
-        nonce = RequestNonce.open(envelope.nonce, self.sealing)  # 2
+        """Steps 1 to 3. Octets: the stored answer to this very request, which was made before."""
+        nonce = RequestNonce.open(envelope.nonce, self.sealing)  # 1
+        device, spent = self._read(envelope.unverified_kid, nonce)
+        payload = verify_request(envelope, key=device.key, url=url, method="POST")  # 2
         digest = request_digest(envelope.signing_input)
-        with self.registry.reading() as c:
-            spent = spends.find(c, nonce.id)
-            if spent is not None:
-                same = hmac.compare_digest(spent.request_digest, digest)
-                if not same or spent.answer is None or spent.serial is None or spent.device_id != device.id:
-                    raise NonceSpent("This nonce has been used.")
+        if spent is not None:  # 3
+            same = hmac.compare_digest(spent.request_digest, digest)
+            if not same or spent.answer is None or spent.serial is None or spent.device_id != device.id:
+                raise NonceSpent("This nonce has been used.")
+            with self.registry.reading() as c:
                 require_standing(c, device.id, spent.serial, now)
-                return spent.answer
+            return spent.answer
         nonce.require_alive(now)
         return Requested(device, payload, nonce, envelope.nonce, digest)
 
-    def _device(self, unverified_kid: str) -> KnownDevice:
+    def _read(self, unverified_kid: str, nonce: RequestNonce) -> tuple[KnownDevice, Spent | None]:
+        """The device that the request names, and what became of its nonce, at one moment."""
         try:
             with self.registry.reading() as c:
-                return KnownDevice.of(devices.by_id(c, DeviceId(unverified_kid)))
+                return KnownDevice.of(devices.by_id(c, DeviceId(unverified_kid))), spends.find(c, nonce.id)
         except (MalformedName, UnknownDevice):
             raise DeviceUnknown("No device of this name is enrolled here.", seen=repr(unverified_kid[:64])) from None
 

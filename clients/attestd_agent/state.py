@@ -254,9 +254,12 @@ class StateDir:
             _sync(self.path)
 
     def save_unanswered(self, yes: bool) -> None:
-        """True before new keys are sent in the place of current ones, False once the answer is saved."""
+        """True before new keys are sent in the place of current ones, False once the answer is saved.
+
+        On a full disk this fails, and nothing is sent: the answer could not be kept.
+        """
         if yes:
-            self._replace(_UNANSWERED, b"")
+            self._replace(_UNANSWERED, write_object({"v": 1}))
         elif self.unanswered:
             with _named_errors(), suppress(FileNotFoundError):
                 (self.path / _UNANSWERED).unlink()

@@ -1,7 +1,7 @@
 """Those who knock: `python -m tests.load.attackers ATTACK PORT ROOT TELL NUMBER [--name=value …]`, until stdin ends.
 
 A process of its own, so that attackers share no interpreter with the devices that are watched. It writes the file TELL
-when all of its connections have begun, and again at the end, with what they saw.
+when all of its connections have begun, and again and again until its end, with what they saw.
 """
 
 from __future__ import annotations
@@ -113,12 +113,17 @@ class Attack:
 
     async def unread(self, n: int) -> None:
         """Asks and asks, and takes no answer."""
-        reader, writer = await self.connect(n)
+        plain = socket.socket()
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.bind((self.source(n), 0))
+        plain.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(plain, (HOST, self.port))
+        reader, writer = await asyncio.open_connection(sock=plain, ssl=self.trust, server_hostname=HOST)
         reader._transport.pause_reading()  # type: ignore[attr-defined]
         self.begin()
         while not writer.is_closing():
             writer.write(b"GET /v1/root HTTP/1.1\r\nHost: a\r\n\r\n" * 50)
-            await writer.drain()
+            await asyncio.wait_for(writer.drain(), 120)
             await asyncio.sleep(0.01)
 
     async def _trickle(self, writer: asyncio.StreamWriter, drop: bytes) -> None:
@@ -211,8 +216,10 @@ async def _main(attack: Attack, name: str, tell: Path) -> None:
     tasks = [asyncio.create_task(attack.again(n, once)) for n in range(attack.connections)]
     while attack.begun < attack.connections:
         await asyncio.sleep(0.05)
-    _tell(attack, tell)
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.buffer.read)
+    stop = asyncio.get_running_loop().run_in_executor(None, sys.stdin.buffer.read)
+    while not stop.done():
+        _tell(attack, tell)
+        await asyncio.wait({stop}, timeout=0.5)
     attack.ended = True
     for task in tasks:
         task.cancel()

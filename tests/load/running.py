@@ -310,7 +310,7 @@ def attackers(service: Running, attack: str, *, count: int = 1, **details: str |
 
 
 def told(path: Path) -> Counter[str]:
-    """What an attack has told; complete once it has ended."""
+    """What an attack has told so far."""
     return Counter(json.loads(path.read_text()))
 
 

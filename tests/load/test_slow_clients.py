@@ -33,8 +33,8 @@ def test_a_slow_client_costs_its_time_and_nothing_more(site: Site, attack: str, 
         with site.renewing() as outcome:
             time.sleep(SECONDS)
         site.must_hold(outcome, grown=grown)
-    if attack not in ("sockets", "handshakes"):  # a handshake has ten seconds, whatever is set
-        assert sum(told(path).values()) >= connections  # each was let go once at least
+        # As many as they are were let go. A handshake has ten seconds, whatever is set.
+        assert eventually(lambda: sum(told(path).values()) >= connections, within=60)
     assert eventually(lambda: max(site.service.descriptors()) < before + 20, within=20)
 
 

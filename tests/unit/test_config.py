@@ -103,3 +103,35 @@ def test_a_service_is_itself_under_each_of_its_names(tmp_path: Path) -> None:
 def test_ipv6_addresses_are_bracketed(tmp_path: Path) -> None:
     server = load(tmp_path, GOOD + '[server]\nlisten = "[::1]:9443"\nnames = []\n').server
     assert (server.host, server.port, server.url) == ("::1", 9443, "https://[::1]:9443")
+
+
+def test_limits_name_networks(tmp_path: Path) -> None:
+    text = GOOD + '[limits]\ntrusted_proxies = ["10.0.0.0/8", "2001:db8::1"]\nunlimited = []\nmax_wait = "2s"\n'
+    limits = load(tmp_path, text).limits
+    assert [str(network) for network in limits.networks["trusted_proxies"]] == ["10.0.0.0/8", "2001:db8::1/128"]
+    assert limits.networks["unlimited"] == ()
+    assert limits.max_wait == timedelta(seconds=2)
+    assert load(tmp_path, text, {"ATTESTD_LIMITS_TRUSTED_PROXIES": ""}).limits.networks["trusted_proxies"] == ()
+
+
+def test_nobody_is_trusted_and_this_machine_alone_unlimited_by_default(tmp_path: Path) -> None:
+    networks = load(tmp_path, GOOD).limits.networks
+    assert networks["trusted_proxies"] == ()
+    assert [str(network) for network in networks["unlimited"]] == ["127.0.0.1/32", "::1/128"]
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ('trusted_proxies = ["10.0.0.1/8"]', "limits.trusted_proxies"),  # host bits: which of the two was meant?
+        ('unlimited = ["everybody"]', "limits.unlimited"),
+        ('proxy_header = "x-real-ip"', "limits.proxy_header"),
+        ("reads = 0", "limits.reads"),
+        ("connections = true", "limits.connections"),
+        ('max_wait = "0s"', "limits.max_wait"),
+    ],
+)
+def test_wrong_limits_are_named(tmp_path: Path, line: str, named: str) -> None:
+    with pytest.raises(SettingInvalid) as refused:
+        load(tmp_path, GOOD + f"[limits]\n{line}\n")
+    assert named in refused.value.detail

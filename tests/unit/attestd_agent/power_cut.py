@@ -1,4 +1,4 @@
-"""A disk that loses power at the n-th system call, and forgets what was not synced.
+"""A disk that loses power at the n-th system call and forgets what was not synced, or that has no room from there on.
 
 What a file system may do with unsynced data is modelled at its extremes: contents written without fsync are lost or
 kept; entries made without an fsync of their folder are all kept, all lost, or one rename alone is lost while later
@@ -7,6 +7,7 @@ ones are kept (nothing but fsync orders two changes of a folder).
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,11 +18,19 @@ from typing import Any
 
 import pytest
 
+_NEED_ROOM = frozenset({"open", "write", "mkdir", "symlink", "rename"})
 _CALLS = ("open", "write", "fsync", "close", "mkdir", "rename", "symlink", "unlink", "rmdir")
 
 
 class PowerCut(BaseException):
     """Nothing after this happens: each further call on the disk raises it again."""
+
+
+@dataclass(frozen=True)
+class NoRoom:
+    """A full disk (ENOSPC) for everything that needs room: `lasting` until the end, else for one call."""
+
+    lasting: bool
 
 
 @dataclass
@@ -37,10 +46,11 @@ class _Change:
 
 
 class Disk:
-    """Counts the calls below `root` and cuts the power when the one numbered `at` is due."""
+    """Counts the calls below `root` and cuts the power when the one numbered `at` is due, or is full from there on."""
 
-    def __init__(self, root: Path, *, at: int) -> None:
+    def __init__(self, root: Path, *, at: int, full: NoRoom | None = None) -> None:
         self.root, self.at = str(root), at
+        self._full = full
         self.calls: list[str] = []
         self.dead = False
         self._real = {name: getattr(os, name) for name in _CALLS}
@@ -63,17 +73,24 @@ class Disk:
             path = self._paths.get(first) if isinstance(first, int) else os.fspath(first)
             if path is None or not path.startswith(self.root) or path.endswith("/lock"):
                 return real(*arguments, **options)
-            if self.dead:
+            if self.dead and self._full is None:
                 if name == "close":
                     return real(*arguments)
                 raise PowerCut
             self.calls.append(f"{name} {path.removeprefix(self.root)}")
-            if self.at == len(self.calls) - 1:
-                self.dead = True
+            due = self.at == len(self.calls) - 1
+            self.dead = self.dead or due
+            if due and self._full is None:
                 raise PowerCut
+            if self._full is not None and self._lacks_room(name, arguments, due=due):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
             return self._noted(name, path, arguments, options)
 
         return call
+
+    def _lacks_room(self, name: str, arguments: tuple[Any, ...], *, due: bool) -> bool:
+        makes = name in _NEED_ROOM and (name != "open" or bool(arguments[1] & os.O_CREAT))
+        return makes and (due or (self.dead and self._full is not None and self._full.lasting))
 
     def _noted(self, name: str, path: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         former = _held(path)

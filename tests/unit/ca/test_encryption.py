@@ -60,9 +60,7 @@ def encrypted(instance: Path, unlocking: Unlocking, entropy: Entropy) -> Path:
 # ---- One key ----------------------------------------------------------------------------------------------------
 
 
-def test_openssl_reads_an_encrypted_key(
-    tmp_path: Path, entropy: Entropy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_openssl_reads_an_encrypted_key(tmp_path: Path, entropy: Entropy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     key, phrase = tmp_path / "key.pem", passphrase_file(tmp_path)
     key.write_bytes(encrypted_pem(LEAF_KEY, PHRASE, entropy))

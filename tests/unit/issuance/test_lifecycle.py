@@ -195,6 +195,28 @@ def test_a_request_sent_twice_at_once_is_answered_twice_alike(
     assert (second.status_code, second.data) == (200, first[0])
 
 
+def test_a_rekeying_that_is_sent_again_gets_the_same_octets(world: World) -> None:
+    """It is signed by the key that it replaced, which the registry does not hold any more."""
+    device = world.enrolled()
+    sent: list[bytes] = []
+    post = world.post
+    world.post = lambda path, body, **more: sent.append(body) or post(path, body, **more)  # type: ignore[method-assign]
+    answer = device.rekey()
+    assert answer.status_code == 200
+    again = post("/v1/renewals", sent[-1], content_type="application/jose+json")
+    assert (again.status_code, again.data) == (200, answer.data)
+    # Whoever saw the request, and not the key, can't have it answered: another signature is refused.
+    forged = SoftwareKey(ec.generate_private_key(ec.SECP256R1()))
+    members = json.loads(sent[-1])
+    spoilt = members | {"signature": b64encode(forged.sign(f"{members['protected']}.{members['payload']}".encode()))}
+    refused = post("/v1/renewals", json.dumps(spoilt).encode(), content_type="application/jose+json")
+    assert (refused.status_code, problem(refused)) == (401, "signature-wrong")
+    assert device.renew().status_code == 200, "the new key counts"
+    act(world, device, Event.QUARANTINE)
+    again = post("/v1/renewals", sent[0], content_type="application/jose+json")
+    assert (again.status_code, problem(again)) == (409, "answer-outdated")
+
+
 def test_another_request_under_a_spent_nonce_is_refused(world: World) -> None:
     device = world.enrolled()
     nonce = world.nonce()
