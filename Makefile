@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTEST_WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test bench fuzz mutants soak check lint types layers lock clean
+.PHONY: help run demo test chaos bench fuzz mutants soak check lint types layers lock clean
 
 help:            ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -20,6 +20,12 @@ demo: $(VENV)/.ready         ## The same story; ends, and fails unless every ste
 test: $(VENV)/.ready-tests check   ## Lint, types, layers and every test; those with a registry on PostgreSQL, too
 	@$(BIN)/pytest -n $(PYTEST_WORKERS) --dist loadfile
 	@ATTESTD_TEST_DATABASE=postgresql $(BIN)/pytest -n $(PYTEST_WORKERS) --dist loadfile -m database
+
+CHAOS_KILLS ?= 320
+
+# Some eight minutes on a quiet machine. A run prints its seed; CHAOS_SEED=… repeats it.
+chaos: $(VENV)/.ready-tests    ## Kill service, database and agent hundreds of times, take their disks away: all is whole?
+	@CHAOS_KILLS=$(CHAOS_KILLS) $(BIN)/pytest tests/chaos -s --timeout 3600
 
 FUZZ_SECONDS ?= 60
 

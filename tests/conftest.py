@@ -22,10 +22,11 @@ settings.load_profile("steady")
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whoever is given a registry or a world, and whoever makes one. What asks for SQLite's file is SQLite's alone."""
+    worlds = ("tests.service", None)  # where its World comes from; None: from a fixture alone
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
-        module = getattr(item, "module", None)
+        made = getattr(getattr(getattr(item, "module", None), "World", None), "__module__", None)
         if "database" in fixtures or item.get_closest_marker("once"):
             continue
-        if {"registry", "url", "world"} & fixtures or hasattr(module, "World"):
+        if "registry" in fixtures or ("world" in fixtures and made in worlds) or made == worlds[0]:
             item.add_marker("database")

@@ -57,6 +57,7 @@ listen_addresses = '{addresses}'
 port = {port}
 max_connections = 400
 shared_buffers = 32MB
+dynamic_shared_memory_type = mmap
 autovacuum = off
 log_min_messages = warning
 log_min_error_statement = panic

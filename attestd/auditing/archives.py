@@ -27,7 +27,7 @@ from attestd.registry.engine import Connection, Registry
 from attestd.registry.tiles import WIDTH, TreeDamaged
 
 FOLDER: Final = "audit"  # in the instance's folder
-_REMOVED_AT_ONCE: Final = 1000
+_REMOVED_AT_ONCE: Final = 500
 _KEEP_EVERY_HEAD: Final = timedelta(hours=1)
 _DAY: Final = 86400
 

@@ -4,5 +4,5 @@ archive.py    the file's form: a tar archive of small parts, read as strictly as
 sealed.py     the same file under a passphrase
 making.py     instance -> file
 reading.py    file -> VerifiedBackup: every octet is checked before anything is made of it
-restoring.py  VerifiedBackup -> a new instance, which no edge takes for the old one (docs/adr/0013-restoring.md)
+restoring.py  VerifiedBackup -> a new instance, which no edge takes for the old one (docs/adr/0022-restoring.md)
 """

@@ -45,13 +45,16 @@ class ChainBroken(Misconfigured):
 class AuthorityExpired(Misconfigured):
     """An authority's certificate is not valid now"""
 
-    remedy = "Check the clock; if it is right, this authority must be replaced."
+    remedy = "Check the clock; if it is right, replace this authority with `attestd ca rotate` (docs/keys.md)."
 
 
 class AuthorityExpiring(Misconfigured):
     """An authority's certificate ends soon"""
 
-    remedy = "Plan its replacement: what it issues is cut short, and nothing can be issued once it has ended."
+    remedy = (
+        "Replace it with `attestd ca rotate` (docs/keys.md): what it issues is cut short, and nothing can be issued "
+        "once it has ended."
+    )
 
 
 @dataclass(frozen=True, slots=True)

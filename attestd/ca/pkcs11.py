@@ -36,6 +36,7 @@ from attestd.credentials.jws import verify_es256
 from attestd.errors import Misconfigured, Unavailable
 
 _SIGNATURE = 64  # octets: r ‖ s
+_WORN = ("USER_PIN_LOCKED", "USER_PIN_FINAL_TRY")  # flags of a token that a wrong PIN would lock, or has
 _PAUSE = 1.0  # seconds between two attempts to reach a token that is away
 _SHA256 = hashes.SHA256()
 _T = TypeVar("_T")
@@ -231,7 +232,7 @@ class KeyToken:
             if self._opened:
                 module.reinitialize()  # what the module remembers of a token that went away is void
             token = module.get_token(token_label=self._place.token)
-            if token.flags & (lib.TokenFlag.USER_PIN_LOCKED | lib.TokenFlag.USER_PIN_FINAL_TRY):
+            if any(token.flags & lib.TokenFlag[name] for name in _WORN):
                 raise KeyTokenLocked(f"Token {self._place.token!r}.")
             session = token.open(user_pin=pin)
         except (lib.PinIncorrect, lib.PinInvalid, lib.PinLenRange, lib.PinExpired) as error:

@@ -235,7 +235,7 @@ def load_certificate(path: Path) -> x509.Certificate:
     data = read_public(path, limit=MAX_PEM)
     try:
         found = x509.load_pem_x509_certificates(data)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise CertificateFileMalformed(f"{path} can't be read as a certificate.", expected="PEM") from None
     if len(found) != 1:
         raise CertificateFileMalformed(f"{path} holds several certificates.", seen=len(found), expected="one")

@@ -168,7 +168,7 @@ def pinned_root(credential: bytes, *, key: SoftwareKey, now: datetime) -> str:
         chain = x509.load_pem_x509_certificates(credential)
         mine = chain[0].public_key() == key.public_key
         _require_path(chain)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+    except (ValueError, TypeError, x509.InvalidVersion, InvalidSignature, UnsupportedAlgorithm):
         raise CredentialUnusable(
             "This file is not a whole chain of certificates.", expected="PEM: yours, its issuers, the root"
         ) from None

@@ -104,7 +104,7 @@ def verify(
 def _verify_proof(file: Path, root: Path, *, as_json: bool) -> None:
     try:
         der = x509.load_pem_x509_certificate(read_file(root)).public_bytes(Encoding.DER)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise RootUnreadable(f"{root} can't be read.") from None
     given = InclusionProof.parse(read_file(file))
     head = given.verify(der, now=datetime.now(UTC))
@@ -129,10 +129,11 @@ def _examine(dir: Path, *, quiet: bool) -> Examination:
     from attestd.auditing.archives import FOLDER
     from attestd.auditing.examination import examine
     from attestd.ca.hierarchy import Hierarchy
+    from attestd.cli.instance import unlocking_of
     from attestd.registry.engine import Registry
 
     settings = Settings.load(dir, os.environ)
-    hierarchy = Hierarchy.load(dir)
+    hierarchy = Hierarchy.load(dir, unlocking_of(settings, os.environ))
     registry = Registry.open(settings.database_url)
     told = time.monotonic()
 

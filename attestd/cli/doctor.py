@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -13,8 +14,12 @@ from cryptography import x509
 
 from attestd.ca.authorities import AuthorityExpiring
 from attestd.ca.hierarchy import Hierarchy, examine
+from attestd.ca.keystore import key_path
+from attestd.ca.manifest import read_manifest
+from attestd.ca.unlocking import Unlocking
 from attestd.cli.api import running_url
-from attestd.cli.instance import now, profiles_of
+from attestd.cli.instance import now, profiles_of, unlocking_of
+from attestd.cli.keydesk import asker
 from attestd.cli.output import FAILED, emit
 from attestd.config import Settings
 from attestd.errors import AttestdError, Misconfigured
@@ -101,8 +106,10 @@ def examinations(dir: Path, at: datetime) -> Iterator[AttestdError]:
     if dir.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         yield FolderExposed(f"Others can enter {dir}.", seen=oct(dir.stat().st_mode & 0o777), expected="0o700")
     yield from _failing(lambda: profiles_of(settings))
-    yield from examine(dir, at)
-    yield from _hierarchy(dir, settings)
+    unlocking = unlocking_of(settings, os.environ, ask=asker())
+    yield from _secrets(unlocking)
+    yield from examine(dir, at, unlocking)
+    yield from _hierarchy(dir, settings, unlocking)
     try:
         yield from _database(settings, at)
     except AttestdError as error:
@@ -118,11 +125,24 @@ def _failing(examine_it: Callable[[], object]) -> Iterator[AttestdError]:
         yield error
 
 
-def _hierarchy(dir: Path, settings: Settings) -> Iterator[AttestdError]:
-    if (dir / "keys" / "root.pem").exists():
-        yield RootKeyOnline("The root's private key lies beside the service.", seen=dir / "keys" / "root.pem")
+def _secrets(unlocking: Unlocking) -> Iterator[AttestdError]:
+    """The files that open the keys: readable, and by their owner alone."""
+    for file in (unlocking.passphrase_file, unlocking.pin_file):
+        if file is not None:
+            yield from _failing(partial(unlocking.read, file))
+
+
+def _hierarchy(dir: Path, settings: Settings, unlocking: Unlocking) -> Iterator[AttestdError]:
     try:
-        hierarchy = Hierarchy.load(dir)
+        for root in read_manifest(dir).entries["roots"]:
+            if (path := key_path(dir, root.name)).exists():
+                yield RootKeyOnline(
+                    "The root's private key lies beside the service.",
+                    seen=path,
+                    remedy=f"Move {path.relative_to(dir)} to a place that is offline; it is needed again only to "
+                    "replace what it signed.",
+                )
+        hierarchy = Hierarchy.load(dir, unlocking)
     except AttestdError:
         return  # `examine` has told
     if hierarchy.trust_domain != settings.trust_domain:

@@ -18,12 +18,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from attestd.appraisal.results import AttestationResult, appraise
 from attestd.ca.hierarchy import Hierarchy
 from attestd.ca.sealing import SealingKeys
 from attestd.ca.tokens import mint_token
 from attestd.config import Settings
 from attestd.credentials.jwk import jwk_thumbprint
+from attestd.credentials.jws import SignatureWrong
 from attestd.credentials.requests import verify_request
 from attestd.errors import EvidenceRefused, Forbidden, MalformedInput, Unauthenticated
 from attestd.ids import DeviceId, MalformedName, Serial, SpiffeId
@@ -263,7 +267,12 @@ class Lifecycle:
         """Steps 1 to 3. Octets: the stored answer to this very request, which was made before."""
         nonce = RequestNonce.open(envelope.nonce, self.sealing)  # 1
         device, spent = self._read(envelope.unverified_kid, nonce)
-        payload = verify_request(envelope, key=device.key, url=url, method="POST")  # 2
+        try:
+            payload = verify_request(envelope, key=device.key, url=url, method="POST")  # 2
+        except SignatureWrong:
+            if spent is None or (former := self._key_before(device, spent)) is None:
+                raise
+            payload = verify_request(envelope, key=former, url=url, method="POST")
         digest = request_digest(envelope.signing_input)
         if spent is not None:  # 3
             same = hmac.compare_digest(spent.request_digest, digest)
@@ -274,6 +283,17 @@ class Lifecycle:
             return spent.answer
         nonce.require_alive(now)
         return Requested(device, payload, nonce, envelope.nonce, digest)
+
+    def _key_before(self, device: KnownDevice, spent: Spent) -> ec.EllipticCurvePublicKey | None:
+        """The key that the device had before the certificate of this answer: a re-keying is signed by the key that it
+        replaces, so it is what the same request is signed by when it comes again."""
+        if spent.serial is None or spent.device_id != device.id:
+            return None
+        with self.registry.reading() as c:
+            number = issued.by_serial(c, spent.serial).number
+            before = issued.page(c, device_id=device.id, before=number, limit=1)
+        key = x509.load_der_x509_certificate(before[0].der).public_key() if before else None
+        return key if isinstance(key, ec.EllipticCurvePublicKey) else None
 
     def _read(self, unverified_kid: str, nonce: RequestNonce) -> tuple[KnownDevice, Spent | None]:
         """The device that the request names, and what became of its nonce, at one moment."""

@@ -174,7 +174,10 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         {
             "v": _VERSION,
             "challenge": octets(MAX_SEALED, least=1),
-            "body": octets(MAX_BODY, least=2) | {"description": "the exact octets of an EnrollmentEvidence"},
+            "body": {
+                **octets(MAX_BODY, least=2),
+                "description": "the exact octets of an EnrollmentEvidence",
+            },
             "proof": octets(32, least=32),
         }
     ),
@@ -194,7 +197,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     ),
     "SignedRequest": closed(
         {
-            "protected": text(4096) | {"description": "base64url of {alg, kid, url, nonce, typ}"},
+            "protected": {**text(4096), "description": "base64url of {alg, kid, url, nonce, typ}"},
             "payload": {"type": "string", "pattern": "^[A-Za-z0-9_-]*$"},
             "signature": octets(512, least=1),
         }
@@ -232,7 +235,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     "Device": closed(_DEVICE),
     "DeviceAnswer": _answer(device=ref("Device")),
     "DevicePage": _answer(
-        device=closed(_DEVICE, ek_hash=DIGEST | {"description": "for operators and admins"}),
+        device=closed(_DEVICE, ek_hash={**DIGEST, "description": "for operators and admins"}),
         credentials=_list(ref("Credential"), 20),
         audit=_list(ref("AuditRow"), 20),
     ),

@@ -126,7 +126,7 @@ class Enrolled:
         try:
             leaf = x509.load_pem_x509_certificates(chain.encode("ascii"))[0]
             key = leaf.public_key()
-        except (ValueError, UnicodeEncodeError, UnsupportedAlgorithm):
+        except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm):  # UnicodeEncodeError is a ValueError
             raise MalformedChain(expected="PEM certificates, the device's own first") from None
         if key != ck.key:
             raise ChainNotOfThisKey

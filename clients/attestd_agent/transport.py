@@ -100,7 +100,7 @@ def read_roots(pem: bytes) -> tuple[bytes, ...]:
     """The root certificates of a PEM file, as DER. Raises RootMalformed."""
     try:
         return tuple(root.public_bytes(Encoding.DER) for root in x509.load_pem_x509_certificates(pem))
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise RootMalformed(expected="PEM certificates") from None
 
 

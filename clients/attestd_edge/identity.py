@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 from attestd.credentials.requests import SoftwareKey
@@ -30,7 +31,7 @@ def read_certificates(pem: bytes, *, where: str) -> tuple[bytes, ...]:
     """The certificates of a PEM file as DER. Raises ProxyIdentityWrong."""
     try:
         found = x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise ProxyIdentityWrong(f"{where} holds no certificates in PEM.") from error
     return tuple(certificate.public_bytes(serialization.Encoding.DER) for certificate in found)
 
@@ -54,7 +55,11 @@ class ProxyIdentity:
     def of(cls, key: SoftwareKey, chain: Sequence[bytes]) -> Self:
         """Raises ProxyIdentityWrong unless the leaf is this key's."""
         leaf = x509.load_der_x509_certificate(chain[0])
-        if leaf.public_key() != key.public_key:
+        try:
+            ours = leaf.public_key() == key.public_key
+        except (ValueError, UnsupportedAlgorithm):
+            ours = False
+        if not ours:
             raise ProxyIdentityWrong("The proxy's certificate is not for its key.")
         return cls(key, tuple(chain), leaf)
 

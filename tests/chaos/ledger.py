@@ -101,6 +101,11 @@ class Ledger:
         with self._lock:
             self.counted[what] += 1
 
+    @property
+    def answered(self) -> int:
+        """How many requests were, so far."""
+        return len(self._told)
+
     def summary(self) -> str:
         """How often clients saw what, a line each."""
         return "\n".join(f"{count:6} {what}" for what, count in sorted(self.counted.items()))

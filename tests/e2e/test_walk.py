@@ -33,6 +33,7 @@ from tests.database import database_of_an_instance
 from tests.software_tpm import missing_programs
 
 pytestmark = [
+    pytest.mark.database,
     pytest.mark.skipif(bool(missing_programs()), reason=f"not installed: {', '.join(missing_programs())}"),
     pytest.mark.timeout(240),
 ]

@@ -24,7 +24,7 @@ from attestd.retention import sweep
 from tests.service import World
 
 DEVICES = 20
-STEP = 6  # hours that are written at once
+STEP = 24  # hours that are written at once
 DAYS = 365
 TABLES = {"spends": spends, "issued": issued, "audit": audit, "audit_heads": audit_heads, "bundles": bundles}
 

@@ -9,13 +9,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestd.credentials.certificates import ParsedCertificate
+from attestd.credentials.requests import SoftwareKey
 from attestd.credentials.x509 import Authorities, device_identity, verify_chain
 from attestd.tpm.chain import TrustAnchors, verify_certificate_chain
 from attestd.tpm.der import children, element, read_oid, whole
 from attestd.tpm.ekcert import Quirk, parse_certificate
 from attestd.tpm.endorsement import check_ek_certificate, verify_endorsement
 from attestd.tpm.makers import certificates_in, describe_certificate
-from attestd_edge.identity import read_certificates
+from attestd_edge.identity import ProxyIdentity, read_certificates
 from tests import authority as a
 from tests import ek_ca
 from tests.fuzz.harness import Target, once
@@ -173,8 +174,9 @@ def _presented_chain(data: bytes) -> None:
 
 
 def _proxy_file(data: bytes) -> None:
-    for der in read_certificates(data, where="proxy.pem"):
-        assert der
+    """A proxy's certificates, from its file or from an answer: its own key's, or none."""
+    identity = ProxyIdentity.of(SoftwareKey(a.LEAF_KEY), read_certificates(data, where="proxy.pem"))
+    assert identity.certificate.public_key() == a.LEAF_KEY.public_key()
 
 
 TARGETS = (

@@ -324,12 +324,12 @@ class Protocol(RuleBasedStateMachine):
         new = self.world.device() if by == "a new TPM" else other.device
         message = {"v": 1, "ek_hash": new.ek_hash.hex()}
         answer = self.world.operator.post(f"/v1/admin/devices/{model.id}/replace", message)
-        if not model.bound or (new is other.device and other.state not in (None, "pending")):
+        if not model.bound or (new is other.device and other.bound):
             return self.refused(answer)
         assert answer.status_code == 200, answer.text
         self.blocked.append(model.device)
         self.revoke_all(model)
-        if new is other.device:  # it waited at most, and is this device from now on
+        if new is other.device:  # nobody had approved it, and it is this device from now on
             self.models[(slot + 1) % DEVICES] = Model(self.world.device())
         model.device, model.state = new, "approved"
         model.challenge = model.good_until = model.latest = None

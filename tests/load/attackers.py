@@ -213,7 +213,7 @@ class Attack:
 
 async def _main(attack: Attack, name: str, tell: Path) -> None:
     once = getattr(attack, name)
-    tasks = [asyncio.create_task(attack.again(n, once)) for n in range(attack.connections)]
+    _tasks = [asyncio.create_task(attack.again(n, once)) for n in range(attack.connections)]
     while attack.begun < attack.connections:
         await asyncio.sleep(0.05)
     stop = asyncio.get_running_loop().run_in_executor(None, sys.stdin.buffer.read)
@@ -221,10 +221,8 @@ async def _main(attack: Attack, name: str, tell: Path) -> None:
         _tell(attack, tell)
         await asyncio.wait({stop}, timeout=0.5)
     attack.ended = True
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
     _tell(attack, tell)
+    os._exit(0)  # the connections end with the process, whatever state they are in
 
 
 def _tell(attack: Attack, tell: Path) -> None:

@@ -303,10 +303,10 @@ def attackers(service: Running, attack: str, *, count: int = 1, **details: str |
             with suppress(OSError):
                 process.stdin.close()  # which ends it
         for process in processes:
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(20)
-            finally:
-                process.kill()
+            process.kill()
+            process.wait()
 
 
 def told(path: Path) -> Counter[str]:

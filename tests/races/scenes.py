@@ -43,12 +43,12 @@ _ENDS: dict[str, Callable[[Cast, str], Part]] = {
 
 
 def _pair(ask: str, end: str) -> Scene:
-    return Scene(f"{ask} / {end}", lambda cast: [_ASKS[ask](cast, "active"), _ENDS[end](cast, "active")], 120)
+    return Scene(f"{ask} / {end}", lambda cast: [_ASKS[ask](cast, "active"), _ENDS[end](cast, "active")], 135)
 
 
 def _twice(name: str, part: Callable[[Cast], Part]) -> Scene:
     """The very same request, sent again before the first answer came."""
-    return Scene(f"{name} / the same again", lambda cast: [part(cast)] * 2, 70)
+    return Scene(f"{name} / the same again", lambda cast: [part(cast)] * 2, 80)
 
 
 def _scene(name: str, tries: int, *parts: Callable[[Cast], Part]) -> Scene:

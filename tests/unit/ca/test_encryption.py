@@ -198,7 +198,7 @@ def test_changed_sealing_keys_do_not_open(encrypted: Path, unlocking: Unlocking,
     members = json.loads(path.read_text())
     text = members[member]
     path.write_text(json.dumps(members | {member: ("B" if text[0] == "A" else "A") + text[1:]}))
-    with pytest.raises(PassphraseWrong, match="sealing.json"):
+    with pytest.raises(PassphraseWrong, match=r"sealing\.json"):
         Hierarchy.load(encrypted, unlocking)
     path.write_text(json.dumps({**members, member: ""}))
     with pytest.raises(SealingKeysMalformed):
@@ -211,7 +211,7 @@ def test_the_roots_key_may_be_elsewhere_and_commands_say_so(encrypted: Path, unl
     assert Hierarchy.load(encrypted, unlocking).root
     manifest = read_manifest(encrypted)
     store = open_store(encrypted, manifest, unlocking, counted("store"))
-    with pytest.raises(RootKeyAbsent, match="keys/root.pem"):
+    with pytest.raises(RootKeyAbsent, match=r"keys/root\.pem"):
         root_key(encrypted, manifest, store)
     away.rename(encrypted / "keys/root.pem")
     assert root_key(encrypted, manifest, store).public_key == Hierarchy.load(encrypted, unlocking).root.public_key()

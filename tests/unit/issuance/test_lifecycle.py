@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestd.config import AttestationSettings, ReferenceSettings
-from attestd.protocol.encoding import b64decode
+from attestd.credentials.requests import SoftwareKey
+from attestd.protocol.encoding import b64decode, b64encode
 from attestd.registry import audit, devices, issued
 from attestd.registry.states import Event, State
 from tests.service import PCRS, SoftDevice, World, meanwhile, problem

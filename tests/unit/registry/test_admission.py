@@ -124,10 +124,8 @@ def test_approval_binds_tier_site_and_index_and_issues_nothing(fleet: Fleet) -> 
     with fleet.registry.acting() as c:
         fleet.approve(c, device, tier=Tier.EDGE, site=Site("shop-7"), labels={"rack": "2"}, now=NOW + 1)
         assert issued.page(c) == []
-    assert device.status_index is not None
     assert fleet.read(device) == replace(
         device,
-        status_index=device.status_index + 1,  # nobody else's, and no credential carries it
         state=State.APPROVED,
         state_version=2,
         tier=Tier.EDGE,
@@ -291,10 +289,12 @@ def test_a_replacement_is_one_act(fleet: Fleet) -> None:
     with fleet.registry.acting() as c:
         certificate = fleet.certificate(c, device)
         admission.replace_ek(c, device.id, EkHash.of(b"new"), reason="board swapped", now=NOW + 1)
+    assert device.status_index is not None
     assert fleet.read(device) == replace(
         device,
         state=State.APPROVED,
         state_version=device.state_version + 1,
+        status_index=device.status_index + 1,  # nobody else's, and no credential carries it
         ek_hash=EkHash.of(b"new"),
         ek_public=None,
         ak_public=None,

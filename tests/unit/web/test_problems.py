@@ -31,7 +31,7 @@ CATEGORIES = {
     errors.Unavailable: 503,
     errors.Misconfigured: 500,
 }
-EXACT = {problems.MethodNotTaken: 405, problems.ContentTypeWrong: 415}
+EXACT = {problems.MethodNotTaken: 405, problems.ContentTypeWrong: 415, problems.RequestTooSlow: 408}
 
 
 def every_error() -> Iterator[type[AttestdError]]:
