@@ -6,11 +6,12 @@ transaction that is acknowledged (docs/protocol.md, section 3).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 from cryptography import x509
@@ -272,8 +273,32 @@ class Operations:
                     issued.revoke(c, serial, reason="operator disabled", now=act.at)
             act.note(c, "disable-operator", name, role=disabled.role.value)
 
+    def certify_service(self, key: ec.EllipticCurvePublicKey, names: Set[str], act: Act) -> str:
+        """A certificate for the service's own TLS, under these DNS names and addresses: its PEM chain."""
+        spiffe_id = SpiffeId.of_service(self.settings.trust_domain)
+        addresses = {name: address for name in names if (address := _address(name)) is not None}
+        certificate = self._certify(
+            "server",
+            key,
+            spiffe_id,
+            act,
+            dns_names=tuple(sorted(set(names) - set(addresses))),
+            ip_addresses=tuple(addresses[name] for name in sorted(addresses)),
+        )
+        with self.registry.acting() as c:
+            self._record(c, certificate, spiffe_id, "server")
+            act.note(c, "certify-service", str(spiffe_id), serial=str(certificate.serial))
+        return pem_chain(certificate, self.hierarchy)
+
     def _certify(
-        self, profile: str, key: ec.EllipticCurvePublicKey, spiffe_id: SpiffeId, act: Act
+        self,
+        profile: str,
+        key: ec.EllipticCurvePublicKey,
+        spiffe_id: SpiffeId,
+        act: Act,
+        *,
+        dns_names: tuple[str, ...] = (),
+        ip_addresses: tuple[IPv4Address | IPv6Address, ...] = (),
     ) -> IssuedCertificate:
         chosen, issuer = self.profiles[profile], self.hierarchy.issuer
         not_before, not_after = nested_validity(chosen, issuer=issuer.certificate, now=act.now)
@@ -285,6 +310,8 @@ class Operations:
                 serial=Serial.random(self.entropy(20)),
                 not_before=not_before,
                 not_after=not_after,
+                dns_names=dns_names,
+                ip_addresses=ip_addresses,
             ),
             issuer,
         )
@@ -300,6 +327,13 @@ class Operations:
             der=certificate.der,
             thumbprint=sha256(certificate.der).digest(),
         )
+
+
+def _address(name: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(name)
+    except ValueError:
+        return None
 
 
 def _can_act(c: Connection, operator: Operator, now: datetime) -> bool:

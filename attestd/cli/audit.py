@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestd.cli.api import AdminApi
 from attestd.cli.devices import UnreadableFile, read_file
-from attestd.cli.options import DEFAULT_DIR, Dir, Json
+from attestd.cli.options import DEFAULT_DIR, Dir, Json, elsewhere
 from attestd.cli.output import FAILED, emit, failing, moment, say, table
 from attestd.config import Settings
 from attestd.credentials.transparency import InclusionProof
@@ -87,7 +87,7 @@ def verify(
     """Examine the whole trail: every row, here and in archives, every tile, every signed head.
 
     Names each row that was changed, removed, added or moved behind the service's back. Exit code 0: everything is as it
-    was sealed; 1: it is not. Reads the instance's database and keys' certificates; writes nothing.
+    was sealed; 1: it is not. Reads the instance's database, archives and certificates; opens no key and writes nothing.
     """
     with failing(as_json=as_json):
         if (proof is None) != (root is None):
@@ -95,6 +95,8 @@ def verify(
         if proof is not None and root is not None:
             _verify_proof(proof, root, as_json=as_json)
             return
+        if elsewhere.get() is not None:
+            raise typer.BadParameter("The whole trail is examined where the instance is; --proof works anywhere.")
         seen = _examine(dir, quiet=as_json)
     _tell(seen, as_json=as_json)
     if seen.findings:
@@ -128,12 +130,14 @@ def _verify_proof(file: Path, root: Path, *, as_json: bool) -> None:
 def _examine(dir: Path, *, quiet: bool) -> Examination:
     from attestd.auditing.archives import FOLDER
     from attestd.auditing.examination import examine
-    from attestd.ca.hierarchy import Hierarchy
-    from attestd.cli.instance import unlocking_of
+    from attestd.ca.manifest import CERTIFICATES, read_manifest
+    from attestd.ca.signer import load_certificate
     from attestd.registry.engine import Registry
 
     settings = Settings.load(dir, os.environ)
-    hierarchy = Hierarchy.load(dir, unlocking_of(settings, os.environ))
+    # No key is needed, so none is opened. Former roots, too: what was signed under them stays evidence.
+    manifest = read_manifest(dir)
+    names = (*(root.name for root in manifest.entries["roots"]), *manifest.retired)
     registry = Registry.open(settings.database_url)
     told = time.monotonic()
 
@@ -147,7 +151,7 @@ def _examine(dir: Path, *, quiet: bool) -> Examination:
         return examine(
             registry,
             settings.dir / FOLDER,
-            roots=[certificate.public_bytes(Encoding.DER) for certificate in hierarchy.every_root],
+            roots=[load_certificate(dir / CERTIFICATES / f"{name}.pem").public_bytes(Encoding.DER) for name in names],
             trust_domain=settings.trust_domain,
             progress=progress,
         )

@@ -1,12 +1,14 @@
 """The folder in which the workers' metrics are added up, as files that each of them maps into its memory.
 
+It is in memory where it can be: on a disk that stands still, counting would stand still too, and with it every answer.
 What is killed can't clean up: the next service removes the folders of those that are no more. And a mapped file that
-the disk has no room for ends the process that writes to it (SIGBUS), so each worker takes its room before it serves.
+there is no room for ends the process that writes to it (SIGBUS), so each worker takes its room first, or counts alone.
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 import struct
@@ -15,10 +17,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from prometheus_client import values
+
 from attestd.errors import Unavailable
 
+_log = logging.getLogger(__name__)
+
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # the library's own name for it
-_PREFIX = "metrics-"
+_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder in it is its owner's alone
+_PREFIX = "attestd-metrics-"
 # The files of one worker, by what is before its process id, and their octets: some hundred values of 300 octets. A file
 # that is there when the library opens it is used as it is; one that it makes itself has holes in the place of room.
 _FILES = {"counter": 512 * 1024, "histogram": 512 * 1024, "gauge_livesum": 64 * 1024}
@@ -33,15 +40,16 @@ class RunFolderUnusable(Unavailable):
 
 @contextmanager
 def counting(run: Path) -> Iterator[None]:
-    """Makes `run`, and in it a folder for this service's workers, which is theirs until the block ends.
+    """Makes `run`, and a folder for this service's workers, which is theirs until the block ends.
 
     Raises RunFolderUnusable.
     """
     try:
         run.mkdir(mode=0o700, exist_ok=True)
-        for folder in run.glob(f"{_PREFIX}*"):
-            _remove_if_abandoned(folder)
-        ours = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=run))
+        try:
+            ours = _made_in(_MEMORY)
+        except OSError:
+            ours = _made_in(run)
         held = _hold(ours)
     except OSError as error:
         raise RunFolderUnusable(f"{run} can't be written.", seen=error.strerror) from None
@@ -55,7 +63,8 @@ def counting(run: Path) -> Iterator[None]:
 
 
 def reserve() -> None:
-    """Takes the room that this worker's counts will need; before its first metric. Raises RunFolderUnusable."""
+    """Takes the room that this worker's counts will need; before its first metric. Without room it counts alone: then
+    /metrics tells only of the worker that answers."""
     if (folder := os.environ.get(FOLDER_VARIABLE)) is None:
         return
     try:
@@ -66,7 +75,9 @@ def reserve() -> None:
             finally:
                 os.close(file)
     except OSError as error:
-        raise RunFolderUnusable(f"{folder} can't be written.", seen=error.strerror) from None
+        _log.warning("no room to count in %s (%s): this worker counts alone", folder, error.strerror)
+        del os.environ[FOLDER_VARIABLE]
+        values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
 
 
 def tidy() -> None:
@@ -81,6 +92,14 @@ def tidy() -> None:
             else:
                 (used,) = _USED.unpack(file.read(_USED.size))
                 file.truncate(max(used, _USED.size))
+
+
+def _made_in(place: Path) -> Path:
+    """A new folder, after those that nobody holds are gone."""
+    for folder in place.glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # another user's
+            _remove_if_abandoned(folder)
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
 
 
 def _hold(folder: Path) -> int | None:

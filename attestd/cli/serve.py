@@ -1,8 +1,7 @@
-"""`attestd serve`: the supervisor of the worker processes, and of the service's own TLS certificate."""
+"""`attestd serve`: the supervisor of the worker processes, and of all that is done by the clock."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import multiprocessing
 import os
@@ -12,30 +11,22 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 
 import httpx
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
-from attestd.ca.certificates import CertificateSpec, issue, nested_validity
-from attestd.ca.keyfiles import make_private_folder
-from attestd.ca.signer import load_key
 from attestd.cli import counting, descriptors
 from attestd.cli.api import trusting
 from attestd.cli.following import follow_keys
-from attestd.cli.instance import Instance, describe, now, open_instance, replace_secret
+from attestd.cli.instance import Instance, describe, now, open_instance
 from attestd.cli.output import emit, report
+from attestd.cli.tls import ServiceTls
 from attestd.cli.worker import DIR_VARIABLE
 from attestd.cli.workers import Workers
 from attestd.errors import AttestdError, Unavailable
-from attestd.ids import Serial, SpiffeId
-from attestd.issuance.grants import pem_chain
 from attestd.retention import sweep
 
 _BACKLOG = 4096  # connections that the kernel completes while none is taken; net.core.somaxconn bounds it too
@@ -91,12 +82,12 @@ class _Supervisor:
         self._instance = instance
         self._announce = announce
         self._ended = threading.Event()
-        self._tls = instance.settings.dir / "tls"
+        self._tls = ServiceTls(instance)
         self._run = instance.settings.dir / "run"
 
     def run(self) -> None:
         server, limits = self._instance.settings.server, self._instance.settings.limits
-        self._ensure_certificate(now())
+        self._tls.ensure(now())
         # Fresh processes, not forks: this one has threads, and a lock that one of them holds at the fork stays locked.
         multiprocessing.set_start_method("spawn", force=True)
         workers = Workers(
@@ -114,8 +105,8 @@ class _Supervisor:
             backlog=_BACKLOG,
             backpressure=descriptors.connections(limits.connections),
             websockets=False,
-            ssl_cert=self._tls / "server.pem",
-            ssl_key=self._tls / "server.key",
+            ssl_cert=self._tls.chain_file,
+            ssl_key=self._tls.key_file,
             log_level=LogLevels.warning,
             respawn_failed_workers=True,
             workers_kill_timeout=int(server.request_timeout.total_seconds()) + 5,
@@ -180,71 +171,5 @@ class _Supervisor:
             report(error)  # the next minute tries again
 
     def _renew_certificate(self, at: datetime) -> None:
-        if self._ensure_certificate(at):
+        if self._tls.ensure(at):
             os.kill(os.getpid(), signal.SIGHUP)
-
-    def _ensure_certificate(self, at: datetime) -> bool:
-        """A TLS certificate with a third of its life left and the names of today; True if a new one was made.
-
-        Services that share the folder take turns, or one's key might end up beside another's certificate.
-        """
-        make_private_folder(self._tls)
-        turn = os.open(self._tls, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(turn, fcntl.LOCK_EX)
-            return self._ensure_certificate_in_turn(at)
-        finally:
-            os.close(turn)
-
-    def _ensure_certificate_in_turn(self, at: datetime) -> bool:
-        key_file, chain_file = self._tls / "server.key", self._tls / "server.pem"
-        settings = self._instance.settings
-        names = settings.server.all_names
-        hierarchy = self._instance.hierarchy
-        if key_file.exists() and chain_file.exists():
-            chain = chain_file.read_text("ascii")
-            held = x509.load_pem_x509_certificates(chain.encode("ascii"))[0]
-            life = held.not_valid_after_utc - held.not_valid_before_utc
-            # A power cut between the two files leaves a pair that does not match: made anew, like one that is old.
-            belongs = load_key(key_file).public_key() == held.public_key()
-            # The issuer, and what leads from it to each root, are those of today: a retired issuer is soon forgotten.
-            above = chain.endswith(hierarchy.chain_above(hierarchy.issuer.key_identifier))
-            if belongs and above and held.not_valid_after_utc - at > life / 3 and names <= _names_in(held):
-                return False
-        key = ec.generate_private_key(ec.SECP256R1())
-        issuer = hierarchy.issuer
-        profile = self._instance.profiles["server"]
-        not_before, not_after = nested_validity(profile, issuer=issuer.certificate, now=at)
-        addresses = [ip_address(name) for name in sorted(names) if _is_address(name)]
-        certificate = issue(
-            CertificateSpec(
-                public_key=key.public_key(),
-                spiffe_id=SpiffeId.of_service(settings.trust_domain),
-                profile=profile,
-                serial=Serial.random(os.urandom(20)),
-                not_before=not_before,
-                not_after=not_after,
-                dns_names=tuple(sorted(name for name in names if not _is_address(name))),
-                ip_addresses=tuple(addresses),
-            ),
-            issuer,
-        )
-        pem = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        for path, data in ((key_file, pem), (chain_file, pem_chain(certificate, hierarchy).encode("ascii"))):
-            replace_secret(path, data)
-        return True
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
-def _names_in(certificate: x509.Certificate) -> set[str]:
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return {*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))}

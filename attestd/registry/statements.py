@@ -112,7 +112,7 @@ class Statement:
             fixed={name: bound.value for name, bound in bounds.items() if not bound.required},
             going_in=tuple(going_in),
             coming_out=tuple(coming_out),
-            row=namedtuple("Row", names)._make if names else None,  # type: ignore[misc, attr-defined]
+            row=namedtuple("Row", names)._make if names else None,  # type: ignore[attr-defined]
         )
         self._compiled[dialect.name] = made
         return made

@@ -49,7 +49,7 @@ from attestd_agent.bootlogs import BootLogs
 from attestd_agent.clock import DeviceClock
 from attestd_agent.keys import TpmKey
 from attestd_agent.records import Enrolled, Record, Waiting
-from attestd_agent.server import MAX_WAIT, Server
+from attestd_agent.server import MAX_WAIT, Server, ServerRefused
 from attestd_agent.state import StateBroken, StateDir
 from attestd_agent.transport import write_roots
 
@@ -58,6 +58,7 @@ if TYPE_CHECKING:  # at run time, a command that needs no TPM needs no TPM libra
 
 _log = logging.getLogger(__name__)
 _DER, _SPKI = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+_OVERDUE = "attestation-overdue"
 _JITTER = 0.1  # of the time until renewal, either way: a fleet that started together drifts apart
 
 
@@ -148,7 +149,14 @@ class Agent:
             return self._settle_known(answer, known, known.ck)
 
     def renew(self, *, new_key: bool = False) -> Enrolled | WaitAnswer:
-        """A new certificate while the last attestation counts: for the same key, or for a new one."""
+        """A new certificate, for the same key or for a new one; attests first where no attestation counts any more."""
+        try:
+            return self._renew(new_key=new_key)
+        except ServerRefused as refused:
+            answer = self._attested_after(refused)
+        return self._renew(new_key=True) if new_key and isinstance(answer, Enrolled) else answer
+
+    def _renew(self, *, new_key: bool) -> Enrolled | WaitAnswer:
         with self.state.exclusive():
             self._know_the_time()
             known = self._known()
@@ -167,13 +175,29 @@ class Agent:
             return self._settle_known(answer, known, ck)
 
     def token(self, audience: str, *, binding: str = "dpop") -> TokenAnswer:
-        """A token for an audience, bound to the credential key ("dpop") or to the certificate ("tls")."""
+        """A token for an audience, bound to the credential key ("dpop") or to the certificate ("tls"); attests first
+        where no attestation counts any more."""
+        try:
+            return self._token(audience, binding)
+        except ServerRefused as refused:
+            if not isinstance(self._attested_after(refused), Enrolled):
+                raise
+        return self._token(audience, binding)
+
+    def _token(self, audience: str, binding: str) -> TokenAnswer:
         if self.clock.needs_time:
             with self.state.exclusive():
                 self._know_the_time()
         known = self._known()
         request = TokenRequest(audience, binding)
         return self.server.token(request, sign=self._signs(known.ck), kid=known.record.device_id)
+
+    def _attested_after(self, refused: ServerRefused) -> Enrolled | WaitAnswer:
+        """Attests if that is what the refusal asks for, as it does of everybody whose service was restored from a
+        backup; raises the refusal again if not."""
+        if refused.problem != _OVERDUE:
+            raise refused
+        return self.attest()
 
     # ---- Steps ------------------------------------------------------------------------------------------------------
 

@@ -240,7 +240,18 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("an unhandled message type skips authorisation", "CVE-2026-30836"): (
         f"{WEB}access.py::test_a_route_that_is_not_in_the_table_is_denied_to_everybody",
         f"{WEB}access.py::test_every_route_called_by_everybody",
+        f"{WEB}openapi.py::test_every_door_is_described_and_nothing_else",
         f"{ATTACK}default_allow.py::test_no_member_may_be_missing_unknown_or_something_else",
+    ),
+    ("somebody who left may still act, or nobody may any more", "docs/protocol.md, 9"): (
+        f"{WEB}access.py::test_every_route_called_by_everybody",
+        f"{WEB}operators.py::test_disabling_counts_from_the_next_call_on_in_every_process",
+        f"{WEB}operators.py::test_who_was_disabled_is_added_anew_with_a_key_and_a_role",
+        f"{WEB}operators.py::test_two_admins_who_disable_each_other_at_once",
+    ),
+    ("a key or a certificate of an unknown kind panics", "CVE-2026-40097"): (
+        "fuzz/test_finds.py::test_a_public_key_of_an_unknown_kind",
+        "fuzz/test_finds.py::test_a_certificate_of_an_unknown_version",
     ),
     ("an empty EKU", "CVE-2026-40097"): (
         f"{CREDENTIALS}x509.py::test_an_empty_extended_key_usage_is_refused",
@@ -277,7 +288,7 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
         f"{ATTACK}operations.py::test_guesses_are_bounded_and_spoil_nothing",
     ),
     ("herds without a word when to come back", "spire#4490"): (
-        f"{WEB}front.py::test_requests_that_wait_are_bounded",
+        f"{WEB}front.py::test_a_line_for_threads_is_bounded",
         f"{ATTACK}operations.py::test_a_flood_of_strangers_makes_no_more_rows_than_the_cap",
     ),
     ("a database that only grows", "step-ca#473"): (

@@ -50,7 +50,7 @@ def test_a_full_disk_is_said_damages_nothing_and_ends_when_there_is_room(disk: D
         assert served.get("/v1/crl").status_code == 200, "reading goes on"
         # One that is killed now finds no room to start. It waits, and does not take the others down.
         kill(workers[0])
-        until(lambda: "can't be opened" in served.log or len(served.workers) == 2, "its place is filled")
+        until(lambda: len(served.workers) == 2, "its place is filled")
         assert served.get("/healthz").status_code == 200
         disk.free()
         before = load.ledger.counted["/v1/renewals 200"]
@@ -112,8 +112,10 @@ def test_a_disk_that_nobody_may_write_any_more_still_serves_what_is_on_it(
 
 
 @pytest.mark.small_disk(kind="ext4")
-def test_a_disk_that_stands_still_for_ten_seconds_delays_and_loses_nothing(disk: Disk, seed: int) -> None:
-    served = Served.make(disk.path / "instance")
+def test_a_disk_that_stands_still_for_ten_seconds_delays_and_loses_nothing(
+    disk: Disk, tmp_path: Path, seed: int
+) -> None:
+    served = Served.make(disk.path / "instance", log_file=tmp_path / "log")
     with busy(served, seed) as load:
         with disk.frozen():
             time.sleep(10)

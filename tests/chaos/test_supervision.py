@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from attestd.cli.api import running_url
-from attestd.cli.counting import FOLDER_VARIABLE, RunFolderUnusable, counting, reserve, tidy
+from attestd.cli.counting import FOLDER_VARIABLE, counting, reserve, tidy
 from tests.chaos.served import Served, alive, kill, until
 
 
@@ -40,20 +40,23 @@ def test_the_workers_of_a_dead_supervisor_end_and_the_port_is_free(served: Serve
 
 
 def test_a_worker_that_still_starts_ends_with_its_supervisor_too(served: Served) -> None:
-    elder, other = served.workers
-    kill(other)
-    until(lambda: len(served.workers) == 2, "its place is filled")
-    (young,) = set(served.workers) - {elder}
+    young = replaced(served, *served.workers)
     served.kill_supervisor()
     until(lambda: not alive(young), "it has ended", patience=10)
+
+
+def replaced(served: Served, elder: int, other: int) -> int:
+    """Kills the other worker, and returns the one that takes its place."""
+    kill(other)
+    until(lambda: not alive(other) and len(served.workers) == 2, "its place is filled")
+    (young,) = set(served.workers) - {elder}
+    return young
 
 
 def test_a_worker_killed_over_and_over_is_replaced_over_and_over(served: Served) -> None:
     elder, other = served.workers
     for _ in range(4):
-        kill(other)
-        until(lambda: len(served.workers) == 2, "its place is filled")
-        (other,) = set(served.workers) - {elder}
+        other = replaced(served, elder, other)
     for _ in range(10):
         assert served.answers("/readyz")
     assert served.stop() == 0
@@ -81,10 +84,20 @@ def test_a_note_of_a_dead_service_misleads_nobody(served: Served) -> None:
     assert running_url(served.folder) is None
 
 
-def test_what_a_killed_service_left_in_its_run_folder_is_removed(served: Served) -> None:
+def test_what_a_killed_service_left_behind_is_removed(served: Served) -> None:
+    counts = counts_of(served)
+    assert counts.is_dir()
     served.kill()
     served.start()
-    assert len(list((served.folder / "run").glob("metrics-*"))) == 1
+    assert not counts.exists()
+    assert counts_of(served).is_dir()
+
+
+def counts_of(served: Served) -> Path:
+    """Where a service's workers count."""
+    environ = Path(f"/proc/{served.workers[0]}/environ").read_bytes().split(b"\0")
+    (found,) = [line for line in environ if line.startswith(FOLDER_VARIABLE.encode())]
+    return Path(os.fsdecode(found.partition(b"=")[2]))
 
 
 # ---- The folder of counts ---------------------------------------------------------------------------------------
@@ -92,6 +105,7 @@ def test_what_a_killed_service_left_in_its_run_folder_is_removed(served: Served)
 
 def test_a_running_service_s_folder_of_counts_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
+    monkeypatch.setattr("attestd.cli.counting._MEMORY", tmp_path / "absent")  # a machine without one
     with counting(tmp_path):
         first = Path(os.environ[FOLDER_VARIABLE])
         with counting(tmp_path):
@@ -107,8 +121,10 @@ def test_counts_have_their_room_before_they_are_counted(tmp_path: Path, monkeypa
     for path in tmp_path.glob(f"*_{os.getpid()}.db"):
         assert path.stat().st_blocks * 512 >= path.stat().st_size > 0, path
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "absent"))
-    with pytest.raises(RunFolderUnusable):
-        reserve()
+    reserve()
+    assert FOLDER_VARIABLE not in os.environ, "without room it counts alone"
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.undo()
 
 
 def test_what_the_dead_counted_stays_and_their_room_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,14 +161,14 @@ def served(folder: Path) -> Iterator[Served]:
         running.stop()
 
 
-def rows(folder: Path) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = json.loads(attestd(folder, "audit", "list", "--json"))
-    return found
+def unsealed(folder: Path) -> int:
+    with closing(sqlite3.connect(folder / "registry.db")) as database:
+        return int(database.execute("SELECT count(*) FROM audit WHERE leaf IS NULL").fetchone()[0])
 
 
 def all_sealed(folder: Path) -> None:
-    until = time.monotonic() + 30
-    while any(row["leaf"] is None for row in rows(folder)):
+    until = time.monotonic() + 60
+    while unsealed(folder):
         assert time.monotonic() < until, (folder / "log").read_text()
         time.sleep(0.2)
 
@@ -177,7 +177,9 @@ def test_a_running_service_seals_by_itself(folder: Path, served: Served) -> None
     all_sealed(folder)
     verified = json.loads(attestd(folder, "audit", "verify", "--json"))
     assert verified["findings"] == []
-    assert verified["size"] == len(rows(folder))
+    listed = json.loads(attestd(folder, "audit", "list", "--json"))
+    assert verified["size"] == len(listed)
+    assert [row["leaf"] for row in listed] == list(range(len(listed)))[::-1]
     assert "attestd_audit_unsealed 0.0" in served.get("/metrics").text
 
 
@@ -194,22 +196,21 @@ def test_a_proof_in_a_file_needs_no_service(folder: Path, served: Served, tmp_pa
     assert "does not lead" in refused
 
 
-@pytest.mark.parametrize("words", [["--proof", "x"], ["--root", "x"]])
-def test_half_of_a_question(folder: Path, words: list[str]) -> None:
-    assert "belong together" in attestd(folder, "audit", "verify", *words, code=2)
+def test_half_of_a_question(folder: Path) -> None:
+    assert "belong together" in attestd(folder, "audit", "verify", "--proof", "x", code=2)
 
 
 def test_a_killed_service_leaves_nothing_half_sealed(folder: Path, served: Served) -> None:
     """And what was changed while it was down is named, by its number."""
     served.stop(signal.SIGKILL)
     attestd(folder, "admin", "renew")
-    attestd(folder, "audit", "verify")
+    assert unsealed(folder) > 0
     again = serve(folder)
     try:
         all_sealed(folder)
+        attestd(folder, "audit", "verify")
     finally:
         again.stop()
-    attestd(folder, "audit", "verify")
     with closing(sqlite3.connect(folder / "registry.db")) as database:
         database.execute("UPDATE audit SET actor = 'eve' WHERE number = 1")
         database.commit()

@@ -90,6 +90,12 @@ def test_every_kind_of_command_works_from_there(served: Served, desk: Desk) -> N
     assert "retire by operator:ada" in desk.call("devices", "show", "bike-7")
 
 
+def test_the_first_admin_s_own_files_serve_elsewhere_too(served: Served, desk: Desk) -> None:
+    for name in ("admin.key", "admin.pem"):
+        shutil.copy2(served.folder / "admin" / name, desk.folder)
+    assert "ada" in desk.call("operators", "list", key="admin.key", credential="admin.pem")
+
+
 def test_the_options_may_stand_in_the_environment(desk: Desk) -> None:
     environment = {"ATTESTD_URL": desk.url, "ATTESTD_KEY": "ada.key", "ATTESTD_CREDENTIAL": "ada.pem"}
     assert "admin" in desk.run("operators", "list", **environment)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -102,7 +103,8 @@ def _tokens() -> list[bytes]:
 
 def _time(data: bytes) -> None:
     """The service's time teaches the clock; it never goes back."""
-    server, _ = _server(data)
+    root = _later_root().certificate.public_bytes(Encoding.PEM)
+    server = Server(_Service(data), root, entropy=lambda count: _NONCE[:count])  # type: ignore[arg-type]
     before = datetime(2025, 1, 1, tzinfo=UTC)
     clock = DeviceClock(system=lambda: before, boot=lambda: 0.0, floor=before)
     floor = clock.floor
@@ -111,12 +113,18 @@ def _time(data: bytes) -> None:
     assert clock.now() >= floor
 
 
+_LATER = datetime(2026, 12, 1, tzinfo=UTC)  # after the agent was built
+
+
+@cache
+def _later_root() -> a.Ca:
+    return a.ca("root", key=a.ROOT_KEY, path_length=2, not_before=_LATER - a.DAY, not_after=_LATER + a.DAY)
+
+
 @once
 def _times() -> list[bytes]:
-    later = datetime(2026, 12, 1, tzinfo=UTC)
-    signer = a.signer(not_before=later - a.DAY, not_after=later + a.DAY)
-    root = a.ROOT.certificate.not_valid_after_utc
-    signed = a.signed_time(nonce=_NONCE, time=int(min(later, root).timestamp()), certificates=[signer])
+    signer = a.signer(issuer=_later_root(), not_before=_LATER - a.DAY, not_after=_LATER + a.DAY)
+    signed = a.signed_time(nonce=_NONCE, time=int(_LATER.timestamp()), certificates=[signer])
     return [_answered(200, signed.encode())]
 
 
@@ -179,6 +187,7 @@ _RECORD = Record(
 TARGETS = (
     Target("agent-answer", _granted, _answers, _WORDS),
     Target("agent-token", _refused, _tokens, _WORDS),
+    Target("agent-time", _time, _times, _WORDS),
     Target("agent-nv", _nv, _nv_areas, (b"\x30\x82", b"\x30\x84", b"\x30\x80", b"\x10\x01\x00"), refuses=False),
     Target("agent-ek-file", _file, _files, (b"-----BEGIN CERTIFICATE-----\n", b"-----END CERTIFICATE-----")),
     Target(

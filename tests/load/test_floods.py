@@ -7,12 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.load.conftest import PROMISE, Site, scale
+from tests.load.conftest import PROMISE, SOAK, Site, scale
 from tests.load.running import Client, attackers, attestd, enroll, renewing, serving, told
 
 SETTINGS = {"limits_reads_burst": "100", "limits_enrollments_burst": "100", "limits_failures_burst": "20"}
 SECONDS = scale(3, 60)
 GROWN = 150
+# A source a connection: no rate holds any of them.
+LONG = [
+    ("garbage", "/v1/tokens", 2000, None),
+    ("enrollments", "/v1/enrollments", 2000, None),
+    ("reads", "/nothing", 4, "429"),
+] * SOAK
 
 
 @pytest.mark.timeout(300)
@@ -20,14 +26,12 @@ GROWN = 150
     ("attack", "path", "sources", "refused"),
     [
         ("garbage", "/v1/renewals", 4, "429"),
-        ("garbage", "/v1/tokens", 2000, None),  # a source a connection: no rate holds any of them
         ("impostors", "/v1/renewals", 4, None),
         ("impostors", "/v1/renewals", 2000, None),
         ("enrollments", "/v1/enrollments", 4, "429"),
-        ("enrollments", "/v1/enrollments", 2000, None),
         ("reads", "/v1/nonce", 4, "429"),
-        ("reads", "/nothing", 4, "429"),
         ("garbage", "/v1/admin/devices/import", 4, None),
+        *LONG,
     ],
 )
 def test_devices_renew_while_others_knock(

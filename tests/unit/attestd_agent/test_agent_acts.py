@@ -23,7 +23,7 @@ from attestd_agent.transport import ServerUnreachable, Transport
 from tests.forger import forge_ck
 from tests.software_tpm import SoftwareTpm
 from tests.unit.attestd_agent.conftest import MakeAgent
-from tests.unit.attestd_agent.fake_service import Answer, Authority, FakeService, on, utc_now
+from tests.unit.attestd_agent.fake_service import Answer, Authority, FakeService, on, problem, utc_now
 
 
 def enrolled(answer: Enrolled | WaitAnswer) -> Enrolled:
@@ -209,6 +209,29 @@ def test_a_quarantined_device_gets_a_result_and_keeps_what_it_has(agent: Agent, 
     assert kept.leaf == first.leaf
     assert waiting is not None
     assert waiting.state == "quarantined"
+
+
+@pytest.mark.parametrize("path", ["/v1/renewals", "/v1/tokens"])
+@pytest.mark.parametrize("new_key", [False, True])
+def test_attests_by_itself_where_no_attestation_counts(
+    agent: Agent, service: FakeService, path: str, new_key: bool
+) -> None:
+    """As after the service was restored from a backup: the first refusal says what to do."""
+    enrolled(agent.enroll())
+    service.hooks.append(on(path, problem("attestation-overdue", 403)))
+    if path == "/v1/tokens":
+        assert agent.token("readings").token
+    else:
+        enrolled(agent.renew(new_key=new_key))
+    assert service.asked("/v1/attestations") == 1
+
+
+def test_a_refusal_for_another_reason_stays_one(agent: Agent, service: FakeService) -> None:
+    enrolled(agent.enroll())
+    service.hooks.append(on("/v1/renewals", problem("device-quarantined", 403)))
+    with pytest.raises(ServerRefused):
+        agent.renew()
+    assert service.asked("/v1/attestations") == 0
 
 
 def test_a_token(agent: Agent) -> None:

@@ -40,6 +40,7 @@ class Outcomes:
 
     def __init__(self, known: Enrolled | None = None) -> None:
         self.known, self.kept_waiting = known, None
+        self.unanswered = False
         self.next: list[Any] = []
         self.acts: list[str] = []
         self.state = self

@@ -61,6 +61,17 @@ def test_nothing_is_issued_on_a_state_that_ended_under_way(
     assert b"token" not in answer.data
 
 
+def test_no_token_is_bound_to_a_certificate_that_was_revoked_under_way(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = world.enrolled()
+    (certificate,) = certificates(world, device)
+    nonce = world.nonce()
+    meanwhile(monkeypatch, lambda: world.service.operations.revoke(certificate.serial, world.act))
+    answer = device.token(nonce=nonce)
+    assert (answer.status_code, problem(answer)) == (409, "state-changed")
+
+
 @pytest.mark.parametrize("verb", ["renew", "token"])
 def test_an_overdue_attestation_renews_nothing(world: World, verb: str) -> None:
     device = world.enrolled()

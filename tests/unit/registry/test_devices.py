@@ -354,7 +354,6 @@ def test_pages_stay_in_order_while_devices_come_and_go(registry: Registry, many:
     assert [device.id for device in second] == [device.id for device in many[10:20]]
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("after", [None, DeviceId("5")])
 @pytest.mark.parametrize("filters", [filters for filters, _ in FILTERS], ids=str)
 def test_search_walks_an_index_and_never_sorts(
@@ -369,6 +368,13 @@ def test_search_walks_an_index_and_never_sorts(
         event.listen(c.engine, "before_cursor_execute", listen)
         devices.search(c, after=after, **filters)  # type: ignore[arg-type]
         statement, parameters = run[-1]
+        if c.dialect.name == "postgresql":  # which scans small tables whole, if it may
+            for other_way in ("seqscan", "bitmapscan"):
+                c.exec_driver_sql(f"SET LOCAL enable_{other_way} = off")
+            seen = "\n".join(c.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars())  # type: ignore[arg-type]
+            assert "Index Scan" in seen
+            assert "Sort" not in seen, seen
+            return
         plan = [row.detail for row in c.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
     walks = "SCAN" if after is None and not filters.keys() - {"text"} else "SEARCH"
     assert len(plan) == 1
