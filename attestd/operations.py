@@ -206,9 +206,13 @@ class Operations:
         return certificate, pem_chain(certificate, self.hierarchy)
 
     def disable_proxy(self, name: str, act: Act) -> None:
-        """The proxy fetches no bundle any more; what it has goes stale."""
+        """The proxy fetches no bundle any more; what it has goes stale. Its certificate is revoked."""
         with self.registry.acting() as c:
+            serial = proxies.by_name(c, name).serial
             proxies.disable(c, name, now=act.at)
+            if not issued.is_revoked(c, serial):
+                with suppress(issued.UnknownCredential):  # forgotten, long after it expired
+                    issued.revoke(c, serial, reason="proxy disabled", now=act.at)
             act.note(c, "disable-proxy", name)
 
     def register_operator(self, name: str, role: Role, key: ec.EllipticCurvePublicKey, act: Act) -> str:

@@ -21,7 +21,7 @@ EMPTY: Final = sha256().digest()  # the root of a tree without leaves
 Nodes = Callable[[int, int], bytes]  # height, index -> hash
 
 
-class ProofMalformed(MalformedInput):
+class TreeProofMalformed(MalformedInput):
     """This is not a proof for a tree of this size"""
 
     remedy = "Ask for the proof again, for the sizes that the two heads name."
@@ -123,11 +123,11 @@ def _split(length: int) -> int:
 def verify_inclusion(leaf: bytes, *, index: int, size: int, root: bytes, path: Sequence[bytes]) -> None:
     """Returns if `leaf` is the hash of leaf `index` in the tree of that size and root (RFC 9162, section 2.1.3.2).
 
-    Raises ProofMalformed, InputTooLarge or NotInTree.
+    Raises TreeProofMalformed, InputTooLarge or NotInTree.
     """
     _check_path(path)
     if not 0 <= index < size <= MAX_SIZE:
-        raise ProofMalformed("The leaf lies outside the tree.", seen=index, expected=f"0 to {size - 1}")
+        raise TreeProofMalformed("The leaf lies outside the tree.", seen=index, expected=f"0 to {size - 1}")
     found = leaf
     for step, on_the_left in _climb(index, size - 1, path):
         found = node_hash(step, found) if on_the_left else node_hash(found, step)
@@ -140,20 +140,20 @@ def verify_consistency(
 ) -> None:
     """Returns if the tree of `second` leaves begins with the one of `first` (RFC 9162, section 2.1.4.2).
 
-    Raises ProofMalformed, InputTooLarge or HistoryRewritten.
+    Raises TreeProofMalformed, InputTooLarge or HistoryRewritten.
     """
     _check_path(path)
     if not 0 <= first <= second <= MAX_SIZE:
         raise HistoryRewritten("The newer head is the smaller one.", seen=second, expected=f"at least {first}")
     if first in (0, second):
         if path:
-            raise ProofMalformed("There is nothing to prove, and yet a proof.", seen=len(path))
+            raise TreeProofMalformed("There is nothing to prove, and yet a proof.", seen=len(path))
         _require_roots(first_root, second_root if first == second else EMPTY)
         return
     # 1. to 3. Where the first tree is a whole subtree of the second, the proof leaves its root out.
     steps = list(path) if first & (first - 1) else [first_root, *path]
     if not steps:
-        raise ProofMalformed("The proof is empty.")
+        raise TreeProofMalformed("The proof is empty.")
     # 4. and 5. From the lowest node that both trees have.
     fn, sn = first - 1, second - 1
     while fn & 1:
@@ -172,10 +172,10 @@ def verify_consistency(
 
 def _climb(fn: int, sn: int, path: Sequence[bytes]) -> Iterator[tuple[bytes, bool]]:
     """Each hash of the path, and whether it stands to the left. `fn` and `sn` as RFC 9162 has them: where the climb is,
-    and where the last node of that level is. Raises ProofMalformed if the path ends below the root, or above it."""
+    and where the last node of that level is. Raises TreeProofMalformed if the path ends below the root, or above it."""
     for step in path:
         if sn == 0:
-            raise ProofMalformed("The proof is too long for a tree of this size.", seen=len(path))
+            raise TreeProofMalformed("The proof is too long for a tree of this size.", seen=len(path))
         on_the_left = bool(fn & 1) or fn == sn
         yield step, on_the_left
         if on_the_left:
@@ -183,7 +183,7 @@ def _climb(fn: int, sn: int, path: Sequence[bytes]) -> Iterator[tuple[bytes, boo
                 fn, sn = fn >> 1, sn >> 1
         fn, sn = fn >> 1, sn >> 1
     if sn != 0:
-        raise ProofMalformed("The proof is too short for a tree of this size.", seen=len(path))
+        raise TreeProofMalformed("The proof is too short for a tree of this size.", seen=len(path))
 
 
 def _require_roots(known: bytes, found: bytes) -> None:
@@ -195,4 +195,4 @@ def _check_path(path: Sequence[bytes]) -> None:
     if len(path) > MAX_PATH:
         raise InputTooLarge("The proof is too long.", seen=f"{len(path)} hashes", expected=f"at most {MAX_PATH}")
     if any(len(step) != HASH for step in path):
-        raise ProofMalformed("A hash in the proof has the wrong size.", expected=f"{HASH} octets")
+        raise TreeProofMalformed("A hash in the proof has the wrong size.", expected=f"{HASH} octets")

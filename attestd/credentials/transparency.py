@@ -148,7 +148,7 @@ def needs_proof(before: Head, after: Head) -> bool:
 
 
 def verify_successor(before: Head, after: Head, path: Sequence[bytes]) -> None:
-    """Returns if the log of `after` begins with that of `before`. Raises ProofMalformed, HistoryRewritten."""
+    """Returns if the log of `after` begins with that of `before`. Raises TreeProofMalformed, HistoryRewritten."""
     verify_consistency(first=before.size, first_root=before.root, second=after.size, second_root=after.root, path=path)
 
 

@@ -124,13 +124,19 @@ class Registry:
 
         Raises SchemaTooNew.
         """
-        self._require_process()
-        with self._database.migrating() as c:
+        with self.migrating() as c:
             seen = _schema(c)
             if seen is None or seen < SCHEMA:
                 migrations.upgrade(c)
                 seen = _schema(c)
             self._require_schema(seen)
+
+    @contextmanager
+    def migrating(self) -> Iterator[Connection]:
+        """One transaction that may make and change tables, alone in the database. Raises acting()'s errors."""
+        self._require_process()
+        with self._database.migrating() as c:
+            yield c
 
     def _require_schema(self, seen: str | None) -> None:
         if seen == SCHEMA:

@@ -50,7 +50,7 @@ class DatabaseUnsupported(Misconfigured):
 class SchemaOutdated(Misconfigured):
     """The database's tables are older than this program"""
 
-    remedy = "Back the database up with the version that made it, then run `attestd upgrade`."
+    remedy = "Run `attestd backup FILE`, then `attestd upgrade`."
 
 
 class SchemaTooNew(Misconfigured):

@@ -139,7 +139,7 @@ def copy(source: Registry, target: Registry) -> None:
 
 def _rebuilding(registry: Registry) -> AbstractContextManager[Connection]:
     """One transaction that may make tables, and take its time: nobody else is there yet."""
-    return registry._database.migrating()
+    return registry.migrating()
 
 
 def _clear(c: Connection, tables: Mapping[str, Table]) -> None:

@@ -118,8 +118,8 @@ class History:
     def follow(self, bundle: Bundle, prove: Prove | None, now: datetime) -> KnownHead | None:
         """The bundle's head, proven to go on from the one that is kept; None if there is none and never was.
 
-        Raises HeadMissing, HeadOfAnotherEpoch, LogChanged, HistoryRewritten, ProofMalformed, HeadUnreadable, and what
-        `verify_head` and `prove` raise.
+        Raises HeadMissing, HeadOfAnotherEpoch, LogChanged, HistoryRewritten, TreeProofMalformed, HeadUnreadable, and
+        what `verify_head` and `prove` raise.
         """
         try:
             return self._follow(bundle, prove, now)

@@ -67,7 +67,11 @@ class Gate:
         return self.world.service.publication.bundle(self.world.clock()).jws
 
     def fetch(self) -> None:
-        self.store.adopt(self.published())
+        self.adopt(self.published())
+
+    def adopt(self, jws: str) -> bool:
+        """A bundle from wherever, with the service's own proof that its trail only grew."""
+        return self.store.adopt(jws, prove=self.world.service.publication.audit.consistency)
 
     def bundle(self) -> Bundle:
         """The published bundle, read."""
@@ -325,7 +329,7 @@ def test_a_stranger_s_authority_of_the_same_name(gate: Gate, device: SoftDevice,
     create_hierarchy(tmp_path / "stranger", TRUST_DOMAIN, now=gate.world.clock(), entropy=os.urandom)
     stranger = Hierarchy.load(tmp_path / "stranger")
     with pytest.raises(AttestdError):
-        gate.store.adopt(sign_bundle(raised(gate.bundle()), stranger.bundle_signer))
+        gate.adopt(sign_bundle(raised(gate.bundle()), stranger.bundle_signer))
     genuine = x509.load_der_x509_certificate(chain_of(device)[0])
     builder = x509.CertificateBuilder(
         stranger.issuer.certificate.subject,
@@ -414,7 +418,7 @@ def test_a_bundle_from_before_a_quarantine(gate: Gate, world: World, device: Sof
     world.operator.post(f"/v1/admin/devices/{device.id}/quarantine", {"v": 1})
     gate.fetch()
     with pytest.raises(AttestdError, match=r"older|rolled|before|behind"):
-        gate.store.adopt(before)
+        gate.adopt(before)
     assert gate.crosses({}, peer=tls(device)) == "device-suspended"
     # Nor does a restart help, nor the old file put back on the disk.
     (gate.folder / "bundle.jws").write_text(before)
@@ -438,17 +442,17 @@ def test_a_bundle_signed_by_the_wrong_key(gate: Gate, world: World) -> None:
     for sign in (token_signer(house), house.issuer.sign, world.enrolled().sign, stranger.sign):
         forged = f"{parts[0]}.{parts[1]}.{b64encode(sign(f'{parts[0]}.{parts[1]}'.encode()))}"
         with pytest.raises(AttestdError):
-            gate.store.adopt(forged)
+            gate.adopt(forged)
     with pytest.raises(AttestdError):
-        gate.store.adopt(sign_bundle(honest, house.issuer))  # with the issuer's own certificate in x5c
-    assert gate.store.adopt(sign_bundle(honest, house.bundle_signer))
+        gate.adopt(sign_bundle(honest, house.issuer))  # with the issuer's own certificate in x5c
+    assert gate.adopt(sign_bundle(honest, house.bundle_signer))
 
 
 def test_a_signed_time_is_no_bundle(gate: Gate, world: World) -> None:
     """The same key signs times for anybody's nonce; whatever the nonce says, it is no bundle."""
     for path in ("/v1/time?nonce=" + b64encode(os.urandom(16)), "/v1/jwks", "/v1/root"):
         with pytest.raises(AttestdError):
-            gate.store.adopt(world.get(path).text)
+            gate.adopt(world.get(path).text)
 
 
 @pytest.mark.parametrize(
@@ -459,7 +463,7 @@ def test_a_signed_time_is_no_bundle(gate: Gate, world: World) -> None:
 def test_a_genuine_bundle_that_is_wrong(gate: Gate, world: World, device: SoftDevice, changed: dict[str, Any]) -> None:
     """Signed by the right key. What is not for this edge changes nothing; what it can't read lets nobody cross."""
     with pytest.raises((AttestdError, ValueError, OverflowError)):
-        gate.store.adopt(sign_bundle(raised(gate.bundle(), **changed), world.hierarchy.bundle_signer))
+        gate.adopt(sign_bundle(raised(gate.bundle(), **changed), world.hierarchy.bundle_signer))
     assert (gate.crosses({}, peer=tls(device)) == "") is ("policy" not in changed)
 
 

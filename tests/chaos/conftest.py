@@ -20,6 +20,9 @@ from tests.postgres import Postgres, require_postgres
 
 _SHORT = 25  # kills
 
+# What takes a while and is not run by `make test`.
+long_form = pytest.mark.skipif("CHAOS_KILLS" not in os.environ, reason="`make chaos` runs it")
+
 
 @dataclass(frozen=True)
 class Database:

@@ -36,7 +36,7 @@ pytestmark = [
     pytest.mark.skipif(bool(missing_programs()), reason=f"not installed: {', '.join(missing_programs())}"),
     pytest.mark.timeout(600),
 ]
-_KILLS = 8
+_KILLS = 5
 _SLOTS = 3  # objects, and sessions, that a TPM holds for who has no resource manager
 
 

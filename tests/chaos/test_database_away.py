@@ -17,7 +17,7 @@ from attestd.credentials.requests import SoftwareKey
 from attestd_edge.decide import Presented, Request
 from attestd_edge.edge import Admitted, Asked, Edge
 from attestd_edge.identity import read_certificates
-from tests.chaos.conftest import Database, show
+from tests.chaos.conftest import Database, long_form, show
 from tests.chaos.load import Load
 from tests.chaos.served import Served, kill, until
 from tests.chaos.test_kills import settle
@@ -51,9 +51,12 @@ def away(served: Served, database: Database, how: str) -> Iterator[Callable[[], 
 
 @pytest.mark.parametrize(
     ("database", "how"),
-    [("sqlite", "locked"), ("postgresql", "stopped"), ("postgresql", "paused")],
+    [
+        pytest.param("sqlite", "locked", id="sqlite-locked"),
+        pytest.param("postgresql", "stopped", id="postgresql-stopped", marks=long_form),
+        pytest.param("postgresql", "paused", id="postgresql-paused", marks=long_form),
+    ],
     indirect=["database"],
-    ids=["sqlite-locked", "postgresql-stopped", "postgresql-paused"],
 )
 def test_ten_seconds_without_a_database(tmp_path: Path, database: Database, how: str, seed: int) -> None:
     served = Served.make(tmp_path / "instance", database=database.url)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.conftest import show
+from tests.chaos.conftest import long_form, show
 from tests.chaos.disks import Disk
 from tests.chaos.load import Load
 from tests.chaos.served import BIN, Served, alive, kill, until
@@ -111,6 +111,7 @@ def test_a_disk_that_nobody_may_write_any_more_still_serves_what_is_on_it(
         served.close()
 
 
+@long_form
 @pytest.mark.small_disk(kind="ext4")
 def test_a_disk_that_stands_still_for_ten_seconds_delays_and_loses_nothing(
     disk: Disk, tmp_path: Path, seed: int

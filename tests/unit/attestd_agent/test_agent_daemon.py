@@ -91,6 +91,17 @@ def test_success_leads_to_the_renewal() -> None:
     assert daemon(agent).step(ATTEST) == Plan(Act.ATTEST, 1700.0)
 
 
+def test_new_keys_whose_answer_is_not_saved_are_asked_about_at_once() -> None:
+    """Nothing else is due: the credential in the state has an hour to go, and may be revoked."""
+    agent = Outcomes(enrolled(record(obtained_at=T, renew_in=1700)))
+    agent.unanswered = True
+    agent.next = [enrolled(record(renew_in=1700))]
+    begun = daemon(agent)
+    assert begun._plan() == ATTEST
+    begun.step(ATTEST)
+    assert agent.acts == ["attest"]
+
+
 def test_waiting_leads_to_the_appointment() -> None:
     agent = Outcomes()
     agent.next = [WaitAnswer("pending", 40)]

@@ -9,7 +9,7 @@ import pytest
 
 from attestd.credentials.hashtree import (
     HistoryRewritten,
-    ProofMalformed,
+    TreeProofMalformed,
     consistency_path,
     leaf_hash,
     root_of,
@@ -126,7 +126,7 @@ def test_another_history_of_the_same_size_is_refused(store, adopt):
 @pytest.mark.parametrize("spoil", [lambda p: p[1:], lambda p: (*p, p[0]), lambda p: ()])
 def test_a_proof_that_is_none(store, bundle, adopt, service, spoil):
     adopt(5)
-    with pytest.raises(ProofMalformed):
+    with pytest.raises(TreeProofMalformed):
         store.adopt(
             a.signed_bundle(bundle(version=6, audit_head=head(13))), prove=lambda *sizes: spoil(service.prove(*sizes))
         )

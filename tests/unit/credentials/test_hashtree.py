@@ -16,7 +16,7 @@ from attestd.credentials.hashtree import (
     MAX_PATH,
     HistoryRewritten,
     NotInTree,
-    ProofMalformed,
+    TreeProofMalformed,
     consistency_path,
     inclusion_path,
     leaf_hash,
@@ -162,14 +162,14 @@ def test_consistency_with_one_lie(first: int, second: int) -> None:
     other = Consistency.of(first + 1, second + 3)
     with pytest.raises(HistoryRewritten):
         honest.verify(first_root=other.first_root)
-    with pytest.raises(ProofMalformed):
+    with pytest.raises(TreeProofMalformed):
         honest.verify(path=[*honest.path, EMPTY])
     if first not in (0, second):
         with pytest.raises(HistoryRewritten):
             honest.verify(second_root=other.second_root)
-        with pytest.raises(ProofMalformed):
+        with pytest.raises(TreeProofMalformed):
             honest.verify(path=honest.path[:-1])
-        with pytest.raises(ProofMalformed):
+        with pytest.raises(TreeProofMalformed):
             honest.verify(path=[])
         with pytest.raises(HistoryRewritten):
             honest.verify(path=[step[::-1] for step in honest.path])
@@ -214,13 +214,13 @@ def test_inclusion_with_one_lie(index: int, size: int) -> None:
         honest.verify(root=EMPTY)
     with pytest.raises(NotInTree):
         honest.verify(leaf=EMPTY)
-    with pytest.raises(ProofMalformed):
+    with pytest.raises(TreeProofMalformed):
         honest.verify(path=[*honest.path, EMPTY])
     for wrong in (size, -1):
-        with pytest.raises(ProofMalformed, match="outside"):
+        with pytest.raises(TreeProofMalformed, match="outside"):
             honest.verify(index=wrong)
     if honest.path:
-        with pytest.raises(ProofMalformed):
+        with pytest.raises(TreeProofMalformed):
             honest.verify(path=honest.path[:-1])
         with pytest.raises(AttestdError):
             honest.verify(index=(index + 1) % size)
@@ -240,7 +240,7 @@ def test_bounds() -> None:
     with pytest.raises(InputTooLarge):
         honest.verify(path=[EMPTY] * (MAX_PATH + 1))
     for wrong in (b"", EMPTY[:-1], EMPTY + b"\x00"):
-        with pytest.raises(ProofMalformed, match="wrong size"):
+        with pytest.raises(TreeProofMalformed, match="wrong size"):
             honest.verify(path=[wrong, *honest.path[1:]])
-        with pytest.raises(ProofMalformed, match="wrong size"):
+        with pytest.raises(TreeProofMalformed, match="wrong size"):
             Consistency.of(3, 7).verify(path=[wrong])

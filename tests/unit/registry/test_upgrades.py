@@ -316,6 +316,7 @@ def test_processes_that_migrate_at_once(url: str, old: bool) -> None:
             [sys.executable, "-c", OPENING, url],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
@@ -328,7 +329,7 @@ def test_processes_that_migrate_at_once(url: str, old: bool) -> None:
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-    assert [process.communicate(timeout=60)[0].strip() for process in opening] == [SCHEMA] * 2
+    assert [process.communicate(timeout=60) for process in opening] == [(f"{SCHEMA}\n", "")] * 2
     registry = Registry.open(url)
     with registry.reading() as c:
         assert len(c.execute(text("SELECT version_num FROM alembic_version")).all()) == 1
