@@ -40,7 +40,10 @@ LEADS_TO: Mapping[str, State] = {
     "retire": State.RETIRED,
     "replace-tpm": State.APPROVED,
 }
-ISSUES = frozenset({"enroll", "attest", "renew", "rekey", "add-proxy", "renew-proxy", "register-operator"})
+ISSUES = frozenset(
+    {"enroll", "attest", "renew", "rekey", "add-proxy", "renew-proxy", "register-operator", "add-operator"}
+    | {"certify-service"}
+)
 _KEYED = (State.ACTIVE, State.QUARANTINED)
 # A used nonce is remembered for a minute longer than it was good, at the least.
 _REMEMBERED = 60
