@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
 
 from attestd.errors import Unavailable
@@ -109,7 +109,7 @@ def _engine(url: str, purpose: str, busy_timeout: float) -> Engine:
     settings = {"synchronous_commit": "on", "timezone": "UTC"}
     if purpose != "migrating":
         milliseconds = str(int(busy_timeout * 1000))
-        settings |= {"lock_timeout": milliseconds, "statement_timeout": str(int(busy_timeout * 4000))}
+        settings |= {"lock_timeout": milliseconds, "statement_timeout": str(int(busy_timeout * 2000))}
         settings |= {"idle_in_transaction_session_timeout": str(int(busy_timeout * 12000))}
 
     def prepare(connection: Any, _record: object) -> None:
@@ -132,15 +132,19 @@ def _named_errors() -> Iterator[None]:
     except NoFreeConnection as error:
         raise DatabaseBusy("All database connections of this process are in use.") from error
     except DBAPIError as error:
-        state = getattr(error.orig, "sqlstate", None)
-        if state is None:  # the connection's own trouble: it could not be made, or broke
-            raise DatabaseUnreachable(f"PostgreSQL can't be reached: {_first_line(error.orig)}.") from None
         # Without the cause and its details: they may quote rows, and with them keys and hashes.
-        said = f"PostgreSQL says {state}: {getattr(getattr(error.orig, 'diag', None), 'message_primary', 'no more')}."
-        named = next((_NAMED[part] for part in (state, state[:3], state[:2]) if part in _NAMED), None)
-        if named is None and isinstance(error, IntegrityError):
-            raise
-        raise (named or DatabaseFailed)(said) from None
+        raise _named(error) from None
+
+
+def _named(error: DBAPIError) -> Unavailable:
+    state = getattr(error.orig, "sqlstate", None)
+    if state is None and isinstance(error, OperationalError | InterfaceError):  # it could not be made, or broke
+        return DatabaseUnreachable(f"PostgreSQL can't be reached: {_first_line(error.orig)}.")
+    if state is None:
+        return DatabaseFailed(f"The driver refuses this: {type(error.orig).__name__}.")
+    named = next((_NAMED[part] for part in (state, state[:3], state[:2]) if part in _NAMED), DatabaseFailed)
+    said = getattr(getattr(error.orig, "diag", None), "message_primary", None)
+    return named(f"PostgreSQL says {state}: {said or 'no more'}.")
 
 
 def _first_line(error: object) -> str:

@@ -168,7 +168,9 @@ def test_a_part_that_unpacks_without_end(world: World, file: Path, tmp_path: Pat
 
 @pytest.mark.usefixtures("nothing_made")
 @pytest.mark.parametrize(
-    "data", [b"", gzip.compress(b"{}\n")[:-3], gzip.compress(b"{}\n") + b"x", gzip.compress(b"{}")]
+    "data",
+    [b"", gzip.compress(b"{}\n")[:-3], gzip.compress(b"{}\n") + b"x", gzip.compress(b"{}")],
+    ids=["empty", "cut off", "followed by something", "without a line's end"],
 )
 def test_a_part_that_is_not_compressed_as_it_should_be(world: World, file: Path, tmp_path: Path, data: bytes) -> None:
     with pytest.raises((BackupMalformed, RowMalformed)):

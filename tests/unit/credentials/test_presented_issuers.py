@@ -156,7 +156,7 @@ def test_the_number_of_remembered_issuers_is_bounded() -> None:
 @pytest.mark.parametrize(
     "der",
     [leaf(), leaf(uris=["spiffe://example.org/" + "a" * 60 + "/b"] * 9), ROOT.der, a.ISSUER.der, a.signer()],
-    ids=len,
+    ids=["leaf", "long names", "root", "issuer", "bundle signer"],
 )
 def test_the_cuts_are_the_certificate_s(der: bytes) -> None:
     parsed = ParsedCertificate.parse(der)
