@@ -57,6 +57,7 @@ def counting(run: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        os.environ.pop(FOLDER_VARIABLE, None)
         shutil.rmtree(ours, ignore_errors=True)
         if held is not None:
             os.close(held)

@@ -262,12 +262,14 @@ def last_end(c: Connection, *, issuer_id: bytes, begun_by: int, now: int) -> int
     """When the last certificate ends that this issuer made by then, neither expired nor revoked; None if none is left.
 
     An issuer is known by its key identifier, 20 octets, which each certificate of it holds (RFC 5280, section 4.2.1.1).
+    The service's own TLS certificates do not count: they are replaced long before they end, and nobody keeps them.
     """
     rows = c.execute(
         select(issued.c.not_after, issued.c.der)
         .where(
             issued.c.not_after > now,
             issued.c.not_before <= begun_by,
+            issued.c.profile != "server",
             issued.c.serial.not_in(select(revocations.c.serial)),
         )
         .order_by(issued.c.not_after.desc())
