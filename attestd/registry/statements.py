@@ -24,7 +24,8 @@ class _Compiled:
     """A statement in one database's words."""
 
     text: str
-    names: tuple[str, ...] | None  # the order of the parameters, where they have one
+    names: tuple[str, ...]  # the parameters, in their order
+    by_name: bool  # how the driver wants them
     fixed: Mapping[str, Any]  # parameters that the statement itself sets
     going_in: tuple[tuple[str, _Process], ...]
     coming_out: tuple[tuple[int, _Process], ...]
@@ -75,11 +76,12 @@ class Statement:
         values = {**compiled.fixed, **parameters}
         for name, process in compiled.going_in:
             values[name] = process(values[name])
+        given: Any = [values[name] for name in compiled.names]  # one that is missing is an error, and no NULL
+        if compiled.by_name:
+            given = dict(zip(compiled.names, given, strict=True))
         cursor = c.connection.cursor()
         try:
-            cursor.execute(
-                compiled.text, values if compiled.names is None else [values[name] for name in compiled.names]
-            )
+            cursor.execute(compiled.text, given)
         except Exception as error:
             cursor.close()
             base = c.dialect.loaded_dbapi.Error
@@ -108,7 +110,8 @@ class Statement:
         names = [column.name for column in columns]
         made = _Compiled(
             text=str(compiled),
-            names=None if order is None else tuple(order),
+            names=tuple(bounds if order is None else order),
+            by_name=order is None,
             fixed={name: bound.value for name, bound in bounds.items() if not bound.required},
             going_in=tuple(going_in),
             coming_out=tuple(coming_out),

@@ -98,6 +98,7 @@ def lively(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return world.settings.dir / "registry.db"
 
 
+@pytest.mark.once  # the lies are told to a file
 @pytest.mark.parametrize("lie", LIES)
 def test_a_lie_is_noticed(lively: Path, tmp_path: Path, lie: str) -> None:
     statement, complaint = LIES[lie]

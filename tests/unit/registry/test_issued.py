@@ -115,7 +115,7 @@ def test_the_largest_serial_number(registry: Registry) -> None:
 def test_a_certificate_keeps_its_device(fleet: Fleet) -> None:
     """References are enforced: a device with certificates can't vanish."""
     device = fleet.device(State.ACTIVE)
-    with pytest.raises(IntegrityError), fleet.registry.acting() as c:
+    with fleet.registry.acting() as c, pytest.raises(IntegrityError):
         c.execute(text("DELETE FROM devices WHERE id = :wanted"), {"wanted": device.id})
 
 
