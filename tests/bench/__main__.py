@@ -44,9 +44,9 @@ def main(names: Sequence[str]) -> int:
 def _print(found: Sequence[dict[str, Any]]) -> None:
     rows = [("", "", "beside", "ratio", "goal", "")]
     for entry in found:
-        met = "met" if entry["met"] else "MISSED"
+        met = {True: "met", False: "MISSED", None: ""}[entry["met"]]
         value = f"{entry['value']:,} {entry['unit']}"
-        rows.append((entry["name"], value, entry["against"], f"{entry['ratio']}", entry["goal"], met))
+        rows.append((entry["name"], value, entry["against"], f"{entry['ratio']}", entry["goal"] or "", met))
         parts = ", ".join(f"{name} {part}" for name, part in entry.get("parts", {}).items())
         if parts:
             rows.append(("", "", f"({parts})", "", "", ""))

@@ -51,6 +51,7 @@ def _measure(name: str, database: str | None) -> list[dict[str, Any]]:
             with _smallest(folder) as smallest:
                 floor = smallest.get("/", SECONDS)
     assert load.refused == 0, f"{load.refused} of {load.answers} renewals were refused"
+    assert floor.refused == 0, f"{floor.refused} of {floor.answers} smallest answers were none"
     return [_entry(name, load, floor)]
 
 
