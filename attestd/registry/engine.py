@@ -12,7 +12,7 @@ from typing import Protocol, Self
 
 from sqlalchemy import Connection, inspect, text
 
-from attestd.registry import migrations, postgresql, sqlite
+from attestd.registry import migrations, sqlite
 from attestd.registry.failures import (
     DatabaseBusy,
     DatabaseDamaged,
@@ -42,6 +42,7 @@ __all__ = [
     "is_unique_violation",
 ]
 
+_POSTGRESQL = "postgresql://"
 BUSY_TIMEOUT = 5.0  # seconds that an act or a statement waits for others
 
 
@@ -152,11 +153,13 @@ class Registry:
 def _database(url: str) -> Database:
     if url.startswith(sqlite.SCHEME):
         return sqlite.SqliteDatabase(url, BUSY_TIMEOUT)
-    if url.startswith(postgresql.SCHEME):
-        return postgresql.PostgresqlDatabase(url, BUSY_TIMEOUT)
+    if url.startswith(_POSTGRESQL):
+        from attestd.registry.postgresql import PostgresqlDatabase  # its driver, for those who use it
+
+        return PostgresqlDatabase(url, BUSY_TIMEOUT)
     # Nothing after the scheme is repeated: it may hold a password.
     raise DatabaseUnsupported(
-        seen=url.split(":", maxsplit=1)[0][:20], expected=f"{sqlite.SCHEME}path or {postgresql.SCHEME}user@host/name"
+        seen=url.split(":", maxsplit=1)[0][:20], expected=f"{sqlite.SCHEME}path or {_POSTGRESQL}user@host/name"
     )
 
 

@@ -26,7 +26,6 @@ from attestd.registry.failures import (
     DatabaseUnsupported,
 )
 
-SCHEME = "postgresql://"
 _POOL = 8  # connections of each kind that one process keeps open; more are made under load, and closed again
 _OVERFLOW = 24
 _RECYCLE = 1800  # seconds: so that a moved or rebalanced server is noticed
@@ -90,7 +89,9 @@ def _engine(url: str, purpose: str, busy_timeout: float) -> Engine:
         address = make_url(url).set(drivername="postgresql+psycopg")
     except (ArgumentError, ValueError):
         # Without the cause: it would show the address, and with it a password.
-        raise DatabaseUnsupported("The database's URL can't be read.", expected=f"{SCHEME}user@host/database") from None
+        raise DatabaseUnsupported(
+            "The database's URL can't be read.", expected="postgresql://user@host/database"
+        ) from None
     options: dict[str, Any] = {
         "pool_size": _POOL,
         "max_overflow": _OVERFLOW,
