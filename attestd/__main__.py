@@ -1,6 +1,6 @@
 """`python -m attestd` is the `attestd` command."""
 
-from attestd.cli import main
+from attestd.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -1,5 +1,4 @@
-"""The `attestd` command. Only wiring: options in, verbs called, words or JSON out."""
+"""The `attestd` command. Only wiring: options in, verbs called, words or JSON out.
 
-from attestd.cli.main import main
-
-__all__ = ["main"]
+`main` has the table of contents. It is not imported here: workers are made from this room and need no command line.
+"""
