@@ -116,6 +116,49 @@ def test_a_transaction_ends_though_more_stand_in_line(
     assert len(crowd.names()) == 5
 
 
+def test_who_stands_in_line_shares_it_whoever_else_is_about(
+    crowd: Crowd, commits: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crowd.database._company, "count", lambda: 0)
+    with crowd.registry.acting() as c:
+        put(c, "new-first")
+        crowd.come("new-1")
+        crowd.come("new-2")
+    crowd.leave()
+    assert commits == [3]
+
+
+def test_a_transaction_waits_for_who_is_about_to_act(
+    crowd: Crowd, commits: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "_PATIENCE", 10.0)
+    monkeypatch.setattr(crowd.database._company, "count", lambda: 2)
+    turns = crowd.database._turns
+
+    def run() -> None:
+        with crowd.registry.acting() as c:
+            put(c, "new-early")
+
+    early = threading.Thread(target=run)
+    early.start()
+    crowd._until(lambda: turns._lingering is not None)
+    assert crowd.names() == set()
+    with crowd.registry.acting() as c:
+        put(c, "new-late")
+    early.join(10)
+    assert commits == [2]
+    assert crowd.names() == {"new-early", "new-late"}
+
+
+def test_it_does_not_wait_for_ever(crowd: Crowd, commits: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "_PATIENCE", 0.01)
+    monkeypatch.setattr(crowd.database._company, "count", lambda: 5)
+    with crowd.registry.acting() as c:
+        put(c, "new-alone")
+    assert commits == [1]
+    assert crowd.names() == {"new-alone"}
+
+
 def test_an_act_that_fails_takes_nothing_with_it(crowd: Crowd, commits: list[int]) -> None:
     def half(c: Connection) -> None:
         put(c, "new-half")

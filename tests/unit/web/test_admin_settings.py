@@ -6,11 +6,12 @@ import ssl
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestd.policy import default_policy
-from attestd.registry import audit
+from attestd.registry import audit, issued
 from tests import ek_ca
 from tests.service import World, problem
 
@@ -127,6 +128,9 @@ def test_a_proxy_gets_an_identity_and_loses_it(world: World) -> None:
     assert world.admin.post("/v1/admin/proxies/till-2/disable", {"v": 1}).status_code == 200
     (proxy,) = world.viewer.get("/v1/admin/proxies").json["proxies"]
     assert proxy["disabled_at"] == int(world.clock().timestamp())
+    with world.registry.reading() as c:
+        (revoked,) = issued.revoked_unexpired(c, now=int(world.clock().timestamp()))
+    assert revoked.serial.number == x509.load_pem_x509_certificate(answer.json["chain"].encode()).serial_number
     assert {("disable-proxy", "operator:admin-1"), ("add-proxy", "operator:admin-1")} <= set(acts(world))
 
 
