@@ -1,25 +1,17 @@
 """A known device's later requests: re-attesting, renewing, tokens (docs/protocol.md, sections 2 and 4).
 
-Every request is a JWS signed by the device's credential key. The steps are the same for all three:
-
-1. The nonce is one that this service sealed: what is not costs no question to the registry.
-2. The device is known and has a credential key; the signature over the exact octets is that key's, for this URL.
-3. The nonce is unspent and in time. A spent one is looked up before its expiry is checked.
-4. The verb's own checks.
-5. What is issued is signed first; then one transaction spends the nonce, requires the device as it was appraised,
+1. The request is proven: `requests`.
+2. The verb's own checks.
+3. What is issued is signed first; then one transaction spends the nonce, requires the device as it was appraised,
    records what was issued and appends the audit row.
 """
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
-
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestd.appraisal.results import AttestationResult, appraise
 from attestd.ca.hierarchy import Hierarchy
@@ -27,17 +19,15 @@ from attestd.ca.sealing import SealingKeys
 from attestd.ca.tokens import mint_token
 from attestd.config import Settings
 from attestd.credentials.jwk import jwk_thumbprint
-from attestd.credentials.jws import SignatureWrong
-from attestd.credentials.requests import verify_request
-from attestd.errors import EvidenceRefused, Forbidden, MalformedInput, Unauthenticated
-from attestd.ids import DeviceId, MalformedName, Serial, SpiffeId
+from attestd.errors import EvidenceRefused, Forbidden, MalformedInput
+from attestd.ids import Serial, SpiffeId
 from attestd.issuance.challenges import RequestNonce
 from attestd.issuance.enrollment import DeviceQuarantined
 from attestd.issuance.grants import Granted, Granter
-from attestd.issuance.known import DeviceUnknown, KnownDevice
-from attestd.issuance.records import clock_members, record_granted, references_for, require_standing
+from attestd.issuance.records import clock_members, record_granted, references_for
+from attestd.issuance.requests import DeviceRequests, NonceSpent, Requested
 from attestd.policy import PolicySet, may_receive_token
-from attestd.protocol.derivations import device_certify_data, device_quote_data, request_digest
+from attestd.protocol.derivations import device_certify_data, device_quote_data
 from attestd.protocol.encoding import b64encode
 from attestd.protocol.messages import (
     AttestationRequest,
@@ -51,18 +41,11 @@ from attestd.protocol.signed import SignedEnvelope
 from attestd.registry import audit, devices, issued, spends
 from attestd.registry.devices import Device
 from attestd.registry.engine import Connection, Registry
-from attestd.registry.spends import Spent
-from attestd.registry.states import Event, State, UnknownDevice
+from attestd.registry.states import Event, State
 from attestd.tpm.attest import VerifiedKey, VerifiedQuote, verify_certified_key, verify_quote
 from attestd.tpm.objects import parse_public
 
 _T = TypeVar("_T")
-
-
-class NonceSpent(Unauthenticated):
-    """The request's nonce has been used"""
-
-    remedy = "Sign the request again with the nonce of this answer's Replay-Nonce header."
 
 
 class DeviceNotActive(Forbidden):
@@ -81,17 +64,6 @@ class AudienceDenied(Forbidden):
     """No policy permits a token for this audience"""
 
     remedy = "Ask an operator to permit the audience for this tier in the policy."
-
-
-@dataclass(frozen=True, slots=True)
-class Requested:
-    """A signed request after steps 1 to 3: `payload` is what this device signed."""
-
-    device: KnownDevice
-    payload: bytes
-    nonce: RequestNonce
-    sealed_nonce: bytes
-    digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,57 +223,18 @@ class Lifecycle:
     # ---- The checks -------------------------------------------------------------------------------------------
 
     def _once(self, envelope: SignedEnvelope, url: str, now: datetime, verb: Callable[[Requested], _T]) -> _T | bytes:
-        """Steps 1 to 3, the verb, and step 3 once more if the nonce was spent meanwhile: perhaps by this request."""
-        asked = self._require(envelope, url, now)
+        """The verb for a proven request, which is proven anew if its nonce was spent meanwhile: perhaps by itself."""
+        proof = DeviceRequests(self.registry, self.sealing)
+        asked = proof.require(envelope, url=url, now=now)
         if isinstance(asked, bytes):
             return asked
         try:
             return verb(asked)
         except NonceSpent:
-            answered = self._require(envelope, url, now)
+            answered = proof.require(envelope, url=url, now=now)
             if isinstance(answered, bytes):
                 return answered
             raise
-
-    def _require(self, envelope: SignedEnvelope, url: str, now: datetime) -> Requested | bytes:
-        """Steps 1 to 3. Octets: the stored answer to this very request, which was made before."""
-        nonce = RequestNonce.open(envelope.nonce, self.sealing)  # 1
-        device, spent = self._read(envelope.unverified_kid, nonce)
-        try:
-            payload = verify_request(envelope, key=device.key, url=url, method="POST")  # 2
-        except SignatureWrong:
-            if spent is None or (former := self._key_before(device, spent)) is None:
-                raise
-            payload = verify_request(envelope, key=former, url=url, method="POST")
-        digest = request_digest(envelope.signing_input)
-        if spent is not None:  # 3
-            same = hmac.compare_digest(spent.request_digest, digest)
-            if not same or spent.answer is None or spent.serial is None or spent.device_id != device.id:
-                raise NonceSpent("This nonce has been used.")
-            with self.registry.reading() as c:
-                require_standing(c, device.id, spent.serial, now)
-            return spent.answer
-        nonce.require_alive(now)
-        return Requested(device, payload, nonce, envelope.nonce, digest)
-
-    def _key_before(self, device: KnownDevice, spent: Spent) -> ec.EllipticCurvePublicKey | None:
-        """The key that the device had before the certificate of this answer: a re-keying is signed by the key that it
-        replaces, so it is what the same request is signed by when it comes again."""
-        if spent.serial is None or spent.device_id != device.id:
-            return None
-        with self.registry.reading() as c:
-            number = issued.by_serial(c, spent.serial).number
-            before = issued.page(c, device_id=device.id, before=number, limit=1)
-        key = x509.load_der_x509_certificate(before[0].der).public_key() if before else None
-        return key if isinstance(key, ec.EllipticCurvePublicKey) else None
-
-    def _read(self, unverified_kid: str, nonce: RequestNonce) -> tuple[KnownDevice, Spent | None]:
-        """The device that the request names, and what became of its nonce, at one moment."""
-        try:
-            with self.registry.reading() as c:
-                return KnownDevice.of(devices.by_id(c, DeviceId(unverified_kid))), spends.find(c, nonce.id)
-        except (MalformedName, UnknownDevice):
-            raise DeviceUnknown("No device of this name is enrolled here.", seen=repr(unverified_kid[:64])) from None
 
     def _require_good_standing(self, device: Device, now: datetime) -> tuple[AttestationResult, datetime]:
         """Active, with an attestation that still counts: what it found, and until when it does."""
