@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from attestd.cli import audit, backup, ca, credentials, devices, operators, proxies, trust
+from attestd.cli import appraise, audit, backup, ca, credentials, devices, operators, proxies, trust
 from attestd.cli.options import DEFAULT_DIR, Dir, Json, Remote, elsewhere
 from attestd.cli.output import emit, failing, say
 from attestd.ids import TrustDomain
@@ -36,6 +36,7 @@ app.add_typer(proxies.policy, name="policy")
 app.add_typer(audit.app, name="audit")
 app.add_typer(admin, name="admin")
 app.add_typer(ca.app, name="ca")
+app.add_typer(appraise.app, name="appraise")
 app.command()(backup.backup)
 app.command()(backup.restore)
 app.command()(backup.upgrade)
