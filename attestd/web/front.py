@@ -92,8 +92,10 @@ class Front:
         baton: Baton | None = None,
         started: Callable[[], object] = lambda: None,
     ) -> None:
-        """`baton`: devices' requests are computed with it; the registry puts it down where it waits. `started` is called
-        on the event loop when the process is about to serve."""
+        """`baton`: devices' requests are computed with it; the registry puts it down where it waits.
+
+        `started` is called on the event loop when the process is about to serve.
+        """
         self._application = application
         self._baton = baton
         self._limits = limits = limits or Limits()
