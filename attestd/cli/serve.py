@@ -28,11 +28,12 @@ from attestd.cli.worker import DIR_VARIABLE
 from attestd.cli.workers import Workers
 from attestd.errors import AttestdError, Unavailable
 from attestd.retention import sweep
+from attestd.webhooks import Deliveries
 
 _BACKLOG = 4096  # connections that the kernel completes while none is taken; net.core.somaxconn bounds it too
 _HEAD = 32 * 1024  # octets of a request's line and headers, and of what one connection buffers
 _SWEEP_EVERY = timedelta(minutes=1)
-_SEAL_EVERY = 1.0  # seconds
+_SEAL_EVERY = 1.0  # seconds; webhooks are told as often
 
 
 class AddressTaken(Unavailable):
@@ -84,6 +85,7 @@ class _Supervisor:
         self._ended = threading.Event()
         self._tls = ServiceTls(instance)
         self._run = instance.settings.dir / "run"
+        self._deliveries = Deliveries(instance.registry, instance.settings)
 
     def run(self) -> None:
         server, limits = self._instance.settings.server, self._instance.settings.limits
@@ -126,6 +128,8 @@ class _Supervisor:
         threading.Thread(target=self._look_after, daemon=True).start()
         follow_keys(self._instance.hierarchy, changed=lambda: self._renew_certificate(now()), ended=self._ended)
         threading.Thread(target=self._seal, daemon=True).start()
+        if self._deliveries:
+            threading.Thread(target=self._tell, daemon=True).start()
 
     def _say_when_answering(self) -> None:
         url = self._instance.settings.server.local_url
@@ -144,15 +148,22 @@ class _Supervisor:
             return
 
     def _seal(self) -> None:
-        """Every second: seals the audit rows that were committed. Of several services on one database any one does."""
+        """Seals the audit rows that were committed. Of several services on one database any one does."""
+        self._every_second(lambda: self._instance.service.publication.audit.seal(now()))
+
+    def _tell(self) -> None:
+        """Tells webhooks what was sealed."""
+        self._every_second(lambda: self._deliveries.deliver(now))
+
+    def _every_second(self, care: Callable[[], object]) -> None:
         said = ""
         while not self._ended.wait(_SEAL_EVERY):
             try:
-                self._instance.service.publication.audit.seal(now())
+                care()
                 said = ""
             except AttestdError as error:
                 if str(error) != said:
-                    report(error)  # once; the lag is a metric
+                    report(error)  # once; how far behind it is, metrics say
                 said = str(error)
 
     def _look_after(self) -> None:

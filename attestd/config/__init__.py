@@ -5,6 +5,7 @@ Durations are written "90s", "10m", "1h", "7d" and held as `timedelta`.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,8 +24,9 @@ from attestd.config.sections import (
     ReferenceSettings,
     RetentionSettings,
     ServerSettings,
+    WebhookSettings,
 )
-from attestd.config.values import BANKS, SettingInvalid, parse_duration, read_section, read_text
+from attestd.config.values import BANKS, SettingInvalid, parse_duration, read_section, read_text, read_texts
 from attestd.errors import Misconfigured
 from attestd.ids import Tier, TrustDomain
 
@@ -43,8 +45,12 @@ __all__ = [
     "ServerSettings",
     "SettingInvalid",
     "Settings",
+    "WebhookSettings",
     "parse_duration",
 ]
+
+
+_HOOK = re.compile(r"[a-z0-9][a-z0-9-]{0,39}", re.ASCII)
 
 
 class InstanceMissing(Misconfigured):
@@ -70,6 +76,7 @@ class Settings:
     keys: KeySettings = field(default_factory=KeySettings)
     audit: AuditSettings = field(default_factory=AuditSettings)
     references: tuple[ReferenceSettings, ...] = ()
+    webhooks: tuple[WebhookSettings, ...] = ()
 
     @classmethod
     def load(cls, dir: Path, environ: Mapping[str, str]) -> Self:
@@ -95,7 +102,7 @@ class Settings:
         domain = document.pop("trust_domain", None)
         if not isinstance(domain, str):
             raise SettingInvalid("trust_domain is missing.", expected='trust_domain = "example.org"')
-        references = document.pop("reference", [])
+        references, webhooks = document.pop("reference", []), document.pop("webhook", [])
         sections = {
             "server": ServerSettings(),
             "database": DatabaseSettings(),
@@ -110,12 +117,14 @@ class Settings:
         }
         if unknown := sorted(set(document) - set(sections)):
             raise SettingInvalid("attestd.toml has unknown sections.", seen=unknown, expected=sorted(sections))
-        if not isinstance(references, list):
-            raise SettingInvalid("reference is a list of tables.", expected="[[reference]]")
+        for name, listed in (("reference", references), ("webhook", webhooks)):
+            if not isinstance(listed, list):
+                raise SettingInvalid(f"{name} is a list of tables.", expected=f"[[{name}]]")
         settings = cls(
             dir=dir,
             trust_domain=TrustDomain(domain),
             references=tuple(_read_reference(entry, f"reference {n}") for n, entry in enumerate(references, 1)),
+            webhooks=tuple(_read_webhook(entry, f"webhook {n}") for n, entry in enumerate(webhooks, 1)),
             **{
                 name: read_section(name, default, document.get(name, {}), environ) for name, default in sections.items()
             },
@@ -161,6 +170,19 @@ def _read_reference(entry: object, where: str) -> ReferenceSettings:
     return ReferenceSettings(read_text(entry["name"], f"{where}.name"), banks, tier)
 
 
+def _read_webhook(entry: object, where: str) -> WebhookSettings:
+    needed = {"name", "url", "secret_file"}
+    if not isinstance(entry, dict) or set(entry) - needed - {"events"} or not needed <= set(entry):
+        raise SettingInvalid(
+            f"{where} is not a webhook.", seen=repr(entry)[:120], expected="name, url, secret_file and maybe events"
+        )
+    name, url, file = (read_text(entry[member], f"{where}.{member}") for member in ("name", "url", "secret_file"))
+    if not _HOOK.fullmatch(name):
+        raise SettingInvalid(f"{where}.name is not a name.", seen=repr(name)[:80], expected="a-z 0-9 -")
+    events = read_texts(entry["events"], f"{where}.events") if "events" in entry else ("*",)
+    return WebhookSettings(name, url, file, events)
+
+
 def _check(settings: Settings) -> None:
     server = settings.server
     host, colon, port = server.listen.rpartition(":")
@@ -177,6 +199,8 @@ def _check(settings: Settings) -> None:
             seen=repr(settings.limits.proxy_header)[:80],
             expected="x-forwarded-for or forwarded",
         )
+    if len({hook.name for hook in settings.webhooks}) != len(settings.webhooks):
+        raise SettingInvalid("Two webhooks have one name.", seen=", ".join(hook.name for hook in settings.webhooks))
     for reference in settings.references:
         for bank, values in reference.pcrs.items():
             missing = sorted(set(values) - set(settings.attestation.pcrs.get(bank, ())))

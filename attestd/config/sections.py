@@ -174,3 +174,13 @@ class RetentionSettings:
     """`[retention]`: what the service forgets by itself (docs/operations.md)."""
 
     certificates: timedelta = timedelta(days=30)  # after their end, with their revocations
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSettings:
+    """`[[webhook]]`: who is told what happens (docs/webhooks.md). `events` are acts of the audit trail; "*" is all."""
+
+    name: str
+    url: str
+    secret_file: str  # relative to the instance's folder
+    events: tuple[str, ...] = ("*",)

@@ -43,7 +43,7 @@ def read_text(value: object, name: str) -> str:
     return value
 
 
-def _texts(value: object, name: str) -> tuple[str, ...]:
+def read_texts(value: object, name: str) -> tuple[str, ...]:
     listed = value.split(",") if isinstance(value, str) else value
     if not isinstance(listed, list) or not all(isinstance(entry, str) for entry in listed):
         raise SettingInvalid(f"{name} is not a list of strings.", seen=repr(value)[:80])
@@ -78,7 +78,7 @@ _READERS: Mapping[str, Callable[[object, str], Any]] = {
     "int": _whole,
     "str": read_text,
     "bool": _flag,
-    "tuple[str, ...]": _texts,
+    "tuple[str, ...]": read_texts,
     "Mapping[str, tuple[int, ...]]": _selection,
 }
 
