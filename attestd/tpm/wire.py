@@ -50,8 +50,8 @@ class Reader:
         return self._data[self._advance(1)]
 
     def u16(self) -> int:
-        found: int = _U16.unpack_from(self._data, self._advance(2))[0]
-        return found
+        at = self._advance(2)
+        return self._data[at] << 8 | self._data[at + 1]
 
     def u32(self) -> int:
         found: int = _U32.unpack_from(self._data, self._advance(4))[0]
