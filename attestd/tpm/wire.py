@@ -99,6 +99,11 @@ def u32(value: int) -> bytes:
     return _U32.pack(value)
 
 
+def u64(value: int) -> bytes:
+    """A 64-bit integer as the TPM writes it."""
+    return _U64.pack(value)
+
+
 def sized(content: bytes) -> bytes:
     """A TPM2B: the content's size in 16 bits, then the content."""
     return _U16.pack(len(content)) + content
