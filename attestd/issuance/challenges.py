@@ -71,7 +71,7 @@ class EnrollmentChallenge:
         """Raises SealBroken for anything this service did not seal. Expiry is the caller's to check."""
         reader = Reader(keys.open(sealed, purpose=CHALLENGE), "challenge")
         id, secret, nonce, expires_at = reader.take(16), reader.take(32), reader.take(32), reader.u64()
-        ak, pcrs, *endorsement = (reader.sized(MAX_SEALED) for _ in range(_PARTS))
+        ak, pcrs, *endorsement = [reader.sized(MAX_SEALED) for _ in range(_PARTS)]
         reader.done()
         return cls(
             id=id,
@@ -97,10 +97,13 @@ _BANKS = tuple(BANKS)
 
 def _write_selection(pcrs: PcrSelection) -> bytes:
     """For each bank its place in `_BANKS`, then its PCRs as a bitmap of 24, the lowest bit first."""
-    return b"".join(
-        bytes([_BANKS.index(bank)]) + sum(1 << index for index in indices).to_bytes(3, "little")
-        for bank, indices in pcrs.items()
-    )
+    written = b""
+    for bank, indices in pcrs.items():
+        bits = 0
+        for index in indices:
+            bits |= 1 << index
+        written += bytes([_BANKS.index(bank)]) + bits.to_bytes(3, "little")
+    return written
 
 
 @lru_cache(maxsize=16)  # the policy names the PCRs, so they are the same for all

@@ -89,7 +89,10 @@ def read_object(data: bytes, *, limit: int, name: str = "message") -> dict[str, 
         raise InputTooLarge(f"The {name} is too large.", seen=f"{len(data)} octets", expected=f"at most {limit}")
     _bound_depth(data, name)
     try:
-        found = _DECODER.decode(data.decode("utf-8"))
+        text = data.decode("utf-8").strip(" \t\n\r")
+        found, end = _DECODER.raw_decode(text)
+        if end != len(text):
+            raise ValueError("something follows")  # noqa: TRY301
     except (UnicodeDecodeError, ValueError, RecursionError):
         raise MalformedJson(f"The {name} is not JSON.", expected="one JSON object in UTF-8") from None
     if b"\\u" in data and _SURROGATE.search(data):

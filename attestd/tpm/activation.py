@@ -99,14 +99,14 @@ class ActivationProofWrong(EvidenceRefused):
 
 
 # What must be SET. Unrestricted, the AK would sign octets of anybody's making, a forged quote among them.
-_REQUIRED: tuple[tuple[Attributes, type[EvidenceRefused]], ...] = (
-    (Attributes.FIXED_TPM, AkNotFixedTpm),
-    (Attributes.FIXED_PARENT, AkNotFixedParent),
-    (Attributes.SENSITIVE_DATA_ORIGIN, AkNotMadeByTpm),
-    (Attributes.RESTRICTED, AkNotRestricted),
-    (Attributes.SIGN, AkNotSigning),
+_REQUIRED: tuple[tuple[int, type[EvidenceRefused]], ...] = (
+    (Attributes.FIXED_TPM.value, AkNotFixedTpm),
+    (Attributes.FIXED_PARENT.value, AkNotFixedParent),
+    (Attributes.SENSITIVE_DATA_ORIGIN.value, AkNotMadeByTpm),
+    (Attributes.RESTRICTED.value, AkNotRestricted),
+    (Attributes.SIGN.value, AkNotSigning),
 )
-_DECRYPT = Attributes.DECRYPT
+_DECRYPT = Attributes.DECRYPT.value
 _SHA256, _ECC = HASHES[Alg.SHA256], Alg.ECC
 _STRONG_HASHES = (_SHA256, HASHES[Alg.SHA384], HASHES[Alg.SHA512])
 _SCHEMES = {Alg.ECC: (Alg.ECDSA,), Alg.RSA: (Alg.RSASSA, Alg.RSAPSS)}
@@ -154,11 +154,12 @@ def vet_ak(area: bytes) -> VettedAk:
     if public.name_alg is not _SHA256:
         raise AkNameAlgUnsuitable(seen=public.name_alg.name, expected="sha256")
     # 2. Attributes (Part 2, section 8.3.3): made in this TPM, bound to it, signs only what the TPM itself composes.
+    attributes = public.attributes
     for attribute, refusal in _REQUIRED:
-        if not public.has(attribute):
-            raise refusal(seen=f"0x{public.attributes:08x}", expected=f"{attribute.name} set")
-    if public.has(_DECRYPT):
-        raise AkDecrypts(seen=f"0x{public.attributes:08x}", expected="DECRYPT clear")
+        if not attributes & attribute:
+            raise refusal(seen=f"0x{attributes:08x}", expected=f"{Attributes(attribute).name} set")
+    if attributes & _DECRYPT:
+        raise AkDecrypts(seen=f"0x{attributes:08x}", expected="DECRYPT clear")
     # 3. A signing key has no symmetric algorithm (Part 2, sections 12.2.3.5 and 12.2.3.6).
     if public.symmetric is not None:
         raise AkSymmetricPresent(seen=public.symmetric, expected="NULL")

@@ -202,7 +202,7 @@ def verify_quote(
     # 6. The values are of the quoted PCRs, all of them and no other: what the quote does not cover is not evidence.
     values = _match_values(quote, pcrs)
     # 7. The digest is over the values in the quote's own order, by the hash of the signing scheme (Part 3, 18.4.1).
-    in_order = b"".join(values[bank][index] for bank, indices in quote.selection for index in indices)
+    in_order = b"".join([values[bank][index] for bank, indices in quote.selection for index in indices])
     digest = scheme_hash.digest(in_order)
     if digest != quote.digest:
         raise PcrDigestMismatch(seen=digest.hex(), expected=quote.digest.hex())
@@ -246,11 +246,11 @@ def _vet_ck(public: TpmPublic) -> ec.EllipticCurvePublicKey:
     """A credential key of version 1: P-256, signing freely, made in this TPM and bound to it."""
     if public.name_alg is not _SHA256:
         raise CkNameAlgUnsuitable(seen=public.name_alg.name, expected="sha256")
+    attributes = public.attributes
     for attribute, wanted, refusal in _CK_ATTRIBUTES:
-        if public.has(attribute) is not wanted:
-            raise refusal(
-                seen=f"0x{public.attributes:08x}", expected=f"{attribute.name} {'set' if wanted else 'clear'}"
-            )
+        if (attributes & attribute != 0) is not wanted:
+            name = Attributes(attribute).name
+            raise refusal(seen=f"0x{attributes:08x}", expected=f"{name} {'set' if wanted else 'clear'}")
     key = public.key
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise CkKeyUnsuitable(seen=f"{public.type.name} {public.bits}", expected="ECC P-256")
@@ -262,13 +262,13 @@ def _vet_ck(public: TpmPublic) -> ec.EllipticCurvePublicKey:
     return key
 
 
-_CK_ATTRIBUTES: tuple[tuple[Attributes, bool, type[EvidenceRefused]], ...] = (
-    (Attributes.FIXED_TPM, True, CkNotFixedTpm),
-    (Attributes.FIXED_PARENT, True, CkNotFixedParent),
-    (Attributes.SENSITIVE_DATA_ORIGIN, True, CkNotMadeByTpm),
-    (Attributes.SIGN, True, CkNotSigning),
-    (Attributes.RESTRICTED, False, CkRestricted),
-    (Attributes.DECRYPT, False, CkDecrypts),
+_CK_ATTRIBUTES: tuple[tuple[int, bool, type[EvidenceRefused]], ...] = (
+    (Attributes.FIXED_TPM.value, True, CkNotFixedTpm),
+    (Attributes.FIXED_PARENT.value, True, CkNotFixedParent),
+    (Attributes.SENSITIVE_DATA_ORIGIN.value, True, CkNotMadeByTpm),
+    (Attributes.SIGN.value, True, CkNotSigning),
+    (Attributes.RESTRICTED.value, False, CkRestricted),
+    (Attributes.DECRYPT.value, False, CkDecrypts),
 )
 _SHA256 = HASHES[Alg.SHA256]
 _CK_SCHEMES = ((Alg.NULL, None), (Alg.ECDSA, _SHA256))

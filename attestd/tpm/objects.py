@@ -192,11 +192,6 @@ class TpmPublic:
         """The scheme and its hash, for people."""
         return self.scheme.name if self.scheme_hash is None else f"{self.scheme.name} with {self.scheme_hash.name}"
 
-    def has(self, wanted: Attributes) -> bool:
-        """Whether all these attributes are SET."""
-        bits = int(wanted)
-        return self.attributes & bits == bits
-
 
 @lru_cache(maxsize=1024)  # an enrollment meets each of its three keys two or three times
 def parse_public(area: bytes) -> TpmPublic:
