@@ -236,7 +236,7 @@ class Enrollment:
                 c,
                 device.id,
                 expected_version=device.state_version,
-                ek_public=proven.endorsement.ek.area,
+                ek_public=proven.endorsement.ek_area,
                 ak_public=proven.ak.public.area,
                 ck_public=proven.key.public.area,
                 ck_name=proven.key.name,
@@ -309,7 +309,7 @@ class Enrollment:
             device = admission.record_pending(
                 c,
                 new_id=DeviceId.random(self.entropy(16)),
-                ek_public=proven.endorsement.ek.area,
+                ek_public=proven.endorsement.ek_area,
                 endorsement=proven.endorsement.kind,
                 manufacturer=proven.endorsement.manufacturer,
                 model=proven.endorsement.model,

@@ -9,19 +9,18 @@ with them. What is still open afterwards: whether the PCR values are good ones. 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from attestd.errors import EvidenceRefused
 from attestd.protocol.messages import BANKS, PcrSelection, PcrValues
 from attestd.tpm.activation import VerifiedAk
-from attestd.tpm.objects import HASHES, Alg, Attributes, TpmPublic, parse_public, parse_signature
+from attestd.tpm.objects import HASHES, Alg, Attributes, Hash, TpmPublic, parse_public, parse_signature
 from attestd.tpm.statements import ClockInfo, Quote, Statement, parse_certification, parse_quote
 
 _MEND_CK = "Create the credential key as docs/protocol.md describes it; `attestd-agent enroll` does."
@@ -203,36 +202,37 @@ def verify_quote(
     # 6. The values are of the quoted PCRs, all of them and no other: what the quote does not cover is not evidence.
     values = _match_values(quote, pcrs)
     # 7. The digest is over the values in the quote's own order, by the hash of the signing scheme (Part 3, 18.4.1).
-    in_order = b"".join(values[bank][index] for bank, indices in quote.selection for index in indices)
-    digest = hashlib.new(scheme_hash, in_order).digest()
+    in_order = b"".join([values[bank][index] for bank, indices in quote.selection for index in indices])
+    digest = scheme_hash.digest(in_order)
     if digest != quote.digest:
         raise PcrDigestMismatch(seen=digest.hex(), expected=quote.digest.hex())
     return VerifiedQuote(MappingProxyType(values), quote.clock, quote.firmware_version, quote.qualified_signer)
 
 
-def _check_signature(ak: VerifiedAk, attest: bytes, signature: bytes) -> str:
-    """Proves the TPMT_SIGNATURE over `attest` and gives the name of the scheme's hash.
+def _check_signature(ak: VerifiedAk, attest: bytes, signature: bytes) -> Hash:
+    """Proves the TPMT_SIGNATURE over `attest` and gives the scheme's hash.
 
     The scheme is the key's own: a signature that names another one is refused before any arithmetic.
     """
     public = ak.public
     parsed = parse_signature(signature)
-    if parsed.scheme is not public.scheme or parsed.hash != public.scheme_hash:
+    if parsed.scheme is not public.scheme or parsed.hash is not public.scheme_hash:
         raise SignatureSchemeMismatch(
             seen=f"{parsed.scheme.name} with {parsed.hash.name}",
             expected=public.signs_by,
         )
-    key, algorithm = public.key, parsed.hash.algorithm
+    key = public.key
     try:
-        if isinstance(key, rsa.RSAPublicKey):
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(encode_dss_signature(parsed.r, parsed.s), attest, _ECDSA[parsed.hash.name])
+        else:
             # Part 1, annex B.7: TPMs differ in the salt's size (largest that fits, or the digest's), so it is read.
+            algorithm = parsed.hash.algorithm
             pss = padding.PSS(mgf=padding.MGF1(algorithm), salt_length=padding.PSS.AUTO)
             key.verify(parsed.value, attest, pss if parsed.scheme is Alg.RSAPSS else padding.PKCS1v15(), algorithm)
-        else:
-            key.verify(encode_dss_signature(parsed.r, parsed.s), attest, ec.ECDSA(algorithm))
     except InvalidSignature:
         raise AttestationSignatureWrong from None
-    return parsed.hash.name
+    return parsed.hash
 
 
 def _check_nonce(statement: Statement, qualifying_data: bytes) -> None:
@@ -244,13 +244,13 @@ def _check_nonce(statement: Statement, qualifying_data: bytes) -> None:
 
 def _vet_ck(public: TpmPublic) -> ec.EllipticCurvePublicKey:
     """A credential key of version 1: P-256, signing freely, made in this TPM and bound to it."""
-    if public.name_alg.alg is not Alg.SHA256:
+    if public.name_alg is not _SHA256:
         raise CkNameAlgUnsuitable(seen=public.name_alg.name, expected="sha256")
+    attributes = public.attributes
     for attribute, wanted, refusal in _CK_ATTRIBUTES:
-        if public.has(attribute) is not wanted:
-            raise refusal(
-                seen=f"0x{public.attributes:08x}", expected=f"{attribute.name} {'set' if wanted else 'clear'}"
-            )
+        if (attributes & attribute != 0) is not wanted:
+            name = Attributes(attribute).name
+            raise refusal(seen=f"0x{attributes:08x}", expected=f"{name} {'set' if wanted else 'clear'}")
     key = public.key
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise CkKeyUnsuitable(seen=f"{public.type.name} {public.bits}", expected="ECC P-256")
@@ -262,15 +262,17 @@ def _vet_ck(public: TpmPublic) -> ec.EllipticCurvePublicKey:
     return key
 
 
-_CK_ATTRIBUTES: tuple[tuple[Attributes, bool, type[EvidenceRefused]], ...] = (
-    (Attributes.FIXED_TPM, True, CkNotFixedTpm),
-    (Attributes.FIXED_PARENT, True, CkNotFixedParent),
-    (Attributes.SENSITIVE_DATA_ORIGIN, True, CkNotMadeByTpm),
-    (Attributes.SIGN, True, CkNotSigning),
-    (Attributes.RESTRICTED, False, CkRestricted),
-    (Attributes.DECRYPT, False, CkDecrypts),
+_CK_ATTRIBUTES: tuple[tuple[int, bool, type[EvidenceRefused]], ...] = (
+    (Attributes.FIXED_TPM.value, True, CkNotFixedTpm),
+    (Attributes.FIXED_PARENT.value, True, CkNotFixedParent),
+    (Attributes.SENSITIVE_DATA_ORIGIN.value, True, CkNotMadeByTpm),
+    (Attributes.SIGN.value, True, CkNotSigning),
+    (Attributes.RESTRICTED.value, False, CkRestricted),
+    (Attributes.DECRYPT.value, False, CkDecrypts),
 )
-_CK_SCHEMES = ((Alg.NULL, None), (Alg.ECDSA, HASHES[Alg.SHA256]))
+_SHA256 = HASHES[Alg.SHA256]
+_CK_SCHEMES = ((Alg.NULL, None), (Alg.ECDSA, _SHA256))
+_ECDSA = {hash.name: ec.ECDSA(hash.algorithm) for hash in HASHES.values()}
 
 
 def _match_values(quote: Quote, pcrs: PcrValues) -> dict[str, Mapping[int, bytes]]:

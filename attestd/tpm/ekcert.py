@@ -190,7 +190,7 @@ def parse_certificate(unverified: bytes) -> MakerCertificate:
         tbs=parts.tbs.raw,
         signature=octets_of(parts.signature),
         algorithm=_ALGORITHMS.get(identifier),
-        algorithm_oid=read_oid(element(identifier).content),
+        algorithm_oid=_oid_of(identifier),
         issuer=parts.issuer.raw,
         subject=parts.subject.raw,
         serial=int.from_bytes(parts.serial.content, "big", signed=True),
@@ -198,6 +198,12 @@ def parse_certificate(unverified: bytes) -> MakerCertificate:
         claims=claims,
         quirks=around | within | marked,
     )
+
+
+@lru_cache(maxsize=64)  # there are few
+def _oid_of(identifier: bytes) -> str:
+    """What an AlgorithmIdentifier's content begins with."""
+    return read_oid(element(identifier).content)
 
 
 # TCG_PCCLIENT_STORED_CERT (TCG PC Client Specific Implementation Specification for Conventional BIOS, for TPM 1.2,
@@ -275,7 +281,7 @@ def _read_claims(parts: _Parts) -> tuple[Claims, frozenset[Quirk]]:
     # `cryptography` warns of a serial number below one and announces that it will refuse it: asn1crypto reads these.
     if int.from_bytes(parts.serial.content, "big", signed=True) > 0:
         try:
-            return read_strictly(parts.der), frozenset()
+            return read_strictly(parts.der, parts.extensions.raw if parts.extensions else b""), frozenset()
         except MalformedCertificate:
             departures = _departures(parts)
             if not departures:

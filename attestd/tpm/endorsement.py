@@ -19,17 +19,16 @@ publishes), EK certificates without EKU or key usage (TPM 1.2 chips, all expired
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from attestd.errors import EvidenceRefused, InputTooLarge
 from attestd.ids import EkHash
-from attestd.protocol.encoding import Members, b64encode
-from attestd.protocol.messages import MAX_CERTIFICATE, MAX_CERTIFICATES, MAX_PUBLIC
+from attestd.protocol.messages import MAX_CERTIFICATES
 from attestd.tpm.chain import EK_CERTIFICATE, TrustAnchors, VerifiedPath, verify_certificate_chain
 from attestd.tpm.ekcert import MakerCertificate, Quirk, parse_certificate
 from attestd.tpm.ektemplates import check_ek_template
@@ -106,10 +105,11 @@ class VerifiedEndorsement:
     """An EK that a trusted maker, or this fleet's inventory, vouches for; made by this module only.
 
     `certificate` and the SHA-256 fingerprints are None for kind "inventory", as are manufacturer, model and firmware
-    version empty. `firmware_version` is the one at manufacture. The EK and its hash are lifelong trackers: not shown.
+    version empty; a recalled endorsement has no `certificate` either. `firmware_version` is the one at manufacture. The
+    EK's public area and its hash are lifelong trackers: not shown.
     """
 
-    ek: TpmPublic = field(repr=False)
+    ek_area: bytes = field(repr=False)
     ek_hash: EkHash = field(repr=False)
     kind: Literal["certificate", "inventory"]
     manufacturer: str = ""
@@ -120,44 +120,32 @@ class VerifiedEndorsement:
     root_sha256: bytes | None = None
     quirks: tuple[str, ...] = ()
 
-    def to_members(self) -> dict[str, Any]:
-        """What `recall_endorsement` makes this again from; for sealed storage only."""
-        members: dict[str, Any] = {
-            "ek": b64encode(self.ek.area),
-            "kind": self.kind,
-            "manufacturer": self.manufacturer,
-            "model": self.model,
-            "firmware_version": self.firmware_version,
-            "quirks": list(self.quirks),
-        }
-        for name in ("certificate", "certificate_sha256", "root_sha256"):
-            if (value := getattr(self, name)) is not None:
-                members[name] = b64encode(value)
-        return members
+    @property
+    def ek(self) -> TpmPublic:
+        """The key, read when it is asked for: what comes back from a seal is not used to make another credential."""
+        return parse_public(self.ek_area)
+
+    def to_parts(self) -> tuple[bytes, ...]:
+        """What `recall_endorsement` makes this again from, all but the certificate; for sealed storage only."""
+        words = (self.kind, self.manufacturer, self.model, self.firmware_version, *self.quirks)  # none holds a NUL
+        return self.ek_area, self.certificate_sha256 or b"", self.root_sha256 or b"", "\0".join(words).encode()
 
 
-def recall_endorsement(members: Mapping[str, Any]) -> VerifiedEndorsement:
-    """The endorsement that `to_members` wrote. Nothing is verified again: the members must come from a sealed place."""
-    reader = Members(members, "endorsement")
-    area = reader.octets("ek", limit=MAX_PUBLIC)
-
-    def optional(name: str, limit: int) -> bytes | None:
-        return reader.octets(name, limit=limit) if name in reader else None
-
-    recalled = VerifiedEndorsement(
-        ek=parse_public(area),
+def recall_endorsement(parts: Sequence[bytes]) -> VerifiedEndorsement:
+    """The endorsement that `to_parts` took apart. Nothing is verified again: the parts must come from a sealed place."""
+    area, certificate_sha256, root_sha256, words = parts
+    kind, manufacturer, model, firmware_version, *quirks = words.decode().split("\0")
+    return VerifiedEndorsement(
+        ek_area=area,
         ek_hash=EkHash.of(area),
-        kind="certificate" if reader.text("kind") == "certificate" else "inventory",
-        manufacturer=reader.text("manufacturer"),
-        model=reader.text("model"),
-        firmware_version=reader.text("firmware_version"),
-        certificate=optional("certificate", MAX_CERTIFICATE),
-        certificate_sha256=optional("certificate_sha256", 32),
-        root_sha256=optional("root_sha256", 32),
-        quirks=reader.texts("quirks", most=len(Quirk)),
+        kind="certificate" if kind == "certificate" else "inventory",
+        manufacturer=manufacturer,
+        model=model,
+        firmware_version=firmware_version,
+        certificate_sha256=certificate_sha256 or None,
+        root_sha256=root_sha256 or None,
+        quirks=tuple(quirks),
     )
-    reader.done()
-    return recalled
 
 
 def verify_endorsement(
@@ -173,14 +161,14 @@ def verify_endorsement(
         raise TooManyCertificates(seen=len(certificates), expected=f"at most {MAX_CERTIFICATES}")
     leaf, *intermediates = map(parse_certificate, certificates)
     # 3. The certificate is for this very key.
-    if leaf.key.public_numbers() != ek.key.public_numbers():
+    if leaf.key != ek.key:
         raise CertificateForAnotherKey(seen=_key_kind(leaf), expected=f"the {ek.type.name} key of the EK public area")
     # 4. A valid path from it to a trusted root.
     path = verify_certificate_chain(leaf, intermediates=intermediates, anchors=anchors, now=now)
     # 5. It is an EK certificate, by the profile.
     identity, quirks = check_ek_certificate(path)
     return VerifiedEndorsement(
-        ek=ek,
+        ek_area=ek_public,
         ek_hash=EkHash.of(ek_public),
         kind="certificate",
         manufacturer=identity.manufacturer,
@@ -195,10 +183,10 @@ def verify_endorsement(
 
 def endorse_by_inventory(ek_public: bytes, *, known: EkHash) -> VerifiedEndorsement:
     """Accepts an EK whose public area's hash the inventory holds; it must still be a sound EK."""
-    ek = _check_key(ek_public)
+    _check_key(ek_public)
     if EkHash.of(ek_public) != known:
         raise EkNotInInventory
-    return VerifiedEndorsement(ek=ek, ek_hash=known, kind="inventory")
+    return VerifiedEndorsement(ek_area=ek_public, ek_hash=known, kind="inventory")
 
 
 def _check_key(ek_public: bytes) -> TpmPublic:
