@@ -113,7 +113,7 @@ def _log(form: str, banks: tuple[str, ...], records: list[Event], of_pcrs: bool,
 
 
 class _Layout:
-    """How the digests of one log's records lie: those that the spec-id event lists, in its order, as firmware has it."""
+    """How the digests of a log's records lie: those that the spec-id event lists, usually in its order."""
 
     __slots__ = ("ids", "named", "sizes", "usual")
 
@@ -213,7 +213,8 @@ def _sha1_events(data: bytes) -> tuple[list[Event], int]:
     at, last = 0, _end_of_records(data)
     events: list[Event] = []
     while at < last:
-        register, event_type, digest, size = _unpack(_SHA1_EVENT, data, at)
+        _check_size(data, at, _SHA1_EVENT.size)
+        register, event_type, digest, size = _SHA1_EVENT.unpack_from(data, at)
         begin = at + _SHA1_EVENT.size
         _check_size(data, begin, size)
         _check(register, event_type, len(events))
@@ -230,8 +231,7 @@ def _end_of_records(data: bytes) -> int:
 
 
 def _unpack(layout: Struct, data: bytes, at: int) -> tuple[int, ...]:
-    if layout.size > len(data) - at:
-        _check_size(data, at, layout.size)
+    _check_size(data, at, layout.size)
     return layout.unpack_from(data, at)
 
 

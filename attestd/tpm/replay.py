@@ -121,9 +121,8 @@ def match_values(log: UnverifiedEventLog, values: PcrValues) -> Match:
             if pcr not in replayed and pcr not in _FIRMWARES_OWN and value != found:
                 continue
             # 2.
-            if value != found:
-                if pcr != _PHASES_PCR or not (phases := _phases_after(bank, found, value)):
-                    raise _mismatch(log, bank, pcr, found, value)
+            if value != found and (pcr != _PHASES_PCR or not (phases := _phases_after(bank, found, value))):
+                raise _mismatch(log, bank, pcr, found, value)
             compared.add(pcr)
         matched[bank] = frozenset(compared), phases
     return Match(banks, banks[0], *matched[banks[0]])
