@@ -77,7 +77,7 @@ def test_a_worker_that_can_not_start_ends_the_service(served: Served) -> None:
 
 
 def test_a_note_of_a_dead_service_misleads_nobody(served: Served) -> None:
-    assert running_url(served.folder) == served.url
+    until(lambda: running_url(served.folder) == served.url, "the note is written, and found true")
     served.kill()
     note = json.loads((served.folder / "run" / "service.json").read_text())
     assert note["local_url"] == served.url
