@@ -132,11 +132,14 @@ def _commands(
     texts = _Texts(measured, doubts)
     eight_known = eight is not None and texts.read_eight(eight.all)
     twelve_known = twelve is None or texts.read_twelve(twelve.all)
-    known = twelve_known and (eight_known or eight is None) and (eight or twelve) is not None
-    return (
-        _bounded(texts.commands, doubts) if eight_known else None,
-        _lines(texts.command_lines(), doubts) if known else None,
-    )
+    commands = _bounded(texts.commands, doubts) if eight_known else None
+    if not twelve_known or not (eight_known or eight is None):
+        return commands, None
+    lines = texts.command_lines()
+    # No command line is no proof that there is none, while it may stand in a PCR that nobody has proven.
+    if not lines and (eight is None or (twelve is None and not windows)):
+        return commands, None
+    return commands, _lines(lines, doubts)
 
 
 class _Texts:

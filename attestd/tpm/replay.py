@@ -11,7 +11,7 @@ type, nor its data, nor its place among the events of other PCRs; and whoever ru
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -21,6 +21,7 @@ from attestd.protocol.messages import BANKS, PcrValues
 from attestd.tpm.attest import VerifiedQuote
 from attestd.tpm.eventlog import Event, UnverifiedEventLog
 from attestd.tpm.eventtypes import EFI_HCRTM_EVENT, NO_ACTION
+from attestd.tpm.misfit import locate
 
 # Where more than one bank is proven, facts rest on the first of these: SHA-256 is the one whose digests people publish.
 PREFERENCE: Final = ("sha256", "sha384", "sha512", "sha1")
@@ -38,8 +39,8 @@ _PHASES: Final = ("enter-initrd", "leave-initrd", "sysinit", "ready", "shutdown"
 class EventLogMismatch(EvidenceRefused):
     """The event log does not replay to the PCRs
 
-    `bank` and `pcr` are the first that differ; `last_fitting` is the event up to which the log does replay to that
-    PCR's value, None where no part of the log does.
+    `bank` and `pcr` are the first that differ; `last_fitting` is the number of the last event of that PCR which still
+    fits, None where none does or none can be named; `events` is how many of them the log has.
     """
 
     remedy = (
@@ -173,37 +174,14 @@ def _mismatch(log: UnverifiedEventLog, bank: str, pcr: int, found: bytes, wanted
     """The refusal, and how far the log fits."""
     position = log.banks.index(bank)
     events = [e for e in log.events if e.pcr == pcr and e.type != NO_ACTION and e.digests[position] is not None]
-    last = _last_fitting(log, bank, events, wanted)
-    if not events:
-        how = f"the log has no event of PCR {pcr}, whose value is not the one at reset"
-    elif last is None:
-        how = "no part of the log leads to the quoted value"
-    elif last < 0:
-        how = f"the PCR was never extended, where the log has {len(events)} events of it"
-    else:
-        more = len(events) - 1 - last
-        how = f"the last event that still fits is {events[last]}; after it the log has {more} more of this PCR"
+    start = _start(log, bank, events[0]) if events else found
+    misfit = locate(events, bank, position, start, wanted)
     return EventLogMismatch(
-        f"The event log does not replay to PCR {pcr} of the {bank} bank: {how}.",
+        f"The event log does not replay to PCR {pcr} of the {bank} bank: {misfit.how}.",
         seen=found.hex(),
         expected=wanted.hex(),
         bank=bank,
         pcr=pcr,
-        last_fitting=events[last].number if last is not None and last >= 0 else None,
+        last_fitting=misfit.last_fitting,
         events=len(events),
     )
-
-
-def _last_fitting(log: UnverifiedEventLog, bank: str, events: Sequence[Event], wanted: bytes) -> int | None:
-    """The position of the event after which the PCR has this value; -1 for the value before all; None for never."""
-    if not events:
-        return None
-    new, position = getattr(hashlib, bank), log.banks.index(bank)
-    value = _start(log, bank, events[0])
-    if value == wanted or wanted == bytes(len(wanted)):
-        return -1
-    for at, event in enumerate(events):
-        value = new(value + (event.digests[position] or b"")).digest()
-        if value == wanted:
-            return at
-    return None
