@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from attestd.tpm.eventlog import Event
 
-_MOST_TRIED: Final = 256  # events of one PCR; each change costs a replay of what follows
+_MOST_TRIED: Final = 128  # events of one PCR; each change costs a replay of what follows
 
 
 class Misfit(NamedTuple):

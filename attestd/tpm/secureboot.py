@@ -34,6 +34,9 @@ _MOST_SBAT: Final = 4096  # octets
 _MOST_ACTIONS: Final = 16
 _SHA256: Final = 32
 
+# What shim measures of its own state, under the same vendor as its keys when they vouch (shim, mok.c).
+_STATES: Final = ("SbatLevel", "MokSBState", "MokDBState", "MokListTrusted", "MokPolicy")
+
 
 @dataclass(frozen=True, slots=True)
 class Signer:
@@ -238,7 +241,9 @@ def _is_authority(variable: Variable) -> bool:
 def _signers(variables: list[Variable], doubts: list[str]) -> dict[str, Any]:
     found: dict[tuple[str, str], Signer] = {}
     for variable in variables:
-        if variable.vendor not in (uefi.IMAGE_SECURITY, uefi.SHIM_LOCK) or (known := _authority(variable)) is None:
+        if variable.vendor not in (uefi.IMAGE_SECURITY, uefi.SHIM_LOCK) or variable.name in _STATES:
+            continue
+        if (known := _authority(variable)) is None:
             continue
         data, certificate = known
         digest = hashlib.sha256(data).hexdigest() if certificate else data.hex()
