@@ -24,7 +24,7 @@ from attestd.tpm.eventtypes import NO_ACTION, SEPARATOR
 
 # TCG PC Client Platform Firmware Profile, version 1.06 revision 52, sections 2.3.2 and 10.4.1: the end of the pre-OS
 # phase, in either spelling. Windows ends PCRs 12 to 14 by "WBCL".
-_SEPARATORS: Final = (bytes(4), b"\xff\xff\xff\xff", b"WBCL")
+_SEPARATORS: Final = ((range(8), (bytes(4), b"\xff\xff\xff\xff")), (range(12, 15), (b"WBCL",)))
 # A separator that says that firmware could not measure. A boot order may have the same octets, so the type counts, too;
 # whoever changes it moves the end of the phase forward, or leaves the PCR without one.
 _FAILED: Final = b"\x01\0\0\0"
@@ -108,10 +108,10 @@ def actions(bank: str) -> Mapping[bytes, str]:
 
 
 @cache
-def separators(bank: str) -> frozenset[bytes]:
-    """The digests of the separators' values."""
+def separators(bank: str) -> frozenset[tuple[int, bytes]]:
+    """The digests of the separators' values, each with a PCR that it ends."""
     new = getattr(hashlib, bank)
-    return frozenset(new(value).digest() for value in _SEPARATORS)
+    return frozenset((pcr, new(value).digest()) for pcrs, values in _SEPARATORS for pcr in pcrs for value in values)
 
 
 def _registers(log: UnverifiedEventLog, bank: str, pcrs: Iterable[int]) -> Mapping[int, Register]:
@@ -123,7 +123,7 @@ def _registers(log: UnverifiedEventLog, bank: str, pcrs: Iterable[int]) -> Mappi
         if register is None or digest is None or event_type == NO_ACTION:
             continue
         failed = event_type == SEPARATOR and digest == failure
-        if failed or digest in ends:
+        if failed or (pcr, digest) in ends:
             register.separators += 1
             register.failed = register.failed or failed
         elif register.separators:
