@@ -37,7 +37,7 @@ def firmware_facts(measured: Measured, doubts: list[str]) -> FirmwareFacts:
     failed = any(register.failed for register in measured.registers.values())
     if failed:
         doubts.append("firmware-could-not-measure")
-    doubts += [f"pcr-{pcr}-separated-twice" for pcr in range(8) if (r := measured[pcr]) and r.separators > 1]
+    doubts += [f"pcr-{pcr}-separated-twice" for pcr in range(8) if (r := measured[pcr]) and r.called > 1]
     return FirmwareFacts(_version(measured), _boot_options(measured), failed)
 
 

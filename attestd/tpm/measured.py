@@ -62,16 +62,16 @@ class Measurement(NamedTuple):
 
 @dataclass(slots=True)
 class Register:
-    """One PCR's measurements in their order, parted at its first separator. Separators themselves are left out."""
+    """One PCR's measurements in their order, parted at its first separator. Separators themselves are left out.
+
+    `called` counts those that the log calls so, too: firmware measures four zeros for other reasons as well.
+    """
 
     before: list[Measurement] = field(default_factory=list)
     after: list[Measurement] = field(default_factory=list)
-    separators: int = 0
+    separated: bool = False
+    called: int = 0
     failed: bool = False  # firmware says that it could not measure
-
-    @property
-    def separated(self) -> bool:
-        return self.separators > 0
 
     @property
     def all(self) -> list[Measurement]:
@@ -124,9 +124,10 @@ def _registers(log: UnverifiedEventLog, bank: str, pcrs: Iterable[int]) -> Mappi
             continue
         failed = event_type == SEPARATOR and digest == failure
         if failed or (pcr, digest) in ends:
-            register.separators += 1
+            register.separated = True
+            register.called += event_type == SEPARATOR
             register.failed = register.failed or failed
-        elif register.separators:
+        elif register.separated:
             register.after.append(Measurement(number, digest, event_type, data))
         else:
             register.before.append(Measurement(number, digest, event_type, data))

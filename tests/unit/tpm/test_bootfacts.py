@@ -173,6 +173,14 @@ def test_a_boot_order_may_look_like_a_separator() -> None:
     assert facts_of(boot)["doubts"] == []
 
 
+def test_four_zeros_measured_for_another_reason() -> None:
+    """As some firmware does for an empty part of its own: nothing is doubted, and what follows is not believed."""
+    boot = Boot().measure(0, 7, b"FIT Type 0x2D Measured S-CRTM.", bytes(4)).measure(0, EV.CRTM_VERSION, b"1.0")
+    facts = facts_of(boot.separate(range(8)))
+    assert facts["doubts"] == []
+    assert "firmware_version" not in facts
+
+
 def test_a_pcr_separated_twice() -> None:
     boot = deepcopy(GRUB).separate((4,))
     assert facts_of(boot)["doubts"] == ["pcr-4-separated-twice"]
