@@ -217,13 +217,16 @@ def _grub_text(measured: Measured, measurement: Measurement) -> str | None:
     A text with a NUL inside is not GRUB's: it would be one in UTF-16 that somebody gave GRUB's words.
     """
     data = measurement.data
-    rest = next((data[len(prefix) :] for prefix in _PREFIXES if data.startswith(prefix)), None)
-    if rest is None:
-        return None
-    text = rest.removesuffix(b"\0")
-    if b"\0" in text or not any(measured.proves(measurement.digest, octets) for octets in (text, rest)):
-        return None
-    return text.decode("utf-8", "replace")
+    for prefix in _PREFIXES:
+        if data.startswith(prefix):
+            rest = data[len(prefix) :]
+            text = rest.removesuffix(b"\0")
+            if b"\0" in text:
+                return None
+            digest = measurement.digest
+            known = measured.proves(digest, text) or measured.proves(digest, rest)
+            return text.decode("utf-8", "replace") if known else None
+    return None
 
 
 def _utf16_text(measured: Measured, measurement: Measurement) -> str | None:

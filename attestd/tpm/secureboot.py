@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from attestd.tpm import uefi
@@ -256,6 +257,7 @@ def _signers(variables: list[Variable], doubts: list[str]) -> dict[str, Any]:
     return {"signers": tuple(found.values()), "mok_used": any(source == "MokList" for source, _ in found)}
 
 
+@lru_cache(maxsize=64)  # of at most 64 KiB each; a fleet's signers are few
 def _subject(certificate: bytes) -> str:
     """A certificate's subject for people (RFC 5280, section 4.1)."""
     try:

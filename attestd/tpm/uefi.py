@@ -16,7 +16,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from attestd.errors import MalformedInput
-from attestd.tpm.devicepaths import END_OF_PATH, path_text
+from attestd.tpm.devicepaths import END_OF_PATH, guid_text, path_text
 
 _MOST_LISTS = 1024
 _MOST_DESCRIPTION = 1024  # octets
@@ -117,11 +117,11 @@ def read_load_option(octets: bytes) -> LoadOption:
     if len(octets) < _LOAD_OPTION.size:
         raise MalformedUefiStructure("A load option ends too early.", seen=f"{len(octets)} octets")
     _, path_size = _LOAD_OPTION.unpack_from(octets)
-    end = _LOAD_OPTION.size
-    while octets[end : end + 2] != b"\0\0":
-        end += 2
-        if end >= min(len(octets), _MOST_DESCRIPTION):
-            raise MalformedUefiStructure("A load option's description has no end.")
+    end = octets.find(b"\0\0", _LOAD_OPTION.size, _MOST_DESCRIPTION)
+    while end % 2 and end > 0:  # half of a character's NUL and half of the end's
+        end = octets.find(b"\0\0", end + 1, _MOST_DESCRIPTION)
+    if end < 0:
+        raise MalformedUefiStructure("A load option's description has no end.")
     begin = end + 2
     if not path_size or begin + path_size > len(octets):
         raise MalformedUefiStructure("A load option has no room for its device path.", seen=path_size)
@@ -139,11 +139,13 @@ def read_gpt_disk(octets: bytes) -> str:
     (count,) = _COUNT.unpack_from(octets, _GPT_HEADER)
     if len(octets) != _GPT_HEADER + _COUNT.size + count * _GPT_ENTRY:
         raise MalformedUefiStructure("A partition table has another size than its entries.", seen=len(octets))
-    return str(uuid.UUID(bytes_le=octets[_GPT_DISK]))
+    return guid_text(octets[_GPT_DISK])
 
 
 def printable(text: str, most: int) -> str:
     """A log's text for people and JSON: at most `most` characters, the last of them "…" where it was longer."""
     if not text.isprintable():
-        text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[: most + 1])
+        text = text[: most + 1]
+        for character in {c for c in text if not c.isprintable()}:
+            text = text.replace(character, "\N{REPLACEMENT CHARACTER}")
     return text if len(text) <= most else text[: most - 1] + "…"
