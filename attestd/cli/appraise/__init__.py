@@ -9,3 +9,5 @@ from __future__ import annotations
 import typer
 
 app = typer.Typer(help="Appraise evidence from files: the same engine as the service's, offline.", no_args_is_help=True)
+
+from attestd.cli.appraise import eventlog  # noqa: E402, F401
