@@ -187,7 +187,6 @@ _PRELOADED: Final = (
     "sqlmodel",
     "alembic.command",
     "cedarpy",
-    "limits",
     "httpx",
     "prometheus_client",
 )

@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from tests.database import database_of_an_instance
+from tests.processes import workers_of
 
 BIN = Path(sys.executable).parent
 pytestmark = pytest.mark.database
@@ -202,12 +203,12 @@ def test_a_taken_port_is_named(folder: Path, served: Served, tmp_path: Path) -> 
 
 
 def test_a_worker_that_dies_is_replaced(folder: Path, served: Served) -> None:
-    workers = _children(served.process.pid)
+    workers = workers_of(served.process.pid)
     os.kill(workers[0], signal.SIGKILL)
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         time.sleep(0.2)
-        now = _children(served.process.pid)
+        now = workers_of(served.process.pid)
         if len(now) >= len(workers) and workers[0] not in now:
             break
     for _ in range(10):
@@ -229,16 +230,3 @@ def test_it_stops_gracefully_and_starts_again_where_it_was(tmp_path: Path) -> No
         assert again.get("/v1/root").text == root
     finally:
         assert again.stop(signal.SIGINT) == 0
-
-
-def _children(pid: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        command = (stat.parent / "cmdline").read_bytes() if stat.parent.exists() else b""
-        if int(fields[1]) == pid and b"resource_tracker" not in command:
-            found.append(int(stat.parent.name))
-    return sorted(found)
