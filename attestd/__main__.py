@@ -1,5 +1,5 @@
-"""`attestd`, and `python -m attestd`. The command line is loaded when it is called: multiprocessing has every worker run
-the script that was started, and none of them needs it."""
+"""`attestd`, and `python -m attestd`. The command line is loaded when it is called: multiprocessing has every worker
+run the script that was started, and none of them needs it."""
 
 
 def main() -> None:

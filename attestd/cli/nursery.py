@@ -19,14 +19,18 @@ DIR_VARIABLE: Final = "ATTESTD_DIR"  # tells a worker its instance
 # The exit code of a process whose nursery died: nobody knows any more what becomes of it (multiprocessing's choice).
 LOST: Final = 255
 
-# glibc gives threads heaps of their own, and every heap keeps what was once needed in it. Who set this knows better.
-_HEAPS: Final = {"MALLOC_ARENA_MAX": "2"}
+_ENVIRONMENT: Final = {
+    # glibc gives threads heaps of their own, and every heap keeps what was once needed in it.
+    "MALLOC_ARENA_MAX": "2",
+    # The nursery is a `python -c`, which would first look for modules in the folder where the command was given.
+    "PYTHONSAFEPATH": "1",
+}
 
 
 def start() -> None:
     """Starts the nursery and goes on. Workers see the environment of now; the nursery ends after the last of them."""
-    for name, value in _HEAPS.items():
-        os.environ.setdefault(name, value)
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)  # who has set one knows better
     forkserver.set_forkserver_preload(["attestd.cli.preloaded"])
     forkserver.ensure_running()
 

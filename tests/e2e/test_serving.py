@@ -51,13 +51,14 @@ class Served:
         return self.process.wait(30)
 
 
-def serve(folder: Path, *, port: int = 0) -> Served:
+def serve(folder: Path, *, port: int = 0, cwd: Path | None = None) -> Served:
     """Starts the service; it is up when it says so."""
     process = subprocess.Popen(
         [str(BIN / "attestd"), "serve", "--dir", str(folder), "--listen", f"127.0.0.1:{port}", "--json"],
         stdout=subprocess.PIPE,
         stderr=(folder / "log").open("ab"),
         text=True,
+        cwd=cwd,
     )
     assert process.stdout is not None
     text = ""
@@ -213,6 +214,19 @@ def test_a_worker_that_dies_is_replaced(folder: Path, served: Served) -> None:
             break
     for _ in range(10):
         assert served.get("/readyz").status_code == 200
+
+
+def test_what_lies_where_it_is_started_is_not_loaded(tmp_path: Path) -> None:
+    folder = tmp_path / "instance"
+    attestd(folder, "init", "--trust-domain", "example.org")
+    for name in ("attestd", "flask", "multiprocessing"):
+        (tmp_path / f"{name}.py").write_text("print('loaded by mistake', flush=True)\nraise SystemExit(9)\n")
+    running = serve(folder, cwd=tmp_path)
+    try:
+        assert len(workers_of(running.process.pid)) == 2
+        assert running.get("/readyz").status_code == 200
+    finally:
+        assert running.stop() == 0
 
 
 def test_it_stops_gracefully_and_starts_again_where_it_was(tmp_path: Path) -> None:
