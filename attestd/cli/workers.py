@@ -69,7 +69,9 @@ class Workers(MPServer):
             if old.is_alive():
                 old.kill()
                 old.join()
-            old.inner.close()  # one that lives on without its nursery takes this for its supervisor's end
+            # An old one that lives on without its nursery ends with the last reference to it, which it takes for its
+            # supervisor's end. (Not sooner: granian's watcher may still read from what close() would close.)
+            del old
         self._metrics.incr_spawn(len(workers))
 
 
