@@ -184,7 +184,6 @@ _PRELOADED: Final = (
     "sqlmodel",
     "alembic.command",
     "cedarpy",
-    "limits",
     "httpx",
     "prometheus_client",
 )

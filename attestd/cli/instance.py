@@ -43,7 +43,7 @@ from attestd.publication import Publication
 from attestd.registry import policies
 from attestd.registry.engine import Registry
 from attestd.registry.operators import Role
-from attestd.web.app import Service
+from attestd.web.service import Service
 
 ADMIN = "admin"
 _FILE = "sqlite:///"

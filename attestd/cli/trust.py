@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attestd.cli.api import AdminApi
+from attestd.cli.calls import service
 from attestd.cli.devices import read_file
 from attestd.cli.options import DEFAULT_DIR, Dir, Json
 from attestd.cli.output import emit, failing, moment, table
@@ -29,7 +29,7 @@ def add(
     that this instance believes in.
     """
     with failing(as_json=as_json):
-        done = AdminApi.connect(dir).upload("/trust", read_file(file), "application/octet-stream")
+        done = service(dir).upload("/trust", read_file(file), "application/octet-stream")
         shown = [entry | {"kind": "root" if entry["is_root"] else "intermediate"} for entry in done["makers"]]
         lines = "\n".join(f"  {entry['kind']}  sha256:{entry['sha256']}  {entry['subject']}" for entry in shown)
         emit(done["makers"], as_json=as_json, text=f"Trusted from now on:\n{lines}")
@@ -39,7 +39,7 @@ def add(
 def list_(dir: Dir = DEFAULT_DIR, as_json: Json = False) -> None:
     """List the certificates that are trusted."""
     with failing(as_json=as_json):
-        makers = AdminApi.connect(dir).get("/trust")["makers"]
+        makers = service(dir).get("/trust")["makers"]
         rows = [
             entry | {"kind": "root" if entry["is_root"] else "intermediate", "until": moment(entry["not_after"])}
             for entry in makers
@@ -56,5 +56,5 @@ def remove(
 ) -> None:
     """Trust a certificate no longer. Devices that enrolled through it stay: quarantine or retire those that must go."""
     with failing(as_json=as_json):
-        done = AdminApi.connect(dir).delete(f"/trust/{sha256}")
+        done = service(dir).delete(f"/trust/{sha256}")
         emit(done, as_json=as_json, text="Not trusted any more.")
