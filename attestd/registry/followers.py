@@ -7,7 +7,7 @@ nothing twice, whatever order transactions committed in. Of several processes on
 from __future__ import annotations
 
 from sqlalchemy import Connection, bindparam, select, update
-from sqlalchemy.dialects.postgresql import insert  # its ON CONFLICT is the one that every database here understands
+from sqlalchemy.dialects.sqlite import insert  # its ON CONFLICT is the one that every database here understands
 
 from attestd.registry import audit_tree
 from attestd.registry.tables import counters
