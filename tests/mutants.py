@@ -87,6 +87,9 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_UNIT}/credentials/test_x509.py",
         f"{_UNIT}/credentials/test_presented_issuers.py",
     ),
+    # What is issued.
+    "attestd/ca/certificates.py": (f"{_UNIT}/ca/test_certificates.py",),
+    "attestd/ca/readback.py": (f"{_UNIT}/ca/test_readback.py",),
     # The service.
     "attestd/issuance/challenges.py": _ISSUING,
     "attestd/issuance/enrollment.py": _ISSUING,

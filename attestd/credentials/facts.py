@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from cryptography import x509
 
@@ -69,6 +69,8 @@ class Facts:
     boot: Mapping[str, str | bool | int]
     status_index: int
     attested_at: int  # unix seconds
+    # `boot`, `labels` and `vector` in their canonical JSON, once somebody asked for it.
+    _spelled: tuple[bytes, bytes, bytes] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for claim, value in self.vector.items():
@@ -90,11 +92,20 @@ class Facts:
             raise MalformedFacts("idx is not a status index.", expected=f"0 to {MAX_INDEX - 1}")
         if type(self.attested_at) is not int or not 0 < self.attested_at < _MAX_TIME:
             raise MalformedFacts("att is not a time.", expected="unix seconds")
-        for field in ("vector", "labels", "boot"):  # frozen all the way down: identities are kept in memory for long
-            object.__setattr__(self, field, MappingProxyType(dict(getattr(self, field))))
+        for name in ("vector", "labels", "boot"):  # frozen all the way down: identities are kept in memory for long
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     def __hash__(self) -> int:
         return hash((self.status_index, self.attested_at, tuple(sorted(self.vector.items()))))
+
+    @classmethod
+    def without_boot(
+        cls, vector: Mapping[str, int], labels: Mapping[str, str], *, status_index: int, attested_at: int
+    ) -> Facts:
+        """These facts and no boot facts. What a fleet's devices have in common is checked and spelled once for all."""
+        # With the types, since True equals 1 and is no claim's value.
+        claims = tuple([(claim, type(value), value) for claim, value in vector.items()])
+        return _without_boot(claims, tuple(labels.items()))._at(status_index, attested_at)
 
     def to_members(self) -> dict[str, Any]:
         """The JSON object, as the JWT claim `attestd` holds it."""
@@ -109,7 +120,17 @@ class Facts:
 
     def encode(self) -> bytes:
         """The canonical JSON, at most 1024 octets; FactsTooLarge otherwise."""
-        data = write_object(self.to_members())
+        if self._spelled is None:
+            parts = [write_object(dict(part)) for part in (self.boot, self.labels, self.vector)]
+            object.__setattr__(self, "_spelled", tuple(parts))
+        boot, labels, vector = cast("tuple[bytes, bytes, bytes]", self._spelled)
+        data = b'{"att":%d,"boot":%b,"idx":%d,"lbl":%b,"v":1,"vec":%b}' % (
+            self.attested_at,
+            boot,
+            self.status_index,
+            labels,
+            vector,
+        )
         if len(data) > MAX_FACTS:
             raise FactsTooLarge(seen=f"{len(data)} octets", expected=f"at most {MAX_FACTS}")
         return data
@@ -153,11 +174,13 @@ class Facts:
 
     def _at(self, status_index: int, attested_at: int) -> Facts:
         """These facts with another index and time; what they share is shared, and was checked."""
-        if status_index >= MAX_INDEX or not 0 < attested_at < _MAX_TIME:
+        if type(status_index) is not int or not 0 <= status_index < MAX_INDEX:
+            return Facts(self.vector, self.labels, self.boot, status_index, attested_at)  # raises
+        if type(attested_at) is not int or not 0 < attested_at < _MAX_TIME:
             return Facts(self.vector, self.labels, self.boot, status_index, attested_at)  # raises
         made = object.__new__(Facts)
-        for field in ("vector", "labels", "boot"):
-            object.__setattr__(made, field, getattr(self, field))
+        for name in ("vector", "labels", "boot", "_spelled"):
+            object.__setattr__(made, name, getattr(self, name))
         object.__setattr__(made, "status_index", status_index)
         object.__setattr__(made, "attested_at", attested_at)
         return made
@@ -194,6 +217,14 @@ _CANONICAL = re.compile(
 def _alike(boot: bytes, labels: bytes, vector: bytes) -> Facts:
     """The facts that these parts stand for, with an index and a time of no meaning. Raises as `Facts.decode` does."""
     return Facts._decode(b'{"att":1,"boot":%s,"idx":0,"lbl":%s,"v":1,"vec":%s}' % (boot, labels, vector))
+
+
+@lru_cache(maxsize=1024)
+def _without_boot(claims: tuple[tuple[str, type, int], ...], labels: tuple[tuple[str, str], ...]) -> Facts:
+    """These facts, with an index and a time of no meaning, spelled. Raises as `Facts` does, and `Facts.encode`."""
+    facts = Facts({claim: value for claim, _, value in claims}, dict(labels), {}, 0, 1)
+    facts.encode()
+    return facts
 
 
 _UTF8_STRING = b"\x0c"
