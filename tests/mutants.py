@@ -137,9 +137,6 @@ _TOGETHER: Final = "the columns are empty together, so each of these alone is en
 
 # (module, the check as it is printed) -> why it may go without a failure.
 EXCUSED: Final[Mapping[tuple[str, str], str]] = {
-    ("attestd/protocol/encoding.py", "if not _ALPHABET.fullmatch(text)"): (
-        "the canonical spelling, compared at the end, refuses the same texts; this one names the fault, and earlier"
-    ),
     ("attestd/credentials/bundle.py", "if not roots"): (
         "Authorities.load refuses an empty list as well; this one says why it is empty"
     ),

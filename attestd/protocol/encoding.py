@@ -16,7 +16,8 @@ from typing import Any, NoReturn, cast
 from attestd.errors import InputTooLarge, MalformedInput
 
 _ALPHABET = re.compile(r"[A-Za-z0-9_-]*", re.ASCII)
-_TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
+# What is base64's own, and not base64url's, becomes what is neither.
+_TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_+/=", b"+/!!!")
 _PADDING = (b"", b"", b"==", b"=")
 _LAST = ("", "", "AQgw", "AEIMQUYcgkosw048")
 MAX_DEPTH = 16  # nesting of JSON containers in any message
@@ -45,15 +46,17 @@ def b64encode(data: bytes) -> str:
 
 def b64decode(text: str, *, name: str = "value") -> bytes:
     """The only octets this text can stand for; a second spelling of the same octets is refused."""
-    if not _ALPHABET.fullmatch(text):
-        raise MalformedBase64(f"{name} holds a character outside base64url.", seen=repr(text[:40]))
     rest = len(text) % 4
-    if rest == 1:
-        raise MalformedBase64(f"{name} has an impossible length.", seen=f"{len(text)} characters")
+    try:
+        data = binascii.a2b_base64(text.encode("ascii").translate(_FROM_URL) + _PADDING[rest], strict_mode=True)
+    except ValueError:
+        if _ALPHABET.fullmatch(text):
+            raise MalformedBase64(f"{name} has an impossible length.", seen=f"{len(text)} characters") from None
+        raise MalformedBase64(f"{name} holds a character outside base64url.", seen=repr(text[:40])) from None
     # The last character of two or three has bits that stand for nothing: in one spelling they are zero.
     if rest and text[-1] not in _LAST[rest]:
         raise MalformedBase64(f"{name} has stray bits at its end.", expected="the canonical spelling")
-    return binascii.a2b_base64(text.encode("ascii").translate(_FROM_URL) + _PADDING[rest])
+    return data
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -140,6 +143,8 @@ class Members:
         if name not in self._members:
             raise MalformedJson(f"{self._where}.{name} is missing.", expected=said)
         value = self._members[name]
+        if type(value) is kind:
+            return value
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise MalformedJson(f"{self._where}.{name} has the wrong type.", seen=type(value).__name__, expected=said)
         return value
