@@ -11,10 +11,9 @@ verified, and an issuer's key is made ready once, not for each signature.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Self, TypeGuard
+from typing import Any, NamedTuple, Self, TypeGuard
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -32,7 +31,6 @@ from attestd.credentials.fields import (
     WITH_SHA512,
     Fields,
     KnownParts,
-    cut_fields,
 )
 from attestd.errors import Unauthenticated
 from attestd.ids import MalformedName, Serial
@@ -113,8 +111,7 @@ class KeyUsageWrong(CertificateRefused):
     """The certificate's key usage is not a leaf's"""
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedCertificate:
+class ParsedCertificate(NamedTuple):
     """A certificate's fields, well formed, with no critical extension left aside. Nothing is proven yet."""
 
     der: bytes
@@ -142,14 +139,12 @@ class ParsedCertificate:
             raise CertificateMalformed(
                 "The certificate is too large.", seen=f"{len(der)} octets", expected=f"at most {MAX_CERTIFICATE}"
             )
-        fields = cut_fields(der)
-        if fields is not None and (values := _KNOWN.values(fields)) is not None:
-            return cls._of(der, fields, values)
-        return cls._read(der, fields)
+        read = _KNOWN.read(der)
+        return cls._read(der) if read is None else cls._of(der, *read)
 
     @classmethod
-    def _read(cls, der: bytes, fields: Fields | None = None) -> Self:
-        """The long way, with `cryptography`, for every form of certificate. What it reads of `fields` is kept."""
+    def _read(cls, der: bytes) -> Self:
+        """The long way, with `cryptography`, for every form of certificate; the parts that it reads are known then."""
         try:
             certificate = x509.load_der_x509_certificate(der)
             key = certificate.public_key()
@@ -177,9 +172,8 @@ class ParsedCertificate:
             if extension.critical and oid not in _PROCESSED:
                 raise CriticalExtensionUnknown(seen=oid.dotted_string)
         values = dict(map(_said, found.values()))
-        if fields is not None:
-            _KNOWN.learn(fields, values)
-        read = Fields(
+        _KNOWN.learn(der, values)
+        fields = Fields(
             signed=signed,
             serial=certificate.serial_number,
             algorithm=_SIGNATURES[algorithm],
@@ -188,10 +182,9 @@ class ParsedCertificate:
             not_after=certificate.not_valid_after_utc,
             subject_name=subject_name,
             point=key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint),
-            extensions=(),
             signature=certificate.signature,
         )
-        return cls._of(der, read, values)
+        return cls._of(der, fields, values)
 
     @classmethod
     def _of(cls, der: bytes, fields: Fields, values: Mapping[str, Any]) -> Self:

@@ -143,7 +143,7 @@ class Facts:
     def to_extension(self) -> x509.UnrecognizedExtension:
         """The X.509 extension: a DER UTF8String; to be added as not critical."""
         data = self.encode()
-        return x509.UnrecognizedExtension(FACTS_OID, _UTF8_STRING + der_length(len(data)) + data)
+        return x509.UnrecognizedExtension(FACTS_OID, bytes((_UTF8_STRING,)) + der_length(len(data)) + data)
 
     @classmethod
     def from_extension(cls, value: bytes) -> Facts:
@@ -152,12 +152,10 @@ class Facts:
             raise FactsTooLarge(
                 "The facts extension is too large.", seen=f"{len(value)} octets", expected=f"at most {MAX_FACTS + 4}"
             )
-        # The length is known from the outside, so the only header DER allows is compared rather than parsed.
-        for header in (2, 3, 4):
-            size = len(value) - header
-            if size >= 0 and value[:header] == _UTF8_STRING + der_length(size):
-                return cls.decode(value[header:])
-        raise MalformedFacts("The facts extension is not a UTF8String.", expected="DER: tag 12, definite length")
+        header = der_header(_UTF8_STRING, len(value))
+        if header is None or not value.startswith(header):
+            raise MalformedFacts("The facts extension is not a UTF8String.", expected="DER: tag 12, definite length")
+        return cls.decode(value[len(header) :])
 
 
 def _parts(data: bytes) -> Facts:
@@ -230,7 +228,17 @@ def _part(data: bytes) -> dict[str, Any]:
     return part
 
 
-_UTF8_STRING = b"\x0c"
+_UTF8_STRING = 0x0C
+
+
+@lru_cache(maxsize=4096)
+def der_header(tag: int, size: int) -> bytes | None:
+    """The only beginning that DER allows for an element of `size` octets in all, so that it is compared rather than
+    parsed. None if no length fits, as for 130."""
+    for octets in (1, 2, 3):
+        if size > octets and len(length := der_length(size - 1 - octets)) == octets:
+            return bytes((tag,)) + length
+    return None
 
 
 def der_length(size: int) -> bytes:

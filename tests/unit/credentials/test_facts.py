@@ -286,3 +286,12 @@ def test_facts_of_a_fleet_share_what_they_share() -> None:
     one, other = (Facts.decode(dataclasses.replace(FACTS, status_index=index).encode()) for index in (1, 2))
     assert (one.status_index, other.status_index) == (1, 2)
     assert one.labels is other.labels
+
+
+@pytest.mark.parametrize(("size", "odd"), [(128, b"\x80"), (255, b"\x81\x00"), (255, b"\x82"), (256, b"\x80")])
+def test_a_length_that_fits_no_size(size: int, odd: bytes) -> None:
+    """Where DER has no length for so many octets in all, nothing stands for one."""
+    facts = sized(size)
+    assert Facts.from_extension(facts.to_extension().value) == facts
+    with pytest.raises(MalformedFacts):
+        Facts.from_extension(b"\x0c" + odd + facts.encode())

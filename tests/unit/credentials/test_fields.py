@@ -3,10 +3,12 @@ read alike. The certificates here are written part by part, so that each part ca
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
 import pytest
+from asn1crypto import x509 as asn1
 from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,8 @@ from hypothesis import strategies as st
 from attestd.credentials import certificates, fields
 from attestd.credentials.certificates import CertificateRefused, ParsedCertificate
 from attestd.credentials.facts import FACTS_OID
-from attestd.credentials.fields import MAX_PART, MAX_PARTS, KnownParts, cut_fields, read_extension
+from attestd.credentials.fields import MAX_PART, MAX_PARTS, KnownParts, OtherForm, read_extension
+from attestd.ids import Serial
 from tests import authority as a
 
 Der = bytes
@@ -41,11 +44,11 @@ def sequence(*content: bytes) -> Der:
 
 
 HONEST: Final = a.leaf()
-SHORT: Final = cut_fields(HONEST)
-assert SHORT is not None
+READ: Final = ParsedCertificate.parse(HONEST)
+HONEST_EXTENSIONS: Final = tuple(item.dump() for item in asn1.Certificate.load(HONEST)["tbs_certificate"]["extensions"])
 
 SHA256, SHA384 = (bytes.fromhex(f"300a06082a8648ce3d04030{n}") for n in (2, 3))
-POINT: Final = SHORT.point
+POINT: Final = READ.point
 X, Y = POINT[1:33], POINT[33:]
 P: Final = 0xFFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF
 CURVE: Final = bytes.fromhex("301306072a8648ce3d020106082a8648ce3d030107")
@@ -109,7 +112,7 @@ PARTS: Final[dict[str, list[Der]]] = {
     ],
     "inner": [SHA256, SHA384, bytes.fromhex("300c06082a8648ce3d0403020500"), bytes.fromhex("300a06082a8648ce3d040301")],
     "issuer": [
-        SHORT.issuer_name,
+        READ.issuer_name,
         name(),
         name(common_name(b"issuer")),
         name(common_name(b"issuer", 0x13)),
@@ -162,19 +165,19 @@ PARTS: Final[dict[str, list[Der]]] = {
     ],
     "ids": [b"", tlv(0x81, b"\0\1"), tlv(0xA1, b"\0\1")],
     "signature": [
-        tlv(0x03, b"\0", SHORT.signature),
+        tlv(0x03, b"\0", READ.signature),
         tlv(0x03, b"\0"),
         tlv(0x03),
-        tlv(0x03, b"\1", SHORT.signature),
+        tlv(0x03, b"\1", READ.signature),
         tlv(0x03, b"\0anything"),
-        long(0x03, b"\0", SHORT.signature),
-        tlv(0x04, b"\0", SHORT.signature),
+        long(0x03, b"\0", READ.signature),
+        tlv(0x04, b"\0", READ.signature),
     ],
     "outer": [SHA256, SHA384],
     "behind": [b"", b"\0", b"\x30\x00"],
 }
 EXTENSIONS: Final[list[Der]] = [
-    *SHORT.extensions,
+    *HONEST_EXTENSIONS,
     names(URI),
     names(URI, critical=b""),
     names(URI, critical=b"\x01\x01\x01"),
@@ -246,12 +249,16 @@ WRAPPINGS: Final = [
 ]
 
 
-def written(*, extensions: tuple[Der, ...] = SHORT.extensions, wrapped: int = 0, **odd: int) -> Der:
+def bare(*content: bytes) -> Der:
+    return b"".join(content)
+
+
+def written(*, extensions: tuple[Der, ...] = HONEST_EXTENSIONS, wrapped: int = 0, **odd: int) -> Der:
     """The honest certificate, but for the parts that are named: each by its number in PARTS."""
     part = {name: spelled[odd.get(name, 0)] for name, spelled in PARTS.items()}
     tbs = sequence(
         part["version"], part["serial"], part["inner"], part["issuer"], sequence(part["before"], part["after"]),
-        part["subject"], part["key"], part["ids"], WRAPPINGS[wrapped](*extensions),
+        part["subject"], part["key"], part["ids"], [*WRAPPINGS, bare][wrapped](*extensions),
     )  # fmt: skip
     return sequence(tbs, part["outer"], part["signature"]) + part["behind"]
 
@@ -270,6 +277,9 @@ def same_both_ways(der: Der) -> ParsedCertificate | type[Exception]:
         assert outcomes[2].key == theirs
         assert outcomes[0].key == theirs
     return outcomes[0]
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:Parsed a serial number")
 
 
 @pytest.fixture(autouse=True)
@@ -311,10 +321,9 @@ def test_another_device_of_the_fleet(long_way: list[Der], lie: dict[str, Any]) -
 
 def test_what_is_written_here_is_what_the_authority_writes(long_way: list[Der]) -> None:
     der = written()
-    assert same_both_ways(der) == replace(
-        ParsedCertificate.parse(HONEST), der=der, signed=cut_fields(der).signed, serial=a.Serial(77)
-    )
-    assert long_way.count(der) == 2  # asked for here, and for the key
+    signed, serial = asn1.Certificate.load(der)["tbs_certificate"].dump(), Serial(77)
+    assert same_both_ways(der) == READ._replace(der=der, signed=signed, serial=serial)
+    assert long_way == [der, der]  # the long way, and for its key
 
 
 def test_an_unknown_part_takes_the_long_way_once(long_way: list[Der]) -> None:
@@ -336,7 +345,7 @@ def test_an_odd_part(part: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("number", range(len(EXTENSIONS)))
-@pytest.mark.parametrize("beside", [(), SHORT.extensions[1:4]], ids=["alone", "among others"])
+@pytest.mark.parametrize("beside", [(), HONEST_EXTENSIONS[1:4]], ids=["alone", "among others"])
 def test_an_odd_extension(number: int, beside: tuple[Der, ...]) -> None:
     same_both_ways(written(extensions=(*beside, EXTENSIONS[number])))
 
@@ -347,9 +356,9 @@ def test_an_odd_wrapping(number: int) -> None:
     same_both_ways(written(wrapped=number, extensions=()))
 
 
-@pytest.mark.parametrize("twice", SHORT.extensions)
+@pytest.mark.parametrize("twice", HONEST_EXTENSIONS)
 def test_an_extension_comes_once(twice: Der) -> None:
-    assert same_both_ways(written(extensions=(*SHORT.extensions, twice))) is certificates.CertificateMalformed
+    assert same_both_ways(written(extensions=(*HONEST_EXTENSIONS, twice))) is certificates.CertificateMalformed
 
 
 def test_a_name_s_extension_comes_once_in_all_its_forms() -> None:
@@ -378,13 +387,15 @@ def test_changed_octets(der: Der, at: int, out: int, put: bytes) -> None:
 
 @given(st.binary(max_size=80))
 def test_any_octets(data: bytes) -> None:
-    assert cut_fields(data) is None
-    read_extension(data)
+    assert KnownParts().read(data) is None
+    with suppress(OtherForm):
+        read_extension(data)
 
 
-def test_a_cut_certificate() -> None:
+def test_a_cut_certificate(known: KnownParts) -> None:
+    assert known.read(HONEST) is not None
     for size in range(len(HONEST)):
-        assert cut_fields(HONEST[:size]) is None
+        assert known.read(HONEST[:size]) is None
 
 
 # ---- Sizes -------------------------------------------------------------------------------------------------------
@@ -407,6 +418,24 @@ def test_the_facts_identifier() -> None:
     assert x509.load_der_x509_certificate(HONEST).extensions.get_extension_for_oid(FACTS_OID).value == made
     assert bytes.fromhex(FACTS) in HONEST
     assert fields.FACTS == "facts"
+
+
+@pytest.mark.parametrize("left", range(125, 140))
+def test_a_length_that_is_none(left: int) -> None:
+    """Where no length fits, nothing stands for one: neither the indefinite form nor an octet of nothing."""
+    for odd in (b"\x80", b"\x81\x00", b"\x00"):
+        facts = sequence(bytes.fromhex(FACTS), b"\x04" + odd, b"f" * (left - 1 - len(odd)))
+        assert same_both_ways(written(extensions=(facts,))) is certificates.CertificateMalformed
+        uris = sequence(bytes.fromhex(NAMES), CRITICAL, tlv(0x04, b"\x30" + odd, b"u" * (left - 1 - len(odd))))
+        assert same_both_ways(written(extensions=(uris,))) is certificates.CertificateMalformed
+
+
+@pytest.mark.parametrize("odd", [b"\0", b"\xa3\x80", b"\xa3\x80\x30\x80", b"\xa3\x81\x00\x30\x80"])
+def test_extensions_in_nothing(odd: bytes) -> None:
+    usage = extension(USAGE, b"\x03\x02\x07\x80", CRITICAL)
+    for size in range(100, 300):
+        der = written(wrapped=len(WRAPPINGS), extensions=(odd, usage, extension(FACTS, b"f" * size)))
+        assert same_both_ways(der) is certificates.CertificateMalformed
 
 
 # ---- What is remembered ------------------------------------------------------------------------------------------
