@@ -73,6 +73,7 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_UNIT}/credentials/test_presented_issuers.py",
         f"{_UNIT}/credentials/test_bundle.py",
     ),
+    "attestd/credentials/fields.py": (f"{_UNIT}/credentials/test_fields.py",),
     "attestd/credentials/dpop.py": (f"{_UNIT}/credentials/test_dpop.py",),
     "attestd/credentials/facts.py": (f"{_UNIT}/credentials/test_facts.py",),
     "attestd/credentials/identity.py": (f"{_UNIT}/credentials/test_identity.py",),
