@@ -31,7 +31,7 @@ from attestd.tpm.claims import (
 from attestd.tpm.der import shown_name
 from attestd.tpm.ekcert import MakerCertificate
 
-_ANY_PURPOSE = "2.5.29.37.0"  # anyExtendedKeyUsage (RFC 5280, section 4.2.1.12)
+ANY_PURPOSE = "2.5.29.37.0"  # anyExtendedKeyUsage (RFC 5280, section 4.2.1.12)
 
 
 class MakerCertificateExpired(EvidenceRefused):
@@ -182,7 +182,7 @@ def _check_may_sign(step: Step) -> None:
 def _check_purpose(step: Step) -> None:
     """RFC 5280, section 4.2.1.12, applied to CAs: purposes nest."""
     purposes = step.issuer.claims.purposes
-    if purposes is not None and not purposes & {step.purpose, _ANY_PURPOSE}:
+    if purposes is not None and not purposes & {step.purpose, ANY_PURPOSE}:
         raise IssuerNotForPurpose(
             f"{step.who} may not vouch for this kind of key.",
             seen=", ".join(sorted(purposes))[:200] or "no purpose",
