@@ -101,6 +101,19 @@ class EnrollmentSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EndorsementSettings:
+    """`[endorsement]`: which oddities of makers' certificates count, which advisories are lived with, and from where
+    issuers' certificates may be fetched (docs/endorsements.md)."""
+
+    # Quirks (attestd/tpm/ekcert.py) that this instance does not let through.
+    refuse_quirks: tuple[str, ...] = ("sha1-signature", "tpm12-profile")
+    accept_advisories: tuple[str, ...] = ()  # by their id
+    fetch_issuers_from: tuple[str, ...] = ()  # hosts; none: nothing is ever fetched
+    fetch_private_addresses: bool = False
+    fetch_timeout: timedelta = timedelta(seconds=3)  # of one certificate, redirects included
+
+
+@dataclass(frozen=True, slots=True)
 class AttestationSettings:
     """`[attestation]`: which PCRs a quote must cover, how long a good result stands, whether it frees a device."""
 
@@ -206,6 +219,7 @@ class Settings:
     server: ServerSettings = field(default_factory=ServerSettings)
     database: DatabaseSettings = field(default_factory=DatabaseSettings)
     enrollment: EnrollmentSettings = field(default_factory=EnrollmentSettings)
+    endorsement: EndorsementSettings = field(default_factory=EndorsementSettings)
     attestation: AttestationSettings = field(default_factory=AttestationSettings)
     credentials: CredentialSettings = field(default_factory=CredentialSettings)
     bundle: BundleSettings = field(default_factory=BundleSettings)
@@ -244,6 +258,7 @@ class Settings:
             "server": ServerSettings(),
             "database": DatabaseSettings(),
             "enrollment": EnrollmentSettings(),
+            "endorsement": EndorsementSettings(),
             "attestation": AttestationSettings(),
             "credentials": CredentialSettings(),
             "bundle": BundleSettings(),

@@ -65,7 +65,7 @@ class Granter:
         facts = Facts(
             vector=grant.result.vector,
             labels=grant.labels,
-            boot={},
+            boot=grant.result.facts,
             status_index=grant.status_index,
             attested_at=grant.result.attested_at,
         )
