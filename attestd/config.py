@@ -110,7 +110,7 @@ class EndorsementSettings:
     accept_advisories: tuple[str, ...] = ()  # by their id
     fetch_issuers_from: tuple[str, ...] = ()  # hosts; none: nothing is ever fetched
     fetch_private_addresses: bool = False
-    fetch_timeout: timedelta = timedelta(seconds=3)  # of one certificate, redirects included
+    fetch_timeout: timedelta = timedelta(seconds=3)  # for all that one chain lacks
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@
     python tests/make_tpm_manifest.py FOLDER --check    exits 1 if the file differs from what would be written
 
 FOLDER holds one certificate a file (*.pem) and `index.csv`, whose columns `sha256` and `source` say where each was
-found (`owner/repository@commit:path`). Only facts come out of it: see attestd/tpm/known_makers.py for the columns. Lines
-are sorted by maker, name and date, so that a new certificate is a new line and nothing else.
+found (`owner/repository@commit:path`). Only facts come out of it: attestd/tpm/known_makers.py describes the columns.
+Lines are sorted by maker, name and date, so that a new certificate is a new line and nothing else.
 """
 
 # ruff: noqa: T201

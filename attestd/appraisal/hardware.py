@@ -74,7 +74,7 @@ class Chip:
             "tpm.advisories": _listed(advisory.id for advisory in self.advisories),
             "tpm.quirks": _listed(self.quirks),
         }
-        return {name: text[:_MAX_TEXT] for name, text in found.items() if text}
+        return {name: text[:_MAX_TEXT].encode("ascii", "replace").decode() for name, text in found.items() if text}
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -111,7 +111,7 @@ class Survey:
         offered = {offer.maker.lower(): offer for offer in self.offers}
         wanted = {name.lower() for name in choice.makers}
         if missing := sorted(wanted - set(offered)):
-            raise UnknownChoice(seen=", ".join(missing), expected=", ".join(sorted(offered)) or "no maker is known here")
+            raise UnknownChoice(seen=", ".join(missing), expected=", ".join(sorted(offered)) or "none is here")
         here = {each.certificate.sha256: each for each in (*self.others, *(e for o in self.offers for e in o.all))}
         if absent := sorted(sha256.hex() for sha256 in choice.certificates - set(here)):
             raise UnknownChoice("No CA certificate with this fingerprint is here.", seen=", ".join(absent)[:400])
@@ -152,7 +152,8 @@ class Survey:
 
     def text(self) -> str:
         """What a person reads before choosing."""
-        lines = [table([offer.row() for offer in self.offers], _COLUMNS, empty="No certificate here is a known maker's.")]
+        rows = [offer.row() for offer in self.offers]
+        lines = [table(rows, _COLUMNS, empty="No certificate here is a known maker's.")]
         if self.others:
             lines += ["", "Not in the manifest; each is trusted by its fingerprint alone (--certificate SHA256):"]
             lines += _first(_about(each) for each in self.others)
@@ -240,7 +241,7 @@ def read_fingerprints(texts: Iterable[str]) -> frozenset[bytes]:
         except ValueError:
             octets = b""
         if len(octets) != 32:
-            raise UnknownChoice("This is no SHA-256 fingerprint.", seen=ascii(text[:80]), expected="64 hexadecimal digits")
+            raise UnknownChoice("This is no SHA-256 fingerprint.", seen=ascii(text[:80]), expected="64 digits")
         found.add(octets)
     return frozenset(found)
 
@@ -248,4 +249,3 @@ def read_fingerprints(texts: Iterable[str]) -> frozenset[bytes]:
 def trusted_here(api: AdminApi) -> frozenset[bytes]:
     """The fingerprints in the instance's store."""
     return frozenset(bytes.fromhex(maker["sha256"]) for maker in api.get("/trust")["makers"])
-

@@ -41,7 +41,9 @@ def import_(
     source: Annotated[
         Path, typer.Argument(help="Microsoft's TrustedTpm.cab, a folder, or a file of PEM or DER.", exists=True)
     ],
-    yes: Annotated[list[str] | None, typer.Option("--yes", metavar="MAKER", help="Trust this maker; repeatable.")] = None,
+    yes: Annotated[
+        list[str] | None, typer.Option("--yes", metavar="MAKER", help="Trust this maker; repeatable.")
+    ] = None,
     every_maker: Annotated[bool, typer.Option("--all", help="Trust every maker that the manifest knows.")] = False,
     certificate: Annotated[
         list[str] | None,

@@ -94,9 +94,9 @@ def _read(entry: object, number: int) -> Advisory:
     if not isinstance(entry, dict) or set(entry) - _MEMBERS or not _MEMBERS - {"models"} <= set(entry):
         seen = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
         raise AdvisoriesInvalid(f"{where} has not the right members.", seen=seen, expected=sorted(_MEMBERS))
-    id = _text(entry, "id", where)
-    if not _ID.fullmatch(id):
-        raise AdvisoriesInvalid(f"{where}: id is no name.", seen=ascii(id[:60]), expected="letters, digits and . _ -")
+    name = _text(entry, "id", where)
+    if not _ID.fullmatch(name):
+        raise AdvisoriesInvalid(f"{where}: id is no name.", seen=ascii(name[:60]), expected="letters, digits and . _ -")
     claim = _text(entry, "claim", where)
     if claim not in ("warning", "contraindicated"):
         raise AdvisoriesInvalid(f"{where}: claim is unknown.", seen=ascii(claim), expected="warning or contraindicated")
@@ -104,7 +104,7 @@ def _read(entry: object, number: int) -> Advisory:
     if not firmware:
         raise AdvisoriesInvalid(f"{where}: firmware names no version.", expected='like ["7.0 - 7.61"]')
     return Advisory(
-        id=id,
+        id=name,
         maker=_text(entry, "maker", where),
         models=_texts(entry, "models", where) if "models" in entry else (),
         firmware=firmware,
@@ -129,9 +129,9 @@ def _texts(entry: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
 
 
 def _range(text: str, where: str) -> tuple[Firmware, Firmware]:
-    """"7.0 - 7.61", or one version."""
-    begin, _, end = text.partition(" - ")
-    first, last = read_dotted(begin), read_dotted(end or begin)
+    """ "7.0 - 7.61", or one version."""
+    begin, dash, end = text.partition(" - ")
+    first, last = read_dotted(begin), read_dotted(end if dash else begin)
     if first is None or last is None or first.parts > last.parts:
         raise AdvisoriesInvalid(
             f"{where}: firmware is no range.", seen=ascii(text[:60]), expected='like "7.0 - 7.61" or "73.8"'

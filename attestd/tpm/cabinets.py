@@ -14,6 +14,7 @@ errors are MalformedCabinet, one of its kinds, and CabinetTooLarge.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import xor
@@ -99,7 +100,7 @@ def _unpack(data: bytes) -> tuple[PackedFile, ...]:
     for _ in range(folders):
         begin, blocks, kind = _FOLDER.unpack_from(data, at)
         at += _FOLDER.size + around_folder
-        streams.append(_stream(data, begin, blocks, kind, around_data, budget))
+        streams.append(_stream(_blocks(data, begin, blocks, around_data), kind, budget))
         budget -= len(streams[-1])
     # 3. The files, each a part of one stream. They may overlap, so what is cut out of them is bounded, too.
     budget, found, at = MAX_UNPACKED, [], files_at
@@ -119,28 +120,32 @@ def _unpack(data: bytes) -> tuple[PackedFile, ...]:
     return tuple(found)
 
 
-def _stream(data: bytes, at: int, blocks: int, kind: int, around: int, budget: int) -> bytes:
+def _blocks(data: bytes, at: int, count: int, around: int) -> Iterator[tuple[bytes, int]]:
+    """A folder's blocks: the packed octets, seen to be undamaged, and how many they are unpacked."""
+    for number in range(count):
+        checksum, packed, unpacked = _DATA.unpack_from(data, at)
+        end = at + _DATA.size + around + packed
+        if end > len(data) or unpacked > _BLOCK:
+            raise MalformedCabinet("A block of the cabinet has no possible size.", seen=f"{packed}, {unpacked}")
+        begin = at + _DATA.size
+        if checksum and checksum != _checksum(data[begin:end], _checksum(data[at + 4 : begin])):
+            raise CabinetDamaged(seen=f"block {number}")
+        yield data[begin + around : end], unpacked
+        at = end
+
+
+def _stream(blocks: Iterable[tuple[bytes, int]], kind: int, budget: int) -> bytes:
     """One folder's octets, unpacked block by block."""
     if kind & 0xF not in (_STORED, _MSZIP):
         raise CabinetUnsupported("The cabinet is compressed in a way that is not read here.", seen=f"{kind:#06x}")
     stream = bytearray()
-    for _ in range(blocks):
-        checksum, packed, unpacked = _DATA.unpack_from(data, at)
-        sizes_at = at + 4
-        at += _DATA.size
-        end = at + around + packed
-        if end > len(data) or unpacked > _BLOCK:
-            raise MalformedCabinet("A block of the cabinet has no possible size.", seen=f"{packed}, {unpacked}")
-        if len(stream) + unpacked > budget:
+    for block, size in blocks:
+        if len(stream) + size > budget:
             raise CabinetTooLarge("The cabinet's files are too large.", expected=f"at most {MAX_UNPACKED} octets")
-        if checksum and checksum != _checksum(data[at:end], _checksum(data[sizes_at:at])):
-            raise CabinetDamaged(seen=f"block {len(stream) // _BLOCK}")
-        block = data[at + around : end]
-        found = block if kind & 0xF == _STORED else _inflate(block, bytes(stream[-_BLOCK:]), unpacked)
-        if len(found) != unpacked:
+        found = block if kind & 0xF == _STORED else _inflate(block, bytes(stream[-_BLOCK:]), size)
+        if len(found) != size:
             raise MalformedCabinet("A block of the cabinet has another size than it says.", seen=len(found))
         stream += found
-        at = end
     return bytes(stream)
 
 

@@ -19,7 +19,7 @@ from attestd.tpm.objects import TpmPublic
 from attestd.tpm.wire import u16, u32
 
 _RH_ENDORSEMENT, _RH_PLATFORM = 0x4000000B, 0x4000000C  # Part 2, section 7.4
-_VERSION: Final = re.compile(r"id:(?:(..)(..)|(....)(....))", re.ASCII)
+_VERSION: Final = re.compile(r"id:(?:([0-9A-Fa-f]{2})([0-9A-Fa-f]{2})|([0-9A-Fa-f]{4})([0-9A-Fa-f]{4}))", re.ASCII)
 _DOTTED: Final = re.compile(r"\d{1,5}(?:\.\d{1,5}){1,3}", re.ASCII)
 
 
@@ -51,14 +51,12 @@ def read_dotted(text: str) -> Firmware | None:
 def read_certified(version: str) -> Firmware | None:
     """From an EK certificate's tpmVersion: "id:00070055" and "id:073E" are major and minor version; else None."""
     found = _VERSION.fullmatch(version)
-    try:
-        parts = tuple(int(digits, 16) for digits in (found.groups() if found else ()) if digits)
-    except ValueError:
-        return None
-    return Firmware(parts) if parts else None
+    return Firmware(tuple(int(digits, 16) for digits in found.groups() if digits)) if found else None
 
 
-def read_quoted(version: int, *, qualified_signer: bytes, ak: TpmPublic, ek: TpmPublic | None = None) -> Firmware | None:
+def read_quoted(
+    version: int, *, qualified_signer: bytes, ak: TpmPublic, ek: TpmPublic | None = None
+) -> Firmware | None:
     """From a verified quote, if `ak` is shown to be of a hierarchy where the TPM does not obfuscate; else None.
 
     Such are primary keys of the endorsement and the platform hierarchy, and keys right below the EK.

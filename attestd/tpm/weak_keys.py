@@ -23,13 +23,11 @@ def _powers_of_65537(prime: int) -> frozenset[int]:
 
 _PRIMES: Final = tuple(p for p in range(3, 168, 2) if all(p % q for q in range(3, int(p**0.5) + 1, 2)))
 # Where every residue is a power of 65537 the prime tells nothing.
-_RESIDUES: Final = tuple(
-    (prime, powers) for prime in _PRIMES if len(powers := _powers_of_65537(prime)) < prime - 1
-)
+_RESIDUES: Final = tuple((prime, powers) for prime in _PRIMES if len(powers := _powers_of_65537(prime)) < prime - 1)
 
 
 def has_roca_fingerprint(key: PublicKey) -> bool:
-    """Whether this is an RSA key whose modulus RSALib's flaw marks: it can be factored, the sooner the shorter it is."""
+    """Whether this is an RSA key whose modulus RSALib's flaw marks: it can be factored."""
     if not isinstance(key, rsa.RSAPublicKey):
         return False
     modulus = key.public_numbers().n
