@@ -33,10 +33,10 @@ from attestd.callers import Callers
 from attestd.config import SettingInvalid, Settings
 from attestd.errors import Conflict
 from attestd.ids import TrustDomain
+from attestd.issuance.chips import Chips
 from attestd.issuance.enrollment import Enrollment
 from attestd.issuance.grants import Granter
 from attestd.issuance.lifecycle import Lifecycle
-from attestd.issuance.makers import Chips
 from attestd.issuance.trust import Trust
 from attestd.operations import Act, Operations
 from attestd.policy import PolicySet, default_policy

@@ -15,8 +15,8 @@ from attestd.config import Settings
 from attestd.errors import AttestdError, Conflict, EvidenceRefused, Forbidden, Limited, MalformedInput
 from attestd.ids import DeviceId, Serial
 from attestd.issuance.challenges import EnrollmentChallenge
+from attestd.issuance.chips import Chips
 from attestd.issuance.grants import Grant, Granter
-from attestd.issuance.makers import Chips
 from attestd.issuance.records import Placement, clock_members, record_granted, references_for, require_standing
 from attestd.issuance.trust import Trust
 from attestd.protocol.derivations import enrollment_certify_data, enrollment_quote_data, request_digest

@@ -22,9 +22,9 @@ from attestd.credentials.jwk import jwk_thumbprint
 from attestd.errors import EvidenceRefused, Forbidden, MalformedInput
 from attestd.ids import Serial, SpiffeId
 from attestd.issuance.challenges import RequestNonce
+from attestd.issuance.chips import Chips
 from attestd.issuance.enrollment import DeviceQuarantined
 from attestd.issuance.grants import Granted, Granter
-from attestd.issuance.makers import Chips
 from attestd.issuance.records import clock_members, record_granted, references_for
 from attestd.issuance.requests import DeviceRequests, NonceSpent, Requested
 from attestd.policy import PolicySet, may_receive_token

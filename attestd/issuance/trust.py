@@ -10,14 +10,14 @@ import threading
 from collections.abc import Sequence
 from datetime import datetime
 
-from attestd.config import EndorsementSettings, SettingInvalid
+from attestd.config import EndorsementSettings
 from attestd.errors import EvidenceRefused
 from attestd.ids import EkHash
 from attestd.issuance.issuers import Issuers
+from attestd.issuance.makers import read_quirks
 from attestd.registry import devices, trust
 from attestd.registry.engine import Registry
 from attestd.tpm.chain import TrustAnchors, UntrustedMaker
-from attestd.tpm.ekcert import Quirk
 from attestd.tpm.endorsement import (
     CertificateForAnotherKey,
     VerifiedEndorsement,
@@ -99,13 +99,3 @@ class Trust:
         if device is None or device.source != "inventory":
             return None
         return endorse_by_inventory(ek_public, known=ek_hash)
-
-
-def read_quirks(names: Sequence[str]) -> frozenset[Quirk]:
-    """`endorsement.refuse_quirks`. Raises SettingInvalid: a slip in a name must not let something through."""
-    known = {quirk.value: quirk for quirk in Quirk}
-    if unknown := sorted(set(filter(None, names)) - set(known)):
-        raise SettingInvalid(
-            "endorsement.refuse_quirks names unknown quirks.", seen=", ".join(unknown)[:200], expected=", ".join(known)
-        )
-    return frozenset(known[name] for name in names if name)

@@ -216,12 +216,12 @@ def parse_certificate(unverified: bytes) -> MakerCertificate:
 
 # TCG_PCCLIENT_STORED_CERT (TCG PC Client Specific Implementation Specification for Conventional BIOS, for TPM 1.2,
 # section 7.3.2): a tag, the type "full" and a 16-bit size; most write the tag of a full certificate after it.
-_STORED_CERT, _FULL_CERT = b"\x10\x01\x00", b"\x10\x02"
+STORED_CERTIFICATE, _FULL_CERT = b"\x10\x01\x00", b"\x10\x02"
 
 
 def _cut(data: bytes) -> tuple[bytes, frozenset[Quirk]]:
     quirks: set[Quirk] = set()
-    if data.startswith(_STORED_CERT):
+    if data.startswith(STORED_CERTIFICATE):
         data = data[5:].removeprefix(_FULL_CERT)
         quirks.add(Quirk.NV_HEADER)
     der = element(data).raw

@@ -244,10 +244,10 @@ def verify_ek_certificate(
     refused: frozenset[Quirk] = REFUSED_BY_DEFAULT,
 ) -> VerifiedEkCertificate:
     """Proves that a certificate is an EK's, of a trusted maker; nothing is known of the key but what it says."""
-    # 1. The key is one that an EK can have, and not known to be weak.
-    _check_strength(leaf)
-    # 2. A valid path to a trusted root.
+    # 1. A valid path to a trusted root.
     path = verify_certificate_chain(leaf, intermediates=intermediates, anchors=anchors, now=now, refused=refused)
+    # 2. The key is one that an EK can have, and not known to be weak.
+    _check_strength(leaf)
     # 3. It is an EK certificate, by the profile.
     identity, quirks = check_ek_certificate(path, refused=refused)
     # 4. Nothing odd about all this that is not to be let through.

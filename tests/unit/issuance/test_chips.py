@@ -10,7 +10,8 @@ from cryptography import x509
 
 from attestd.config import EndorsementSettings
 from attestd.credentials.facts import FACTS_OID, Facts, tier_of
-from attestd.issuance.makers import ADVISORIES, Chips, known_advisories, known_makers
+from attestd.issuance.chips import Chips
+from attestd.issuance.makers import ADVISORIES, known_advisories, known_makers
 from attestd.registry.states import State
 from attestd.tpm.advisories import AdvisoriesInvalid
 from tests.service import SoftDevice, World, problem
