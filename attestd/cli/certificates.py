@@ -6,7 +6,7 @@ One file that can't be read must not hide the two thousand beside it, and must n
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Final
 
 from attestd.errors import AttestdError, InputTooLarge, MalformedInput
 from attestd.tpm.cabinets import MAX_UNPACKED, SIGNATURE, unpack
+from attestd.tpm.ekcert import MakerCertificate, read_names
 from attestd.tpm.makers import MAX_FILE, CertificateDescription, certificates_in, describe_certificate
 
 _SUFFIXES: Final = frozenset({".cer", ".crt", ".der", ".pem"})
@@ -61,6 +62,36 @@ def find_certificates(source: Path, *, now: datetime) -> Found:
             if single and name == source.name:
                 raise
             unreadable.append(Unreadable(name, str(error)[:300]))
+    return Found(tuple(certificates.values()), tuple(unreadable))
+
+
+def find_issuers(source: Path, below: Sequence[MakerCertificate], *, now: datetime) -> Found:
+    """Those of a source that may stand above these certificates, by name, step by step; the rest is not looked into.
+
+    Raises what `find_certificates` raises.
+    """
+    by_subject: dict[bytes, list[bytes]] = {}
+    issuer_of: dict[bytes, bytes] = {}
+    unreadable = []
+    for name, content in _files(source):
+        try:
+            for der in certificates_in(content):
+                issuer, subject = read_names(der)
+                by_subject.setdefault(subject, []).append(der)
+                issuer_of[der] = issuer
+        except AttestdError as error:
+            unreadable.append(Unreadable(name, str(error)[:300]))
+    certificates: dict[bytes, CertificateDescription] = {}
+    wanted = [certificate.issuer for certificate in below]
+    while wanted:
+        for der in by_subject.pop(wanted.pop(), ()):
+            wanted.append(issuer_of[der])
+            try:
+                found = describe_certificate(der, now=now)
+            except AttestdError as error:
+                unreadable.append(Unreadable(source.name, str(error)[:300]))
+            else:
+                certificates.setdefault(found.sha256, found)
     return Found(tuple(certificates.values()), tuple(unreadable))
 
 

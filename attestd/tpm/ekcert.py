@@ -214,6 +214,13 @@ def parse_certificate(unverified: bytes) -> MakerCertificate:
     )
 
 
+def read_names(unverified: bytes) -> tuple[bytes, bytes]:
+    """Issuer and subject of a DER certificate, as `MakerCertificate` has them, and nothing else of it: to look through
+    thousands for the few that matter. Raises MalformedCertificate."""
+    parts = _take_apart(element(unverified).raw)
+    return parts.issuer.raw, parts.subject.raw
+
+
 # TCG_PCCLIENT_STORED_CERT (TCG PC Client Specific Implementation Specification for Conventional BIOS, for TPM 1.2,
 # section 7.3.2): a tag, the type "full" and a 16-bit size; most write the tag of a full certificate after it.
 STORED_CERTIFICATE, _FULL_CERT = b"\x10\x01\x00", b"\x10\x02"

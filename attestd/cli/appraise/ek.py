@@ -60,9 +60,10 @@ def ek(
     Exit code 0: a trusted maker certified this endorsement key. 1: it did not, or this is no EK certificate. 2: the
     input can't be used.
     """
-    from attestd.cli.certificates import Found, find_certificates  # the small commands answer at once
+    from attestd.cli.certificates import Found, find_issuers  # the small commands answer at once
     from attestd.issuance.makers import known_advisories, read_quirks
-    from attestd.tpm.chain import TrustAnchors
+    from attestd.tpm.chain import TrustAnchors, UntrustedMaker
+    from attestd.tpm.der import shown_name
     from attestd.tpm.ekcert import parse_certificate
     from attestd.tpm.endorsement import verify_ek_certificate
     from attestd.tpm.firmware import read_certified
@@ -72,13 +73,15 @@ def ek(
         leaf, *more = map(parse_certificate, _certificates(read_input(certificate, limit=_MAX_FILE)))
         for file in intermediate or ():
             more += map(parse_certificate, _certificates(read_input(file, limit=_MAX_FILE)))
-        known = find_certificates(roots, now=now) if roots is not None else Found((), ())
+        known = find_issuers(roots, (leaf, *more), now=now) if roots is not None else Found((), ())
         anchors = TrustAnchors.load(
             (found.der for found in known.certificates if found.kind == "root"),
             (found.der for found in known.certificates if found.kind == "intermediate"),
         )
         document = _document(leaf, known, now)
         try:
+            if roots is not None and not anchors.roots:
+                raise UntrustedMaker(seen=shown_name(leaf.issuer), expected="a name that leads to one of these roots")
             verified = verify_ek_certificate(
                 leaf, intermediates=more, anchors=anchors, now=now, refused=read_quirks(refuse_quirk or ())
             )

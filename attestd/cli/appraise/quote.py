@@ -54,6 +54,7 @@ def quote(
     signature: Annotated[Path, typer.Option(help="Its signature: what `tpm2_quote -s` writes.")],
     nonce: Annotated[str | None, typer.Option(metavar="HEX", help="What was asked: `tpm2_quote -q`.")] = None,
     pcrs: Annotated[Path | None, typer.Option(help="The values of the quoted PCRs.")] = None,
+    allow_sha1: Annotated[bool, typer.Option("--allow-sha1", help="Take SHA-1 PCR banks for evidence.")] = False,
     as_json: Json = False,
 ) -> None:
     """Judge a quote: its signature, and its nonce and PCR values where they are given.
@@ -62,7 +63,13 @@ def quote(
     used. Without --nonce the quote may be an old one, and the verdict says so.
     """
     from attestd.tpm.activation import vet_ak
-    from attestd.tpm.attest import AttestingKey, NonceMismatch, Sha1BankRefused, verify_signed_quote
+    from attestd.tpm.attest import (
+        AttestingKey,
+        NonceMismatch,
+        NothingSelected,
+        Sha1BankRefused,
+        verify_signed_quote,
+    )
     from attestd.tpm.firmware import read_quoted
 
     with judging(as_json=as_json):
@@ -85,7 +92,10 @@ def quote(
                     raise NonceMismatch(seen=signed.quote.extra_data.hex() or "nothing", expected=wanted.hex() or "one")
                 document["nonce_checked"] = True
             # 4. Over PCRs of a bank that is worth something. What SHA-1 banks say beside others is no evidence.
-            if {bank for bank, _ in signed.quote.selection} == {"sha1"}:
+            banks = {bank for bank, indices in signed.quote.selection if indices}
+            if not banks:
+                raise NothingSelected(seen="a quote over no PCR")
+            if banks == {"sha1"} and not allow_sha1:
                 raise Sha1BankRefused
             # 5. With these values.
             if values is not None:
@@ -93,7 +103,7 @@ def quote(
                 document["pcrs"] = {
                     bank: {str(index): value.hex() for index, value in each.items()}
                     for bank, each in matched.items()
-                    if bank != "sha1"
+                    if bank != "sha1" or allow_sha1
                 }
         except EvidenceRefused as refusal:
             tell(document, as_json=as_json, text=f"bad: {refusal.detail}", refusal=refusal)
@@ -102,7 +112,7 @@ def quote(
             signed.quote.firmware_version, qualified_signer=signed.quote.qualified_signer, ak=public
         )
         document |= {"verdict": "good", "firmware": str(firmware) if firmware else None}
-        tell(document, as_json=as_json, text=_text(document, bare=public is None))
+        tell(document, as_json=as_json, text=_text(document, bare=public is None, sha1_counts=allow_sha1))
 
 
 # ---- Reading ----------------------------------------------------------------------------------------------------
@@ -290,14 +300,14 @@ def _said(signed: SignedQuote) -> dict[str, Any]:
     }
 
 
-def _text(document: dict[str, Any], *, bare: bool) -> str:
+def _text(document: dict[str, Any], *, bare: bool, sha1_counts: bool) -> str:
     lines = ["good: this key signed this quote"]
     lines.append(
         f"  nonce       {document['nonce'] or 'none'}, "
         + ("as it was asked" if document["nonce_checked"] else "not compared with anything: it may be an old quote")
     )
     for bank, indices in document["selection"].items():
-        worth = ", which is no evidence" if bank == "sha1" else ""
+        worth = ", which is no evidence" if bank == "sha1" and not sha1_counts else ""
         lines.append(f"  {bank:<10}  PCRs {', '.join(map(str, indices))}{worth}")
     lines.append("  values      " + ("as quoted" if document["pcrs"] is not None else "not given, so not compared"))
     if bare:
