@@ -5,24 +5,24 @@ is known stays none: without reference values nothing about a device's software 
 
 Steps of `appraise`:
 1. instance-identity: the keys were activated against, or certified by, the endorsed TPM.
-2. hardware: a maker's certificate vouches for the chip; an inventory entry alone does not.
+2. hardware: a maker's certificate vouches for the chip, and no advisory speaks against it (`hardware`).
 3. executables and configuration: each PCR that reference values speak of holds one of the good values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from attestd.appraisal.hardware import Chip
 from attestd.credentials.facts import tier_of
 from attestd.tpm.attest import VerifiedQuote
 
 UNKNOWN = 0
 # The named values of draft-ietf-rats-ar4si-09, section 2.3.2 to 2.3.4, that are used here.
 TRUSTWORTHY_INSTANCE = 2
-GENUINE_HARDWARE = 2
 APPROVED_BOOT = 3
 APPROVED_CONFIGURATION = 2
 CONTRAINDICATED_EXECUTABLES = 96
@@ -42,11 +42,15 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class AttestationResult:
-    """What relying parties and operators are told. `reasons` are sentences for people."""
+    """What relying parties and operators are told. `reasons` are sentences for people.
+
+    `facts` are what was proven beside the claims; they go into the credential, for policies to ask for.
+    """
 
     vector: Mapping[str, int]
     reasons: tuple[str, ...]
     attested_at: int  # unix seconds
+    facts: Mapping[str, str | bool | int] = field(default_factory=dict)
 
     @property
     def status(self) -> str:
@@ -68,22 +72,22 @@ class AttestationResult:
             "vector": dict(self.vector),
             "reasons": list(self.reasons),
             "attested_at": self.attested_at,
+            "facts": dict(self.facts),
         }
 
 
 def appraise(
-    quote: VerifiedQuote, *, certified_hardware: bool, references: Sequence[Reference], attested_at: int
+    quote: VerifiedQuote, *, chip: Chip, references: Sequence[Reference], attested_at: int
 ) -> AttestationResult:
     """The result for one verified quote. `references` are those that apply to this device; any one may match whole."""
+    hardware, why = chip.claim()
     vector = {
         "instance-identity": TRUSTWORTHY_INSTANCE,
-        "hardware": GENUINE_HARDWARE if certified_hardware else UNKNOWN,
+        "hardware": hardware,
         "executables": UNKNOWN,
         "configuration": UNKNOWN,
     }
-    reasons: list[str] = []
-    if not certified_hardware:
-        reasons.append("No maker's certificate vouches for this TPM; the inventory alone knows it.")
+    reasons = list(why)
     if not references:
         reasons.append("No reference values for this device, so nothing about its software can be affirmed.")
     else:
@@ -91,7 +95,7 @@ def appraise(
         best = min(verdicts, key=lambda verdict: (max(verdict[0].values()), len(verdict[1])))
         vector |= best[0]
         reasons += best[1]
-    return AttestationResult(MappingProxyType(vector), tuple(reasons), attested_at)
+    return AttestationResult(MappingProxyType(vector), tuple(reasons), attested_at, chip.facts())
 
 
 def _compare(quote: VerifiedQuote, reference: Reference) -> tuple[dict[str, int], list[str]]:

@@ -18,6 +18,7 @@ from attestd.config.sections import (
     BundleSettings,
     CredentialSettings,
     DatabaseSettings,
+    EndorsementSettings,
     EnrollmentSettings,
     KeySettings,
     LimitSettings,
@@ -36,6 +37,7 @@ __all__ = [
     "BundleSettings",
     "CredentialSettings",
     "DatabaseSettings",
+    "EndorsementSettings",
     "EnrollmentSettings",
     "InstanceMissing",
     "KeySettings",
@@ -68,6 +70,7 @@ class Settings:
     server: ServerSettings = field(default_factory=ServerSettings)
     database: DatabaseSettings = field(default_factory=DatabaseSettings)
     enrollment: EnrollmentSettings = field(default_factory=EnrollmentSettings)
+    endorsement: EndorsementSettings = field(default_factory=EndorsementSettings)
     attestation: AttestationSettings = field(default_factory=AttestationSettings)
     credentials: CredentialSettings = field(default_factory=CredentialSettings)
     bundle: BundleSettings = field(default_factory=BundleSettings)
@@ -107,6 +110,7 @@ class Settings:
             "server": ServerSettings(),
             "database": DatabaseSettings(),
             "enrollment": EnrollmentSettings(),
+            "endorsement": EndorsementSettings(),
             "attestation": AttestationSettings(),
             "credentials": CredentialSettings(),
             "bundle": BundleSettings(),

@@ -80,6 +80,19 @@ class EnrollmentSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EndorsementSettings:
+    """`[endorsement]`: which oddities of makers' certificates count, which advisories are lived with, and from where
+    issuers' certificates may be fetched (docs/endorsements.md)."""
+
+    # Quirks (attestd/tpm/ekcert.py) that this instance does not let through.
+    refuse_quirks: tuple[str, ...] = ("sha1-signature", "tpm12-profile")
+    accept_advisories: tuple[str, ...] = ()  # by their id
+    fetch_issuers_from: tuple[str, ...] = ()  # hosts; none: nothing is ever fetched
+    fetch_private_addresses: bool = False
+    fetch_timeout: timedelta = timedelta(seconds=3)  # for all that one chain lacks
+
+
+@dataclass(frozen=True, slots=True)
 class AttestationSettings:
     """`[attestation]`: which PCRs a quote must cover, how long a good result stands, whether it frees a device."""
 

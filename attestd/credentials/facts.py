@@ -202,7 +202,7 @@ def _parts(data: bytes) -> Facts:
 
 
 def _shared(spelled: tuple[bytes, bytes, bytes], status_index: int, attested_at: int) -> Facts:
-    """Facts from their parts' spelling (boot, labels, vector); equal parts are the same objects. Raises MalformedInput."""
+    """Facts from their parts' spelling (boot, labels, vector); equal parts are one object. Raises MalformedInput."""
     boot, labels, vector = _boot(spelled[0]), _labels(spelled[1]), _vector(spelled[2])
     if (
         type(status_index) is not int

@@ -70,11 +70,11 @@ class EnrollmentChallenge:
     def open(cls, sealed: bytes, keys: SealingKeys) -> Self:
         """Raises SealBroken for anything this service did not seal. Expiry is the caller's to check."""
         reader = Reader(keys.open(sealed, purpose=CHALLENGE), "challenge")
-        id, secret, nonce, expires_at = reader.take(16), reader.take(32), reader.take(32), reader.u64()
+        number, secret, nonce, expires_at = reader.take(16), reader.take(32), reader.take(32), reader.u64()
         ak, pcrs, *endorsement = [reader.sized(MAX_SEALED) for _ in range(_PARTS)]
         reader.done()
         return cls(
-            id=id,
+            id=number,
             endorsement=recall_endorsement(endorsement),
             ak=vet_ak(ak),
             secret=secret,

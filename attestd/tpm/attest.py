@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Self
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, padding
@@ -20,7 +21,17 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from attestd.errors import EvidenceRefused
 from attestd.protocol.messages import BANKS, PcrSelection, PcrValues
 from attestd.tpm.activation import VerifiedAk
-from attestd.tpm.objects import HASHES, Alg, Attributes, Hash, TpmPublic, parse_public, parse_signature
+from attestd.tpm.objects import (
+    HASHES,
+    Alg,
+    Attributes,
+    Hash,
+    PublicKey,
+    TpmPublic,
+    TpmSignature,
+    parse_public,
+    parse_signature,
+)
 from attestd.tpm.statements import ClockInfo, Quote, Statement, parse_certification, parse_quote
 
 _MEND_CK = "Create the credential key as docs/protocol.md describes it; `attestd-agent enroll` does."
@@ -161,7 +172,7 @@ def verify_certified_key(
     unverified_key = parse_public(public)
     certification = parse_certification(attest)
     # 2. The AK signed these very octets.
-    _check_signature(ak, attest, signature)
+    _check_signature(AttestingKey.of(ak.public), attest, parse_signature(signature))
     # 3. It signed them for this challenge.
     _check_nonce(certification, qualifying_data)
     # 4. The Name certified is that of the public area in hand: so every attribute below is the TPM's word.
@@ -191,37 +202,81 @@ def verify_quote(
     if "sha1" in selection and not allow_sha1:
         raise Sha1BankRefused
     # 2. Read the structure whole.
-    quote = parse_quote(attest)
     # 3. The AK signed these very octets.
-    scheme_hash = _check_signature(ak, attest, signature)
+    signed = verify_signed_quote(AttestingKey.of(ak.public), attest=attest, signature=parse_signature(signature))
+    quote = signed.quote
     # 4. It signed them for this challenge.
     _check_nonce(quote, qualifying_data)
     # 5. It covers what was asked for: neither less nor more.
     if dict(quote.selection) != {bank: tuple(sorted(indices)) for bank, indices in selection.items()}:
         raise PcrSelectionMismatch(seen=dict(quote.selection), expected=dict(selection))
-    # 6. The values are of the quoted PCRs, all of them and no other: what the quote does not cover is not evidence.
-    values = _match_values(quote, pcrs)
-    # 7. The digest is over the values in the quote's own order, by the hash of the signing scheme (Part 3, 18.4.1).
-    in_order = b"".join([values[bank][index] for bank, indices in quote.selection for index in indices])
-    digest = scheme_hash.digest(in_order)
-    if digest != quote.digest:
-        raise PcrDigestMismatch(seen=digest.hex(), expected=quote.digest.hex())
-    return VerifiedQuote(MappingProxyType(values), quote.clock, quote.firmware_version, quote.qualified_signer)
+    # 6. and 7. The values are those that were quoted.
+    values = signed.match(pcrs)
+    return VerifiedQuote(values, quote.clock, quote.firmware_version, quote.qualified_signer)
 
 
-def _check_signature(ak: VerifiedAk, attest: bytes, signature: bytes) -> Hash:
-    """Proves the TPMT_SIGNATURE over `attest` and gives the scheme's hash.
+@dataclass(frozen=True, slots=True)
+class AttestingKey:
+    """A key that quotes are checked against, and its own scheme; None for a bare public key, which has none."""
+
+    key: PublicKey
+    scheme: Alg | None
+    hash: Hash | None
+
+    @classmethod
+    def of(cls, public: TpmPublic) -> Self:
+        return cls(public.key, public.scheme, public.scheme_hash)
+
+    def check(self, signature: TpmSignature) -> None:
+        """The signature is by this key's own scheme; by a bare key's, of its kind and over a strong hash."""
+        if self.scheme is not None:
+            if signature.scheme is self.scheme and signature.hash is self.hash:
+                return
+            expected = f"{self.scheme.name} with {self.hash.name if self.hash else 'no hash'}"
+        else:
+            on_curve = isinstance(self.key, ec.EllipticCurvePublicKey)
+            fitting = (Alg.ECDSA,) if on_curve else (Alg.RSASSA, Alg.RSAPSS)
+            if signature.scheme in fitting and signature.hash.alg is not Alg.SHA1:
+                return
+            expected = f"{' or '.join(scheme.name for scheme in fitting)} with SHA-2"
+        raise SignatureSchemeMismatch(seen=f"{signature.scheme.name} with {signature.hash.name}", expected=expected)
+
+
+@dataclass(frozen=True, slots=True)
+class SignedQuote:
+    """A quote by a key at hand. For whom it was made, and over which values, is still open."""
+
+    quote: Quote
+    scheme_hash: Hash
+
+    def match(self, pcrs: PcrValues) -> PcrValues:
+        """The quoted PCRs' values, if these are they: all of them and no other, since what a quote does not cover is
+        not evidence. Raises PcrValuesMismatch and PcrDigestMismatch."""
+        values = _match_values(self.quote, pcrs)
+        # The digest is over the values in the quote's own order, by the hash of the signing scheme (Part 3, 18.4.1).
+        in_order = b"".join([values[bank][index] for bank, indices in self.quote.selection for index in indices])
+        digest = self.scheme_hash.digest(in_order)
+        if digest != self.quote.digest:
+            raise PcrDigestMismatch(seen=digest.hex(), expected=self.quote.digest.hex())
+        return MappingProxyType(values)
+
+
+def verify_signed_quote(key: AttestingKey, *, attest: bytes, signature: TpmSignature) -> SignedQuote:
+    """Reads a TPMS_ATTEST of TPM2_Quote and proves that this key signed these very octets.
+
+    Raises MalformedTpmStructure, or the error that names the check that failed.
+    """
+    quote = parse_quote(attest)
+    return SignedQuote(quote, _check_signature(key, attest, signature))
+
+
+def _check_signature(by: AttestingKey, attest: bytes, parsed: TpmSignature) -> Hash:
+    """Proves the signature over `attest` and gives the scheme's hash.
 
     The scheme is the key's own: a signature that names another one is refused before any arithmetic.
     """
-    public = ak.public
-    parsed = parse_signature(signature)
-    if parsed.scheme is not public.scheme or parsed.hash is not public.scheme_hash:
-        raise SignatureSchemeMismatch(
-            seen=f"{parsed.scheme.name} with {parsed.hash.name}",
-            expected=public.signs_by,
-        )
-    key = public.key
+    by.check(parsed)
+    key = by.key
     try:
         if isinstance(key, ec.EllipticCurvePublicKey):
             key.verify(encode_dss_signature(parsed.r, parsed.s), attest, _ECDSA[parsed.hash.name])
@@ -272,7 +327,7 @@ _CK_ATTRIBUTES: tuple[tuple[int, bool, type[EvidenceRefused]], ...] = (
 )
 _SHA256 = HASHES[Alg.SHA256]
 _CK_SCHEMES = ((Alg.NULL, None), (Alg.ECDSA, _SHA256))
-_ECDSA = {hash.name: ec.ECDSA(hash.algorithm) for hash in HASHES.values()}
+_ECDSA = {known.name: ec.ECDSA(known.algorithm) for known in HASHES.values()}
 
 
 def _match_values(quote: Quote, pcrs: PcrValues) -> dict[str, Mapping[int, bytes]]:

@@ -31,8 +31,8 @@ from typing import Any, ClassVar, Final
 
 from attestd.tpm.bootloaders import LoadingFacts, loading_facts
 from attestd.tpm.eventlog import UnverifiedEventLog
-from attestd.tpm.firmware import FirmwareFacts, firmware_facts
 from attestd.tpm.measured import Measured
+from attestd.tpm.platformfirmware import FirmwareFacts, firmware_facts
 from attestd.tpm.replay import PREFERENCE, Match, VerifiedEventLog, replay_bank
 from attestd.tpm.secureboot import SecureBootFacts, Signer, secure_boot_facts
 from attestd.tpm.sipa import WindowsFacts, windows_facts

@@ -1,80 +1,74 @@
-"""What PCRs 0 and 1 prove of the firmware and its settings, before their separators.
+"""Which firmware a TPM has: as its certificate says for the day it was made, and as the TPM itself says now.
 
-TCG PC Client Platform Firmware Profile, version 1.06 revision 52, sections 3.3.4.1 (PCR 0), 3.3.4.2 (PCR 1), 10.4.1
-(EV_S_CRTM_VERSION: the digest is of the data; EV_EFI_VARIABLE_BOOT: of the variable's content in most firmware, of the
-whole UEFI_VARIABLE_DATA in some, as EV_EFI_VARIABLE_BOOT2 has it).
+TCG EK Credential Profile for TPM Family 2.0, version 2.5, section 3.1.2 (tpmVersion: "id:" and hexadecimal digits).
+TPM 2.0 Library, revision 1.59: Part 2, sections 6.13 (TPM_PT_FIRMWARE_VERSION_1 and _2) and 10.12.12 (TPMS_ATTEST's
+firmwareVersion: the two in 64 bits); Part 1, section 16 (qualified Names) and 36.7 (obfuscation).
 
-Where the content alone was measured, the variable's name is the log's word: a boot option is told by being one, and its
-number is not given. Options whose octets are not known are not seen, so the list may lack some.
+A certificate is never issued anew after an update, so its version is only where the firmware began. The TPM's own word
+is in every quote, but a TPM obfuscates it for keys of the owner's hierarchy. Which hierarchy a key is of, its qualified
+Name tells, and that is in every quote as well: so the version counts where the Name shows that it is a plain one.
 """
 
 from __future__ import annotations
 
-import uuid
+import re
 from dataclasses import dataclass
 from typing import Final
 
-from attestd.tpm.eventtypes import S_CRTM_VERSION
-from attestd.tpm.measured import Measured
-from attestd.tpm.uefi import LoadOption, MalformedUefiStructure, printable, read_load_option, read_variable
+from attestd.tpm.objects import TpmPublic
+from attestd.tpm.wire import u16, u32
 
-_MOST_OPTIONS: Final = 64
-_MOST_VERSION: Final = 64  # characters
-_NAME: Final = "Boot"
+_RH_ENDORSEMENT, _RH_PLATFORM = 0x4000000B, 0x4000000C  # Part 2, section 7.4
+_VERSION: Final = re.compile(r"id:(?:([0-9A-Fa-f]{2})([0-9A-Fa-f]{2})|([0-9A-Fa-f]{4})([0-9A-Fa-f]{4}))", re.ASCII)
+_DOTTED: Final = re.compile(r"\d{1,5}(?:\.\d{1,5}){1,3}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class FirmwareFacts:
-    """None: not proven, or not measured."""
+class Firmware:
+    """A version of two to four numbers; what is not known of it is not in `parts`. Makers agree on the first two."""
 
-    firmware_version: str | None = None
-    boot_options: tuple[LoadOption, ...] | None = None
-    measuring_failed: bool = False
+    parts: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return ".".join(map(str, self.parts))
+
+    def may_be_within(self, first: Firmware, last: Firmware) -> bool:
+        """Whether this may be one of the versions from `first` to `last`, both included.
+
+        Numbers that are not known may be any: what is not shown to be mended may be broken.
+        """
+        size = max(len(first.parts), len(last.parts))
+        highest = self.parts[:size] + (0xFFFF,) * (size - len(self.parts))
+        lowest = self.parts[: len(last.parts)]
+        return highest >= first.parts and lowest <= last.parts
 
 
-def firmware_facts(measured: Measured, doubts: list[str]) -> FirmwareFacts:
-    """The firmware's version, its boot options, and whether it says that it could not measure something."""
-    failed = any(register.failed for register in measured.registers.values())
-    if failed:
-        doubts.append("firmware-could-not-measure")
-    doubts += [f"pcr-{pcr}-separated-twice" for pcr in range(8) if (r := measured[pcr]) and r.called > 1]
-    return FirmwareFacts(_version(measured), _boot_options(measured), failed)
+def read_dotted(text: str) -> Firmware | None:
+    """From text such as "7.62" or "7.2.0.1"; None for any other."""
+    return Firmware(tuple(map(int, text.split(".")))) if _DOTTED.fullmatch(text) else None
 
 
-def _version(measured: Measured) -> str | None:
-    register = measured[0]
-    if register is None or not register.separated:
+def read_certified(version: str) -> Firmware | None:
+    """From an EK certificate's tpmVersion: "id:00070055" and "id:073E" are major and minor version; else None."""
+    found = _VERSION.fullmatch(version)
+    return Firmware(tuple(int(digits, 16) for digits in found.groups() if digits)) if found else None
+
+
+def read_quoted(
+    version: int, *, qualified_signer: bytes, ak: TpmPublic, ek: TpmPublic | None = None
+) -> Firmware | None:
+    """From a verified quote, if `ak` is shown to be of a hierarchy where the TPM does not obfuscate; else None.
+
+    Such are primary keys of the endorsement and the platform hierarchy, and keys right below the EK.
+    """
+    above = [u32(_RH_ENDORSEMENT), u32(_RH_PLATFORM)]
+    if ek is not None:
+        above.append(qualified_name(ek, parent=u32(_RH_ENDORSEMENT)))
+    if not any(qualified_signer == qualified_name(ak, parent=parent) for parent in above):
         return None
-    for measurement in register.before:
-        if measurement.type == S_CRTM_VERSION and measured.proves(measurement.digest, measurement.data):
-            return _text(measurement.data)
-    return None
+    return Firmware(tuple(version >> shift & 0xFFFF for shift in (48, 32, 16, 0)))
 
 
-def _text(data: bytes) -> str | None:
-    """Firmware writes its version in UTF-16 or ASCII, up to a NUL, or as a GUID."""
-    for encoding, end in (("utf-16-le", b"\0\0"), ("ascii", b"\0")):
-        try:
-            text = data[: len(data) // len(end) * len(end)].decode(encoding).split("\0", 1)[0].strip()
-        except UnicodeDecodeError:
-            continue
-        if text and text.isascii() and text.isprintable():
-            return printable(text, _MOST_VERSION)
-    return str(uuid.UUID(bytes_le=data)) if len(data) == 16 else None
-
-
-def _boot_options(measured: Measured) -> tuple[LoadOption, ...] | None:
-    register = measured[1]
-    if register is None:
-        return None
-    found: dict[LoadOption, None] = {}
-    for measurement in register.before:
-        variable = read_variable(measurement.data)
-        if variable is None or not variable.name.startswith(_NAME) or len(found) == _MOST_OPTIONS:
-            continue
-        if any(measured.proves(measurement.digest, octets) for octets in (variable.content, measurement.data)):
-            try:
-                found[read_load_option(variable.content)] = None
-            except MalformedUefiStructure:
-                continue  # BootOrder, for one
-    return tuple(found)
+def qualified_name(public: TpmPublic, *, parent: bytes) -> bytes:
+    """Part 1, section 16: nameAlg ‖ H(QN of the parent ‖ Name); the QN of a hierarchy is its handle."""
+    return u16(public.name_alg.alg) + public.name_alg.digest(parent + public.name)

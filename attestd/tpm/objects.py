@@ -169,7 +169,8 @@ class TpmPublic:
     """One TPMT_PUBLIC, every octet read, and the public key in it proven to be a key of its kind.
 
     `area` is the structure's exact octets; `name` is computed from them (Part 1, section 16: nameAlg ‖ H(area)).
-    `attributes` are the bits of `Attributes`, as a number: flags compare ten times as slowly. `curve` is 0 for RSA keys, `bits` the modulus size or the curve's; `exponent` is 0 for ECC keys.
+    `attributes` are the bits of `Attributes`, as a number: flags compare ten times as slowly. `curve` is 0 for RSA
+    keys, `bits` the modulus size or the curve's; `exponent` is 0 for ECC keys.
     """
 
     area: bytes

@@ -8,6 +8,11 @@ from __future__ import annotations
 
 import typer
 
-app = typer.Typer(help="Appraise evidence from files: the same engine as the service's, offline.", no_args_is_help=True)
+from attestd.cli.appraise.ek import ek
+from attestd.cli.appraise.eventlog import eventlog
+from attestd.cli.appraise.quote import quote
 
-from attestd.cli.appraise import eventlog  # noqa: E402, F401
+app = typer.Typer(help="Appraise evidence from files: the same engine as the service's, offline.", no_args_is_help=True)
+app.command()(ek)
+app.command()(eventlog)
+app.command()(quote)

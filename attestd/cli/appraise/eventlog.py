@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from attestd.cli.appraise import app
 from attestd.cli.appraise.pcrs import read_pcr_file
 from attestd.cli.appraise.verdicts import judging, read_input, tell
 from attestd.cli.options import Json
@@ -19,8 +18,7 @@ from attestd.tpm.eventlog import MAX_OCTETS, UnverifiedEventLog, parse_event_log
 from attestd.tpm.replay import PREFERENCE, EventLogMismatch, Match, match_values, replay
 
 
-@app.command("eventlog")
-def appraise_eventlog(
+def eventlog(
     file: Annotated[
         Path, typer.Argument(help="The log: /sys/kernel/security/tpm0/binary_bios_measurements; - is stdin.")
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from attestd.appraisal.hardware import Chip
 from attestd.appraisal.results import Reference, appraise
 from attestd.credentials.facts import tier_of
 from attestd.tpm.attest import VerifiedQuote
@@ -23,7 +24,7 @@ def reference(name: str = "image 12", **values: bytes) -> Reference:
 
 
 def result(measured: VerifiedQuote, *references: Reference, certified: bool = True):  # type: ignore[no-untyped-def]
-    return appraise(measured, certified_hardware=certified, references=references, attested_at=7)
+    return appraise(measured, chip=Chip(certified), references=references, attested_at=7)
 
 
 def test_without_reference_values_software_is_never_affirmed() -> None:
@@ -107,6 +108,6 @@ def test_tiers_of_values(value: int, tier: str) -> None:
 
 def test_the_json_form_tells_it_all() -> None:
     members = result(quote(p0=OTHER), reference(p0=GOOD)).to_members()
-    assert set(members) == {"status", "vector", "reasons", "attested_at"}
+    assert set(members) == {"status", "vector", "reasons", "attested_at", "facts"}
     assert members["status"] == "contraindicated"
     assert members["attested_at"] == 7
