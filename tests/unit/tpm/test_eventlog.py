@@ -310,17 +310,22 @@ def hostile() -> dict[str, bytes]:
     }
 
 
+def attempt(data: bytes) -> None:
+    try:
+        parse_event_log(data)
+    except (MalformedEventLog, EventLogTooLarge):
+        return
+
+
 @pytest.mark.parametrize("name", hostile())
 def test_hostile_logs_take_little_time_and_memory(name: str) -> None:
     data = hostile()[name]
+    begin = time.process_time()
+    attempt(data)
+    assert time.process_time() - begin < 1
     tracemalloc.start()
     try:
-        begin = time.process_time()
-        try:
-            parse_event_log(data)
-        except AttestdError as error:
-            assert isinstance(error, MalformedEventLog | EventLogTooLarge)
-        assert time.process_time() - begin < 1
+        attempt(data)
         assert tracemalloc.get_traced_memory()[1] < 4 * MAX_OCTETS
     finally:
         tracemalloc.stop()
