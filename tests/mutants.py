@@ -61,6 +61,12 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
     "attestd/tpm/makecred.py": (f"{_UNIT}/tpm/test_makecred.py",),
     "attestd/tpm/statements.py": (f"{_UNIT}/tpm/test_statements.py", f"{_UNIT}/tpm/test_attest.py"),
     "attestd/tpm/attest.py": (f"{_UNIT}/tpm/test_attest.py", "tests/vectors/test_shared_quotes.py"),
+    # What a machine booted.
+    "attestd/tpm/eventlog.py": (f"{_UNIT}/tpm/test_eventlog.py",),
+    "attestd/tpm/replay.py": (f"{_UNIT}/tpm/test_replay.py",),
+    "attestd/tpm/uefi.py": (f"{_UNIT}/tpm/test_uefi.py", f"{_UNIT}/tpm/test_secureboot.py"),
+    "attestd/tpm/sipa.py": (f"{_UNIT}/tpm/test_sipa.py",),
+    "attestd/cli/appraise/pcrs.py": (f"{_UNIT}/cli/test_appraise_pcrs.py",),
     "attestd/appraisal/results.py": (f"{_UNIT}/appraisal",),
     # What travels.
     "attestd/protocol/encoding.py": (f"{_UNIT}/protocol/test_encoding.py",),

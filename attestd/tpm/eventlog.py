@@ -201,10 +201,9 @@ def _read_digests(data: bytes, at: int, layout: _Layout) -> tuple[int, int, tupl
                 expected=", ".join(f"0x{known:04x}" for known in layout.ids),
             )
         at += _ALG.size
-        _check_size(data, at, size)
         found[alg] = data[at : at + size]
         at += size
-    (size,) = _unpack(_SIZE, data, at)
+    (size,) = _unpack(_SIZE, data, at)  # whatever was cut before it is noticed here
     return register, event_type, tuple(found.get(alg) for alg in layout.named), size, at + _SIZE.size
 
 

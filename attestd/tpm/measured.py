@@ -25,9 +25,10 @@ from attestd.tpm.eventtypes import NO_ACTION, SEPARATOR
 # TCG PC Client Platform Firmware Profile, version 1.06 revision 52, sections 2.3.2 and 10.4.1: the end of the pre-OS
 # phase, in either spelling. Windows ends PCRs 12 to 14 by "WBCL".
 _SEPARATORS: Final = ((range(8), (bytes(4), b"\xff\xff\xff\xff")), (range(12, 15), (b"WBCL",)))
-# A separator that says that firmware could not measure. A boot order may have the same octets, so the type counts, too;
-# whoever changes it moves the end of the phase forward, or leaves the PCR without one.
+# The separator that says that firmware could not measure. In PCR 1 a boot order may have the same octets, so there the
+# type counts as well: whoever changes it gains a word on boot options and modes.
 _FAILED: Final = b"\x01\0\0\0"
+_BOOT_ORDERS: Final = 1
 
 # Texts of EV_ACTION and EV_EFI_ACTION (the same document, section 10.4.4; PC Client Specific Implementation
 # Specification for Conventional BIOS 1.21, section 11.3.3). Firmware measures them with and without a NUL.
@@ -122,7 +123,7 @@ def _registers(log: UnverifiedEventLog, bank: str, pcrs: Iterable[int]) -> Mappi
         register, digest = found.get(pcr), digests[position]
         if register is None or digest is None or event_type == NO_ACTION:
             continue
-        failed = event_type == SEPARATOR and digest == failure
+        failed = digest == failure and pcr < 8 and (pcr != _BOOT_ORDERS or event_type == SEPARATOR)
         if failed or (pcr, digest) in ends:
             register.separated = True
             register.called += event_type == SEPARATOR

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from attestd.cli.main import app
 from attestd.errors import AttestdError
 from attestd.protocol.messages import PcrValues
 from attestd.tpm.bootclaims import boot_claims
@@ -55,6 +57,9 @@ BROKEN = ("keylime-binary_bios_measurements-bogus", "keylime-binary_bios_measure
 REAL = tuple(name for name in LOGS if name not in BROKEN)
 OF_GUESTS = tuple(name for name in REAL if name.startswith("ccel"))
 OF_PCRS = tuple(name for name in REAL if name not in OF_GUESTS)
+
+
+runner = CliRunner()
 
 
 @cache
@@ -162,6 +167,34 @@ def test_the_same_log_with_another_pcr_0_is_refused(quote: str) -> None:
     with pytest.raises(EventLogMismatch) as refused:
         match_values(log_of("immune-good-1"), values)
     assert refused.value.pcr == 0
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_the_command_says_the_same(name: str) -> None:
+    """`attestd appraise eventlog`: 0 for a log that can be read, 2 for what is none."""
+    result = runner.invoke(app, ["appraise", "eventlog", str(VECTORS / "eventlogs" / f"{name}.bin"), "--json"])
+    assert result.exit_code == (2 if name in BROKEN else 0)
+    if name not in BROKEN:
+        document = json.loads(result.stdout)
+        assert document["pcrs"] == expected(name)["replay_own"]
+        assert (document["events"], document["compared"]) == (manifest()[name]["events"], False)
+
+
+@pytest.mark.parametrize("name", OF_PCRS)
+def test_the_command_compares_with_the_values_that_came_with_a_log(name: str, tmp_path: Path) -> None:
+    """All banks at once, as tpm2_pcrread prints them: one that differs, and the log is refused."""
+    values = known(name)
+    if not values:
+        return
+    lines = [
+        [f"  {bank}:", *(f"    {pcr:<2}: 0x{v.hex()}" for pcr, v in found.items())] for bank, found in values.items()
+    ]
+    (tmp_path / "pcrs").write_text("\n".join(line for bank in lines for line in bank))
+    file = str(VECTORS / "eventlogs" / f"{name}.bin")
+    result = runner.invoke(app, ["appraise", "eventlog", file, "--pcrs", str(tmp_path / "pcrs"), "--json"])
+    differs = any(verdict["mismatch"] for verdict in expected(name)["replay_vs_known"].values())
+    assert result.exit_code == (1 if differs else 0)
+    assert ("mismatch" in json.loads(result.stdout)) is differs
 
 
 # ---- Facts ------------------------------------------------------------------------------------------------------

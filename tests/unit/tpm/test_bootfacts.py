@@ -166,6 +166,12 @@ def test_firmware_that_could_not_measure() -> None:
     assert facts_of(GRUB)["measuring_failed"] is False
 
 
+@pytest.mark.parametrize("pcr", [0, 2, 3, 4, 5, 6, 7])
+def test_that_firmware_could_not_measure_can_not_be_renamed(pcr: int) -> None:
+    boot = Boot().separate((pcr,), b"\x01\0\0\0").lie(1, type=EV.UNUSED, data=b"all is well")
+    assert facts_of(boot)["measuring_failed"] is True
+
+
 def test_a_boot_order_may_look_like_a_separator() -> None:
     """Boot0001, Boot0000 are the octets of one that says that measuring failed."""
     order = struct.pack("<HH", 1, 0)
