@@ -9,3 +9,5 @@ from __future__ import annotations
 import typer
 
 app = typer.Typer(help="Appraise evidence from files: the same engine as the service's, offline.", no_args_is_help=True)
+
+from attestd.cli.appraise import ima as ima  # noqa: E402 - commands register themselves with the app above

@@ -25,7 +25,7 @@ class FileUnreadable(MalformedInput):
 def read_input(path: Path, *, limit: int) -> bytes:
     """A file's octets, at most `limit` of them; `-` is standard input. Raises FileUnreadable, InputTooLarge."""
     try:
-        with open(0, "rb", closefd=False) if str(path) == "-" else path.open("rb") as file:  # noqa: PTH123
+        with open(0, "rb", closefd=False) if str(path) == "-" else path.open("rb") as file:
             data = file.read(limit + 1)
     except OSError as error:
         raise FileUnreadable(f"{path} can't be read: {os.strerror(error.errno or 0)}.") from None
