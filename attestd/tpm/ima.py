@@ -27,6 +27,7 @@ from typing import Final
 from attestd.errors import Conflict, EvidenceRefused
 from attestd.protocol.messages import BANKS
 from attestd.tpm.imalist import (
+    BEGINNING,
     LIST_HASHES,
     MAX_ENTRY,
     MAX_LINE,
@@ -182,7 +183,7 @@ class ImaWalk:
 
     def __iter__(self) -> Iterator[Run]:
         """Raises MalformedImaList; unless it is a survey, MalformedImaEntry and TemplateDigestMismatch."""
-        if self._is_over or not (data := self._feed.more(b"")):
+        if self._is_over or not (data := self._feed.more(b"", BEGINNING)):
             return
         self.text = is_text(data)
         yield from self._walk_text(data) if self.text else self._walk_binary(data, form_of(data))

@@ -32,6 +32,8 @@ MAX_TEMPLATE_NAME = 255  # octets; the longest format that Linux takes has 83
 MAX_LINE = 2 * MAX_ENTRY + 1024  # octets of a line of text
 PCRS = 24
 
+BEGINNING = 4 + 64 + 4 + MAX_TEMPLATE_NAME  # octets that tell a list's form
+
 # Octets of a template digest -> the hash it is by.
 LIST_HASHES: Final = {20: "sha1", 32: "sha256", 48: "sha384", 64: "sha512"}
 _BLOCK = 256 * 1024  # octets
@@ -60,9 +62,12 @@ class Feed:
         self.ended = False
 
     def more(self, rest: bytes, least: int = 0) -> bytes:
-        """`rest` and what follows it: a block or more, `least` octets or more, or all that there is."""
+        """`rest` and what follows it: a block or more, `least` octets or more, or all that there is.
+
+        It comes to at least twice the `rest`, so that an entry in many pieces is not joined anew for each of them.
+        """
         pieces, have = [rest] if rest else [], len(rest)
-        wanted = max(have + 1, least, _BLOCK)
+        wanted = max(2 * have, least, _BLOCK)
         while have < wanted and not self.ended:
             piece = next(self._source, None)
             if piece is None:

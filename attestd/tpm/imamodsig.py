@@ -46,6 +46,7 @@ MAX_APPENDED = 64 * 1024  # octets; certificates may come along
 MAX_SIGNERS = 4
 
 _SIGNED_DATA = "1.2.840.113549.1.7.2"
+_DATA = bytes.fromhex("06092a864886f70d010701")  # id-data, 1.2.840.113549.1.7.1, encoded
 _CONTENT_TYPE, _MESSAGE_DIGEST = "1.2.840.113549.1.9.3", "1.2.840.113549.1.9.4"
 _HASHES = {
     "1.3.14.3.2.26": "sha1",
@@ -109,11 +110,11 @@ def verify_appended_signature(
     if len(cms) > MAX_APPENDED:
         raise MalformedFileSignature(seen=f"{len(cms)} octets", expected=f"at most {MAX_APPENDED}")
     try:
-        content_type, signers = _parse(cms)
+        signers = _parse(cms)
         rings, refused = tuple(keyrings), None
         for signer in signers:
             try:
-                return _verify(signer, content_type, digest, rings, allowed)
+                return _verify(signer, digest, rings, allowed)
             except (FileSignatureHashWrong, FileSignerUnknown, FileSignatureWrong) as error:
                 refused = error
     except MalformedCertificate as error:
@@ -121,9 +122,7 @@ def verify_appended_signature(
     raise refused or FileSignerUnknown(seen="a signature without a signer")
 
 
-def _verify(
-    signer: _Signer, content_type: bytes, digest: FileDigest, keyrings: tuple[Keyring, ...], allowed: frozenset[str]
-) -> FileKey:
+def _verify(signer: _Signer, digest: FileDigest, keyrings: tuple[Keyring, ...], allowed: frozenset[str]) -> FileKey:
     # 1. It is by the digest's own hash, and by one that counts.
     if (signer.hash, digest.kind) != (digest.algorithm, "ima"):
         raise FileSignatureHashWrong(seen=signer.hash, expected=digest.text.rpartition(":")[0])
@@ -132,49 +131,51 @@ def _verify(
     # 2. It is over the digest, or over attributes that hold it (RFC 5652, section 5.4).
     signed = digest.value
     if signer.attributes is not None:
-        signed = _over_attributes(signer, content_type, digest)
+        signed = _over_attributes(signer.attributes, signer.hash, digest)
     # 3. A key that counts is named, can sign so, and signed.
     is_rsa, named_hash = _ALGORITHMS.get(signer.algorithm, (False, "unknown"))
     if named_hash not in (None, signer.hash):
         raise FileSignatureHashWrong(seen=signer.algorithm, expected=signer.hash)
-    for keyring in keyrings:
-        for key in keyring.keys:
-            if signer.is_named(key) and isinstance(key.public, rsa.RSAPublicKey) is is_rsa:
+    wrong: FileSignatureWrong | None = None
+    for key in (key for keyring in keyrings for key in keyring.keys if signer.is_named(key)):
+        if isinstance(key.public, rsa.RSAPublicKey) is is_rsa:
+            try:
                 key.verify(signer.signature, signed, signer.hash)
+            except FileSignatureWrong as error:
+                wrong = error
+            else:
                 return key
-    raise FileSignerUnknown(seen=signer.shown)
+    raise wrong or FileSignerUnknown(seen=signer.shown)
 
 
-def _over_attributes(signer: _Signer, content_type: bytes, digest: FileDigest) -> bytes:
+def _over_attributes(attributes: Element, algorithm: str, digest: FileDigest) -> bytes:
     """The hash of the signed attributes, which must hold the digest and the content's type, each once."""
-    assert signer.attributes is not None  # noqa: S101 - the caller's condition, for mypy
     found: dict[str, list[bytes]] = {}
-    for attribute in children(signer.attributes):
+    for attribute in children(attributes):
         kind, values = expect(children(attribute), OID, SET)
         found.setdefault(read_oid(kind.content), []).extend(value.raw for value in children(values))
     if found.get(_MESSAGE_DIGEST) != [bytes((OCTETS, len(digest.value))) + digest.value]:
         raise FileSignatureWrong("A signature's attributes hold another digest than the file's.")
-    if found.get(_CONTENT_TYPE) != [content_type]:
-        raise FileSignatureWrong("A signature's attributes are of another content type than the signature.")
-    raw = bytes((SET,)) + signer.attributes.raw[1:]  # signed as what they are, a SET OF, not by their place
-    return hashlib.new(HASHLIB_NAMES.get(signer.hash, signer.hash), raw).digest()
+    if found.get(_CONTENT_TYPE) != [_DATA]:
+        raise FileSignatureWrong("A signature's attributes are of another content type than a file's.")
+    raw = bytes((SET,)) + attributes.raw[1:]  # signed as what they are, a SET OF, not by their place
+    return hashlib.new(HASHLIB_NAMES.get(algorithm, algorithm), raw).digest()
 
 
-def _parse(cms: bytes) -> tuple[bytes, list[_Signer]]:
-    """The content's type, encoded, and the signers. Raises MalformedCertificate and MalformedFileSignature."""
+def _parse(cms: bytes) -> list[_Signer]:
+    """The signers of detached data. Raises MalformedCertificate and MalformedFileSignature."""
     kind, wrapped = expect(children(_sequence(whole(cms))), OID, 0xA0)
     if read_oid(kind.content) != _SIGNED_DATA:
         raise MalformedFileSignature("An appended signature is not CMS SignedData.", seen=read_oid(kind.content))
     parts = _at_least(children(_sequence(whole(wrapped.content))), 4)
     _, content, signer_set = expect((parts[0], parts[2], parts[-1]), INTEGER, SEQUENCE, SET)
     content_type, *inner = _at_least(children(content), 1)
-    expect((content_type,), OID)
-    if inner:
-        raise MalformedFileSignature("An appended signature brings its own content.")
+    if content_type.raw != _DATA or inner:
+        raise MalformedFileSignature("An appended signature is of something else than the file that it stands in.")
     signers = children(signer_set)
     if not 1 <= len(signers) <= MAX_SIGNERS:
         raise MalformedFileSignature(seen=f"{len(signers)} signers", expected=f"1 to {MAX_SIGNERS}")
-    return content_type.raw, [_signer(signer) for signer in signers]
+    return [_signer(signer) for signer in signers]
 
 
 def _sequence(found: Element) -> Element:
