@@ -231,3 +231,7 @@ def certificate(
     builder = x509.CertificateBuilder(issuing, subject, key.public_key(), serial, start, start + timedelta(days=3650))
     builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     return builder.sign(by_key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+def pem(der: bytes) -> str:
+    return x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM).decode()

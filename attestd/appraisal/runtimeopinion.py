@@ -111,12 +111,14 @@ class PolicyView:
 
 
 def _digest_of(data: bytes) -> bytes:
-    """The digest's field at the beginning of template data; nothing where there is none."""
+    """The digest's field of template data that is a digest and a name, to the last octet; nothing of any other."""
     try:
         (size,) = _U32.unpack_from(data)
+        (name_size,) = _U32.unpack_from(data, 4 + size)
     except StructError:
         return b""
-    return data[4 : 4 + size]
+    whole = name_size and len(data) == 8 + size + name_size and data.find(b"\0", 8 + size) == len(data) - 1
+    return data[4 : 4 + size] if whole else b""
 
 
 def _is_of(digest: FileDigest, data: bytes) -> bool:

@@ -52,7 +52,7 @@ def in_pieces(data: bytes, size: int) -> Iterator[bytes]:
         yield data[at : at + size]
 
 
-# ---- Replay -----------------------------------------------------------------------------------------------------
+# ---- Replay -------------------------------------------------------------------------------------------------------
 
 
 @both_forms
@@ -330,7 +330,7 @@ def test_a_survey_bounds_what_it_counts_by_name() -> None:
     assert sum(found.templates.values()) == 101
 
 
-# ---- Lists that can't be read ---------------------------------------------------------------------------------------
+# ---- Lists that can't be read -------------------------------------------------------------------------------------
 
 ONE = w.ng("/bin/sh").binary()
 NAME = 4 + 20  # where the size of the template's name is
