@@ -22,6 +22,7 @@ TPM, WEB, CREDENTIALS, EDGE = (
     "unit/attestd_edge/test_edge_",
 )
 ATTACK = "attacks/test_"
+RUNTIME = "unit/appraisal/test_runtime"
 
 COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     # ---- Endorsement
@@ -203,6 +204,54 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
         f"{ATTACK}quote.py::test_without_reference_values_nothing_is_affirmed",
         "unit/appraisal/test_results.py::test_without_reference_values_software_is_never_affirmed",
         "unit/appraisal/test_results.py::test_a_pcr_that_was_not_quoted_is_refused_not_ignored",
+    ),
+    # ---- IMA
+    ("entries appended to a list are believed", "IBM/ima-doc, event log format"): (
+        f"{TPM}ima.py::test_entries_after_the_quoted_one_are_ignored_and_never_read",
+        f"{TPM}ima.py::test_the_quote_may_be_of_any_entry",
+        f"{TPM}ima.py::test_a_list_with_one_lie_proves_nothing",
+        f"{RUNTIME}.py::test_what_follows_the_quoted_entry_is_not_judged",
+        f"{RUNTIME}.py::test_a_list_that_the_quote_does_not_prove_is_not_judged",
+        "unit/cli/appraise/test_appraise_ima.py::test_what_follows_the_proven_entry_decides_nothing",
+        "vectors/test_shared_ima.py::test_a_real_list_reaches_the_pcr_of_its_report",
+    ),
+    ("violations that extend their zeros, or are believed", "Linux, ima_queue.c"): (
+        f"{TPM}ima.py::test_a_violation_extends_all_ones",
+        f"{RUNTIME}.py::test_violations_are_counted_and_no_path_excuses_them",
+        "vectors/test_shared_ima.py::test_every_list_gets_its_stated_values",
+    ),
+    ("resuming on another boot, or with the whole list", "rust-keylime#1077"): (
+        f"{RUNTIME}.py::test_resuming_on_another_boot_by_another_policy_or_elsewhere",
+        f"{RUNTIME}.py::test_a_whole_list_where_a_continuation_was_announced",
+        f"{RUNTIME}.py::test_entries_left_out_between_two_attestations",
+        f"{RUNTIME}.py::test_what_was_refused_stays_refused",
+        f"{TPM}ima.py::test_a_whole_list_is_no_continuation",
+    ),
+    ("updates against one fixed list", "keylime#1515"): (
+        f"{RUNTIME}.py::test_updates_overlap",
+        f"{RUNTIME}.py::test_nothing_is_good_without_a_policy_or_by_an_empty_one",
+    ),
+    ("a list of another boot, or of another PCR", "Linux, ima_crypto.c and ima_policy.c"): (
+        f"{RUNTIME}.py::test_the_list_is_of_the_boot_that_was_quoted",
+        f"{TPM}imastate.py::test_one_pcr_that_differs",
+        f"{TPM}ima.py::test_entries_for_other_pcrs_extend_those",
+        f"{TPM}ima.py::test_a_pcr_of_zeros_proves_nothing",
+        "vectors/test_shared_ima.py::test_an_entry_for_another_pcr_is_no_part_of_pcr_10",
+    ),
+    ("sizes and counts of a list, and patterns, without bounds", "CWE-770, CWE-1333"): (
+        f"{TPM}ima.py::test_malformed_lists",
+        f"{TPM}ima.py::test_malformed_lists_cost_no_more_memory_than_they_have",
+        f"{TPM}ima.py::test_memory_does_not_grow_with_the_list",
+        "unit/appraisal/test_paths.py::test_no_path_makes_patterns_slow",
+        f"{RUNTIME}.py::test_refusals_told_are_bounded_and_printable",
+        f"{RUNTIME}.py::test_keys_learned_in_one_boot_are_bounded",
+    ),
+    ("a file's signature of another kind, hash or keyring", "Linux, digsig_asymmetric.c"): (
+        f"{TPM}imasignatures.py::test_one_kind_does_not_stand_for_the_other",
+        f"{TPM}imasignatures.py::test_one_lie_in_a_signature",
+        f"{TPM}imamodsig.py::test_a_certificate_that_comes_along_is_nobody_to_trust",
+        f"{TPM}imamodsig.py::test_one_lie_in_an_appended_signature",
+        f"{RUNTIME}.py::test_a_measured_key_counts_from_then_on_where_a_rule_says_so",
     ),
     # ---- Credentials, tokens, doors
     ("the header chooses the algorithm or the key", "RFC 8725, 2.1 and 3.1"): (
