@@ -22,6 +22,10 @@ A manifest is an object, written by people in TOML and kept as canonical JSON (s
     sbat_level = { at_least = 2023012900 }
     doubts = []                              # which are tolerated; none, if it is left out
 
+    [runtime]                                # what may run after the boot (`runtimesection`, docs/ima.md)
+
+A manifest that speaks of what runs must say which boot is good, too: the list of what ran is the booted kernel's word.
+
 A manifest without a section that says what is good is refused: it would affirm whatever it is compared with.
 """
 
@@ -37,6 +41,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final, Self
 
+from attestd.appraisal.runtimepolicy import RuntimePolicy
+from attestd.appraisal.runtimesection import parse_runtime
 from attestd.credentials.facts import LABEL_NAME, MAX_LABEL
 from attestd.errors import InputTooLarge, MalformedInput
 from attestd.ids import Tier
@@ -122,6 +128,7 @@ class ReferenceManifest:
     match: Match
     pcrs: Mapping[str, Mapping[int, frozenset[bytes]]]
     boot: Mapping[str, Good]
+    runtime: RuntimePolicy | None
     document: bytes
     digest: str
 
@@ -159,6 +166,16 @@ class ReferenceManifest:
         return cls.from_members(members)
 
     @classmethod
+    def of_pcrs(cls, name: str, pcrs: Mapping[str, Mapping[int, tuple[bytes, ...]]], tier: Tier | None) -> Self:
+        """One that decides by PCR values alone, as attestd.toml holds them."""
+        match = {} if tier is None else {"tier": tier.value}
+        good = {
+            bank: {str(index): [value.hex() for value in each] for index, each in values.items()}
+            for bank, values in pcrs.items()
+        }
+        return cls.from_members({"name": name, "stage": Stage.ENFORCE.value, "match": match, "pcrs": good})
+
+    @classmethod
     def from_json(cls, data: bytes) -> Self:
         """As it is kept, or as a program sends it. Raises ManifestInvalid, MalformedInput, InputTooLarge."""
         return cls.from_members(read_object(data, limit=MAX_MANIFEST, name="manifest"))
@@ -177,7 +194,13 @@ class ReferenceManifest:
         match = _match(reader.object("match")) if "match" in reader else Match()
         pcrs = _pcrs(reader.object("pcrs")) if "pcrs" in reader else {}
         boot = _boot(reader.object("boot")) if "boot" in reader else {}
+        runtime = None
+        if "runtime" in reader:
+            section = reader.object("runtime")
+            runtime = parse_runtime(section)
         reader.done()
+        if runtime is not None and not pcrs and not boot:
+            raise ManifestInvalid("runtime rests on the kernel that was booted.", expected="pcrs or boot beside it")
         if stage is not Stage.LEARN and not pcrs and not boot:
             raise ManifestInvalid("The manifest says nothing about what is good.", expected="pcrs or boot")
         document = write_object(members)
@@ -189,6 +212,7 @@ class ReferenceManifest:
             match=match,
             pcrs=MappingProxyType(pcrs),
             boot=MappingProxyType(boot),
+            runtime=runtime,
             document=document,
             digest=hashlib.sha256(document).hexdigest(),
         )
