@@ -50,7 +50,7 @@ from attestd.protocol.encoding import Members, read_object, write_object
 from attestd.protocol.messages import BANKS
 
 MAX_MANIFEST: Final = 16 * 1024 * 1024  # octets, of either form
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}", re.ASCII)
 _FACT: Final = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
 _MAX_VALUES: Final = 4096  # good values of one PCR or fact
 _MAX_FACTS: Final = 128
@@ -186,7 +186,9 @@ class ReferenceManifest:
         reader = Members(members, "manifest")
         name = reader.text("name", limit=63)
         if not _NAME.fullmatch(name):
-            raise ManifestInvalid("name is not a manifest's.", seen=repr(name), expected="letters, digits, . _ -")
+            raise ManifestInvalid(
+                "name is not a manifest's.", seen=repr(name), expected="letters, digits, spaces, . _ -"
+            )
         stage = _stage(reader.text("stage", limit=16))
         begins, ends = (_time(reader, which) for which in ("not_before", "not_after"))
         if begins is not None and ends is not None and begins > ends:

@@ -52,6 +52,7 @@ __all__ = [
 ]
 
 
+_REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}", re.ASCII)
 _HOOK = re.compile(r"[a-z0-9][a-z0-9-]{0,39}", re.ASCII)
 
 
@@ -171,7 +172,10 @@ def _read_reference(entry: object, where: str) -> ReferenceSettings:
     if not any(banks.values()):
         raise SettingInvalid(f"{where} names no PCR.", expected='[reference.pcrs.sha256]\n7 = ["…"]')
     tier = Tier.parse(read_text(entry["tier"], f"{where}.tier")) if "tier" in entry else None
-    return ReferenceSettings(read_text(entry["name"], f"{where}.name"), banks, tier)
+    name = read_text(entry["name"], f"{where}.name")
+    if not _REFERENCE.fullmatch(name):
+        raise SettingInvalid(f"{where}.name is not a name.", seen=repr(name)[:80], expected="letters, digits, . _ -")
+    return ReferenceSettings(name, banks, tier)
 
 
 def _read_webhook(entry: object, where: str) -> WebhookSettings:
