@@ -34,6 +34,7 @@ _ES256 = ec.ECDSA(hashes.SHA256())
 _ECDSA_WITH_SHA256 = bytes.fromhex("300a 0608 2a8648ce3d040302")  # RFC 5758, section 3.2: no parameters
 _NOBODY = bytes.fromhex("3000")
 _BIT_STRING = bytes.fromhex("03")
+_EXTENSIONS = bytes.fromhex("a3")
 _CRITICAL = bytes.fromhex("0101ff")
 _BASIC = bytes.fromhex("0603 551d13")
 _USAGE = bytes.fromhex("0603 551d0f")
@@ -45,7 +46,6 @@ _FACTS = bytes.fromhex("0622 2a864886f71401be40937a83a76683b16881af1a818d4a829d3
 _LISTS = bytes.fromhex("0603 551d1f")
 
 _FIELDS = (
-    "version",
     "serial number",
     "algorithm",
     "issuer",
@@ -54,9 +54,10 @@ _FIELDS = (
     "size of times",
     "subject",
     "public key",
+    "last field",
     "signature algorithm",
 )
-_EXTENSIONS = {
+_CALLED = {
     _BASIC: "basic constraints",
     _USAGE: "key usage",
     _PURPOSES: "extended key usage",
@@ -89,12 +90,12 @@ def require_as_meant(der: bytes, spec: CertificateSpec, issuer: Signer) -> None:
         tbs, outer, signature = elements(der)
         _require_signed(tbs, signature, same.key)  # 1: first, since the signing just before has warmed the caches
         certificate = x509.load_der_x509_certificate(der)  # 2
+        # Version 3 alone has eight with extensions for the last; the library refuses version 2.
         _, _, inner, named, period, subject, key, extensions = elements(tbs)
     except (ValueError, IndexError, x509.InvalidVersion) as error:
         raise SignedBytesDiffer("The signed octets are not a certificate of the form meant.", seen=error) from None
     begins, ends = spec.not_before, spec.not_after
     found = (
-        certificate.version,
         certificate.serial_number,
         inner,
         named,
@@ -103,10 +104,10 @@ def require_as_meant(der: bytes, spec: CertificateSpec, issuer: Signer) -> None:
         len(period),
         subject,
         key,
+        extensions[:1],
         outer,
     )
     meant = (
-        x509.Version.v3,
         spec.serial.number,
         _ECDSA_WITH_SHA256,
         same.issuer,
@@ -116,6 +117,7 @@ def require_as_meant(der: bytes, spec: CertificateSpec, issuer: Signer) -> None:
         32 + 2 * (begins.year >= 2050) + 2 * (ends.year >= 2050),
         _NOBODY,
         spec.spki,
+        _EXTENSIONS,
         _ECDSA_WITH_SHA256,
     )
     if found != meant:  # 3
@@ -189,7 +191,7 @@ def _refuse_field(found: tuple[object, ...], meant: tuple[object, ...]) -> NoRet
 def _refuse_extension(found: bytes, meant: bytes) -> NoReturn:
     for seen, expected in zip_longest(elements(tlv(0x30, found)), elements(tlv(0x30, meant)), fillvalue=b""):
         if seen != expected:
-            name = _EXTENSIONS[elements(expected)[0]] if expected else "number of extensions"
+            name = _CALLED[elements(expected)[0]] if expected else "number of extensions"
             raise SignedBytesDiffer(
                 f"The signed certificate's {name} is not what was meant.", seen=seen.hex(), expected=expected.hex()
             )

@@ -118,6 +118,11 @@ def reordered(tbs: Any) -> None:
     tbs["extensions"] = x509.Extensions([*list(tbs["extensions"])[1:], tbs["extensions"][-1]])
 
 
+def unique(tbs: Any) -> None:
+    tbs["extensions"] = None
+    tbs["issuer_unique_id"] = core.OctetBitString(b"\x01")
+
+
 def sized(text: bytes) -> bytes:
     return tlv(0x0C, text)
 
@@ -171,6 +176,7 @@ LIES: dict[str, tuple[str, Callable[[Any], None]]] = {
     "the same key, compressed": ("public key", compressed),
     "an issuer's unique id": ("form", put("issuer_unique_id", core.OctetBitString(b"\x01"))),
     "a subject's unique id": ("form", put("subject_unique_id", core.OctetBitString(b"\x01"))),
+    "a unique id for extensions": ("last field", unique),
     "a CA": ("basic constraints", extension("basic_constraints", value(bytes.fromhex("30030101ff")))),
     "constraints not critical": ("basic constraints", extension("basic_constraints", criticality(False))),
     "no constraints": ("basic constraints", without("basic_constraints")),
