@@ -34,6 +34,7 @@ import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -152,8 +153,7 @@ class MakerCertificate:
     quirks: frozenset[Quirk]
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
+class _Parts(NamedTuple):
     """The octets of one certificate, cut but not interpreted (RFC 5280, section 4.1)."""
 
     der: bytes
@@ -178,8 +178,8 @@ def parse_certificate(unverified: bytes) -> MakerCertificate:
     if len(unverified) > MAX_CERTIFICATE:
         raise CertificateTooLarge(seen=f"{len(unverified)} octets", expected=f"at most {MAX_CERTIFICATE}")
     # 2. The certificate is cut out of what surrounds it, and taken apart.
-    der, around = _cut(unverified)
-    parts = _take_apart(der)
+    outer, around = _cut(unverified)
+    parts, der = _take_apart(outer), outer.raw
     # 3. Strictly first; leniently only for the departures that have a name.
     claims, within = _read_claims(parts)
     key, marked = _read_key(parts.spki)
@@ -211,23 +211,22 @@ def _oid_of(identifier: bytes) -> str:
 _STORED_CERT, _FULL_CERT = b"\x10\x01\x00", b"\x10\x02"
 
 
-def _cut(data: bytes) -> tuple[bytes, frozenset[Quirk]]:
+def _cut(data: bytes) -> tuple[Element, frozenset[Quirk]]:
     quirks: set[Quirk] = set()
     if data.startswith(_STORED_CERT):
         data = data[5:].removeprefix(_FULL_CERT)
         quirks.add(Quirk.NV_HEADER)
-    der = element(data).raw
-    if len(der) < len(data):
+    outer = element(data)
+    if len(outer.raw) < len(data):
         quirks.add(Quirk.PADDED)
-    return der, frozenset(quirks)
+    return outer, frozenset(quirks)
 
 
 _VERSION, _EXTENSIONS = 0xA0, 0xA3
 _VERSION_3 = b"\x02\x01\x02"
 
 
-def _take_apart(der: bytes) -> _Parts:
-    outer = whole(der)
+def _take_apart(outer: Element) -> _Parts:
     expect([outer], SEQUENCE)
     tbs, algorithm, signature = expect(children(outer), SEQUENCE, SEQUENCE, BITS)
     fields = children(tbs)
@@ -239,7 +238,7 @@ def _take_apart(der: bytes) -> _Parts:
     if inner.raw != algorithm.raw:  # RFC 5280, section 4.1.1.2
         raise SignatureAlgorithmsDiffer(seen=algorithm.content.hex(), expected=inner.content.hex())
     extensions = next((item for item in fields[7:] if item.tag == _EXTENSIONS), None)
-    return _Parts(der, tbs, algorithm, signature, serial, issuer, validity, subject, spki, extensions)
+    return _Parts(outer.raw, tbs, algorithm, signature, serial, issuer, validity, subject, spki, extensions)
 
 
 # ---- The key ----------------------------------------------------------------------------------------------------
