@@ -70,18 +70,10 @@ class EnrollmentChallenge:
     def open(cls, sealed: bytes, keys: SealingKeys) -> Self:
         """Raises SealBroken for anything this service did not seal. Expiry is the caller's to check."""
         reader = Reader(keys.open(sealed, purpose=CHALLENGE), "challenge")
-        id, secret, nonce, expires_at = reader.take(16), reader.take(32), reader.take(32), reader.u64()
-        ak, pcrs, *endorsement = [reader.sized(MAX_SEALED) for _ in range(_PARTS)]
+        number, secret, nonce, expires_at = reader.take(16), reader.take(32), reader.take(32), reader.u64()
+        ak, pcrs, *parts = [reader.sized(MAX_SEALED) for _ in range(_PARTS)]
         reader.done()
-        return cls(
-            id=id,
-            endorsement=recall_endorsement(endorsement),
-            ak=vet_ak(ak),
-            secret=secret,
-            nonce=nonce,
-            pcrs=_read_selection(pcrs),
-            expires_at=expires_at,
-        )
+        return cls(number, recall_endorsement(parts), vet_ak(ak), secret, nonce, _read_selection(pcrs), expires_at)
 
     def require_alive(self, now: datetime) -> None:
         if now.timestamp() >= self.expires_at:

@@ -21,7 +21,7 @@ from attestd.errors import EvidenceRefused
 from attestd.protocol.messages import BANKS, PcrSelection, PcrValues
 from attestd.tpm.activation import VerifiedAk
 from attestd.tpm.objects import HASHES, Alg, Attributes, Hash, TpmPublic, parse_public, parse_signature
-from attestd.tpm.statements import ClockInfo, Quote, Statement, parse_certification, parse_quote
+from attestd.tpm.statements import ClockInfo, Quote, parse_certification, parse_quote
 
 _MEND_CK = "Create the credential key as docs/protocol.md describes it; `attestd-agent enroll` does."
 
@@ -163,7 +163,7 @@ def verify_certified_key(
     # 2. The AK signed these very octets.
     _check_signature(ak, attest, signature)
     # 3. It signed them for this challenge.
-    _check_nonce(certification, qualifying_data)
+    _check_nonce(certification.extra_data, qualifying_data)
     # 4. The Name certified is that of the public area in hand: so every attribute below is the TPM's word.
     if certification.certified_name != unverified_key.name:
         raise CertifiedNameMismatch(seen=certification.certified_name.hex(), expected=unverified_key.name.hex())
@@ -195,7 +195,7 @@ def verify_quote(
     # 3. The AK signed these very octets.
     scheme_hash = _check_signature(ak, attest, signature)
     # 4. It signed them for this challenge.
-    _check_nonce(quote, qualifying_data)
+    _check_nonce(quote.extra_data, qualifying_data)
     # 5. It covers what was asked for: neither less nor more.
     if dict(quote.selection) != {bank: tuple(sorted(indices)) for bank, indices in selection.items()}:
         raise PcrSelectionMismatch(seen=dict(quote.selection), expected=dict(selection))
@@ -235,11 +235,9 @@ def _check_signature(ak: VerifiedAk, attest: bytes, signature: bytes) -> Hash:
     return parsed.hash
 
 
-def _check_nonce(statement: Statement, qualifying_data: bytes) -> None:
-    if not qualifying_data or statement.extra_data != qualifying_data:
-        raise NonceMismatch(
-            seen=statement.extra_data.hex() or "nothing", expected=qualifying_data.hex() or "a challenge"
-        )
+def _check_nonce(extra_data: bytes, qualifying_data: bytes) -> None:
+    if not qualifying_data or extra_data != qualifying_data:
+        raise NonceMismatch(seen=extra_data.hex() or "nothing", expected=qualifying_data.hex() or "a challenge")
 
 
 def _vet_ck(public: TpmPublic) -> ec.EllipticCurvePublicKey:
@@ -272,7 +270,7 @@ _CK_ATTRIBUTES: tuple[tuple[int, bool, type[EvidenceRefused]], ...] = (
 )
 _SHA256 = HASHES[Alg.SHA256]
 _CK_SCHEMES = ((Alg.NULL, None), (Alg.ECDSA, _SHA256))
-_ECDSA = {hash.name: ec.ECDSA(hash.algorithm) for hash in HASHES.values()}
+_ECDSA = {known.name: ec.ECDSA(known.algorithm) for known in HASHES.values()}
 
 
 def _match_values(quote: Quote, pcrs: PcrValues) -> dict[str, Mapping[int, bytes]]:

@@ -31,7 +31,7 @@ checked by `cryptography` over the original octets.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
@@ -131,26 +131,28 @@ _ALGORITHMS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class MakerCertificate:
+class MakerCertificate(NamedTuple):
     """One certificate, read and not verified. `issuer` and `subject` are DER names, compared octet for octet.
 
     Octet for octet is stricter than RFC 5280, section 7.1, and enough: each of the 2,240 known makers' CA certificates
     names its issuer with the very octets that the issuer uses. `algorithm` is None where it is unknown.
     """
 
-    der: bytes = field(repr=False)
+    der: bytes
     sha256: bytes
-    tbs: bytes = field(repr=False)
-    signature: bytes = field(repr=False)
+    tbs: bytes
+    signature: bytes
     algorithm: SignatureAlgorithm | None
     algorithm_oid: str
     issuer: bytes
     subject: bytes
     serial: int
-    key: PublicKey = field(compare=False, repr=False)
+    key: PublicKey
     claims: Claims
     quirks: frozenset[Quirk]
+
+    def __repr__(self) -> str:
+        return f"MakerCertificate(sha256={self.sha256.hex()})"
 
 
 class _Parts(NamedTuple):
@@ -185,18 +187,18 @@ def parse_certificate(unverified: bytes) -> MakerCertificate:
     key, marked = _read_key(parts.spki)
     identifier = parts.algorithm.content
     return MakerCertificate(
-        der=der,
-        sha256=hashlib.sha256(der).digest(),
-        tbs=parts.tbs.raw,
-        signature=octets_of(parts.signature),
-        algorithm=_ALGORITHMS.get(identifier),
-        algorithm_oid=_oid_of(identifier),
-        issuer=parts.issuer.raw,
-        subject=parts.subject.raw,
-        serial=int.from_bytes(parts.serial.content, "big", signed=True),
-        key=key,
-        claims=claims,
-        quirks=around | within | marked,
+        der,
+        hashlib.sha256(der).digest(),
+        parts.tbs.raw,
+        octets_of(parts.signature),
+        _ALGORITHMS.get(identifier),
+        _oid_of(identifier),
+        parts.issuer.raw,
+        parts.subject.raw,
+        int.from_bytes(parts.serial.content, "big", signed=True),
+        key,
+        claims,
+        around | within | marked,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from datetime import timedelta
 from math import prod
@@ -15,7 +14,6 @@ from hypothesis import strategies as st
 
 from attestd.errors import AttestdError
 from attestd.ids import EkHash
-from attestd.protocol.encoding import MalformedJson
 from attestd.tpm import endorsement as e
 from attestd.tpm.chain import NoTrustAnchors, UntrustedMaker
 from attestd.tpm.der import MalformedCertificate
