@@ -71,17 +71,9 @@ class EnrollmentChallenge:
         """Raises SealBroken for anything this service did not seal. Expiry is the caller's to check."""
         reader = Reader(keys.open(sealed, purpose=CHALLENGE), "challenge")
         number, secret, nonce, expires_at = reader.take(16), reader.take(32), reader.take(32), reader.u64()
-        ak, pcrs, *endorsement = [reader.sized(MAX_SEALED) for _ in range(_PARTS)]
+        ak, pcrs, *parts = [reader.sized(MAX_SEALED) for _ in range(_PARTS)]
         reader.done()
-        return cls(
-            id=number,
-            endorsement=recall_endorsement(endorsement),
-            ak=vet_ak(ak),
-            secret=secret,
-            nonce=nonce,
-            pcrs=_read_selection(pcrs),
-            expires_at=expires_at,
-        )
+        return cls(number, recall_endorsement(parts), vet_ak(ak), secret, nonce, _read_selection(pcrs), expires_at)
 
     def require_alive(self, now: datetime) -> None:
         if now.timestamp() >= self.expires_at:

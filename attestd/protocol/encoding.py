@@ -95,7 +95,7 @@ def read_object(data: bytes, *, limit: int, name: str = "message") -> dict[str, 
             raise ValueError("something follows")  # noqa: TRY301
     except (UnicodeDecodeError, ValueError, RecursionError):
         raise MalformedJson(f"The {name} is not JSON.", expected="one JSON object in UTF-8") from None
-    if b"\\u" in data and _SURROGATE.search(data):
+    if b"\\" in data and _SURROGATE.search(data):
         _refuse_half_characters(found, name)
     if type(found) is not dict:
         raise MalformedJson(f"The {name} is not an object.", seen=type(found).__name__, expected="one JSON object")
@@ -109,7 +109,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def _bound_depth(data: bytes, name: str) -> None:
-    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:  # most messages
+    if _has_few_brackets(data):  # most messages
         return
     depth = 0
     for token in _TOKENS.finditer(data):
@@ -119,6 +119,19 @@ def _bound_depth(data: bytes, name: str) -> None:
                 raise MalformedJson(f"The {name} is nested too deeply.", expected=f"at most {MAX_DEPTH} levels")
         elif token[0] in (b"]", b"}"):
             depth -= 1
+
+
+def _has_few_brackets(data: bytes) -> bool:
+    """So few that they could not nest too deeply. Looks for them one by one: counting reads each octet twice."""
+    left = MAX_DEPTH
+    for bracket in (b"[", b"{"):
+        at = data.find(bracket)
+        while at >= 0:
+            if left == 0:
+                return False
+            left -= 1
+            at = data.find(bracket, at + 1)
+    return True
 
 
 def _refuse_half_characters(found: Any, name: str) -> None:

@@ -32,7 +32,7 @@ from attestd.tpm.objects import (
     parse_public,
     parse_signature,
 )
-from attestd.tpm.statements import ClockInfo, Quote, Statement, parse_certification, parse_quote
+from attestd.tpm.statements import ClockInfo, Quote, parse_certification, parse_quote
 
 _MEND_CK = "Create the credential key as docs/protocol.md describes it; `attestd-agent enroll` does."
 
@@ -174,7 +174,7 @@ def verify_certified_key(
     # 2. The AK signed these very octets.
     _check_signature(AttestingKey.of(ak.public), attest, parse_signature(signature))
     # 3. It signed them for this challenge.
-    _check_nonce(certification, qualifying_data)
+    _check_nonce(certification.extra_data, qualifying_data)
     # 4. The Name certified is that of the public area in hand: so every attribute below is the TPM's word.
     if certification.certified_name != unverified_key.name:
         raise CertifiedNameMismatch(seen=certification.certified_name.hex(), expected=unverified_key.name.hex())
@@ -206,7 +206,7 @@ def verify_quote(
     signed = verify_signed_quote(AttestingKey.of(ak.public), attest=attest, signature=parse_signature(signature))
     quote = signed.quote
     # 4. It signed them for this challenge.
-    _check_nonce(quote, qualifying_data)
+    _check_nonce(quote.extra_data, qualifying_data)
     # 5. It covers what was asked for: neither less nor more.
     if dict(quote.selection) != {bank: tuple(sorted(indices)) for bank, indices in selection.items()}:
         raise PcrSelectionMismatch(seen=dict(quote.selection), expected=dict(selection))
@@ -290,11 +290,9 @@ def _check_signature(by: AttestingKey, attest: bytes, parsed: TpmSignature) -> H
     return parsed.hash
 
 
-def _check_nonce(statement: Statement, qualifying_data: bytes) -> None:
-    if not qualifying_data or statement.extra_data != qualifying_data:
-        raise NonceMismatch(
-            seen=statement.extra_data.hex() or "nothing", expected=qualifying_data.hex() or "a challenge"
-        )
+def _check_nonce(extra_data: bytes, qualifying_data: bytes) -> None:
+    if not qualifying_data or extra_data != qualifying_data:
+        raise NonceMismatch(seen=extra_data.hex() or "nothing", expected=qualifying_data.hex() or "a challenge")
 
 
 def _vet_ck(public: TpmPublic) -> ec.EllipticCurvePublicKey:

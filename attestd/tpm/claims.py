@@ -7,9 +7,8 @@ tests compare the two on every well-formed certificate at hand.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from asn1crypto import core as asn1
 from asn1crypto import x509 as lenient
@@ -64,8 +63,7 @@ _STRICT_FAILURES = (
 _LENIENT_FAILURES = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError)
 
 
-@dataclass(frozen=True, slots=True)
-class Claims:
+class Claims(NamedTuple):
     """What an unverified certificate says in its validity and its extensions; None where it says nothing.
 
     `usages` are the names of RFC 5280, section 4.2.1.3, as `cryptography` spells them; `purposes` are the extended key

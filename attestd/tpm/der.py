@@ -34,6 +34,11 @@ class Element(NamedTuple):
 
 def element(data: bytes, at: int = 0) -> Element:
     """The element that begins at `at`; octets may follow it."""
+    return _cut(data, at)[0]
+
+
+def _cut(data: bytes, at: int) -> tuple[Element, int]:
+    """The element that begins at `at`, and where it ends."""
     size = len(data)
     if at + 2 > size or data[at] & 0x1F == 0x1F:
         raise MalformedCertificate("A certificate ends too early, or holds a tag that no certificate has.")
@@ -47,7 +52,7 @@ def element(data: bytes, at: int = 0) -> Element:
     end = begin + length
     if end > size:
         raise MalformedCertificate("A certificate ends too early.", seen=f"{size - begin} octets", expected=length)
-    return Element(data[at], data[begin:end], data[at:end])
+    return Element(data[at], data[begin:end], data[at:end]), end
 
 
 def whole(data: bytes) -> Element:
@@ -61,16 +66,16 @@ def whole(data: bytes) -> Element:
 def children(parent: Element) -> list[Element]:
     """The elements that make up a constructed element's content, to its last octet."""
     content, found, at = parent.content, [], 0
-    while at < len(content):
-        item = element(content, at)
+    size = len(content)
+    while at < size:
+        item, at = _cut(content, at)
         found.append(item)
-        at += len(item.raw)
     return found
 
 
 def expect(items: Sequence[Element], *tags: int) -> Sequence[Element]:
     """These elements, if they have these tags and no others."""
-    if [item.tag for item in items] != list(tags):
+    if tuple([item.tag for item in items]) != tags:
         raise MalformedCertificate(
             "A certificate's parts are not those of a certificate.",
             seen=" ".join(f"{item.tag:02x}" for item in items[:12]),

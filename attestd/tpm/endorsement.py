@@ -157,7 +157,7 @@ class VerifiedEndorsement:
 
 
 def recall_endorsement(parts: Sequence[bytes]) -> VerifiedEndorsement:
-    """The endorsement that `to_parts` took apart. Nothing is verified again: the parts must come from under a seal."""
+    """The endorsement that `to_parts` took apart. Nothing is verified again: the parts must come out of a seal."""
     area, certificate_sha256, root_sha256, words = parts
     kind, manufacturer, model, firmware_version, *quirks = words.decode().split("\0")
     return VerifiedEndorsement(

@@ -8,8 +8,8 @@ Nothing here is proven: anybody can write these octets. `attest` checks who sign
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from struct import Struct
+from typing import NamedTuple
 
 from attestd.errors import EvidenceRefused
 from attestd.tpm.objects import read_hash, read_name
@@ -37,8 +37,7 @@ class AttestationTypeWrong(EvidenceRefused):
     remedy = "Send TPM2_Certify's attestation for a key, and TPM2_Quote's for PCRs."
 
 
-@dataclass(frozen=True, slots=True)
-class ClockInfo:
+class ClockInfo(NamedTuple):
     """TPMS_CLOCK_INFO: milliseconds of power-on time and the counts that tell one boot from the next.
 
     AKs outside the endorsement and platform hierarchies see the counts (and the firmware version) obfuscated: these
@@ -51,27 +50,29 @@ class ClockInfo:
     safe: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """The part that every TPMS_ATTEST has. `extra_data` is what the caller gave the TPM as qualifyingData."""
+class Certification(NamedTuple):
+    """TPM2_Certify's: an object with this Name is loaded in the TPM.
+
+    The first four are those of every TPMS_ATTEST; `extra_data` is what the caller gave the TPM as qualifyingData.
+    """
 
     qualified_signer: bytes
     extra_data: bytes
     clock: ClockInfo
     firmware_version: int
-
-
-@dataclass(frozen=True, slots=True)
-class Certification(Statement):
-    """TPM2_Certify's: an object with this Name is loaded in the TPM."""
-
     certified_name: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Quote(Statement):
-    """TPM2_Quote's: `selection` has the banks in the order in which they were digested, each one's PCRs ascending."""
+class Quote(NamedTuple):
+    """TPM2_Quote's: `selection` has the banks in the order in which they were digested, each one's PCRs ascending.
 
+    The first four are those of every TPMS_ATTEST; `extra_data` is what the caller gave the TPM as qualifyingData.
+    """
+
+    qualified_signer: bytes
+    extra_data: bytes
+    clock: ClockInfo
+    firmware_version: int
     selection: tuple[tuple[str, tuple[int, ...]], ...]
     digest: bytes
 
