@@ -201,7 +201,7 @@ def _claims(payload: bytes) -> _Claims:
         else:
             audience, binding, thumbprint, expires, issued_at, issuer, jti, not_before, serial, subject = match.groups()
             times = int(expires), int(issued_at), int(not_before)
-            kind: Literal["x5t#S256", "jkt"] = "jkt" if binding == "jkt" else "x5t#S256"  # there is no third
+            kind: Literal["x5t#S256", "jkt"] = "jkt" if binding == "jkt" else "x5t#S256"
             return _Claims(said, audience, kind, thumbprint, *times, issuer, jti, serial, subject)
     return _read_claims(payload)
 

@@ -207,6 +207,7 @@ def _written(kind: str, name: str, attributes: Iterable[str], labels: tuple[tupl
 def decide(policies: PolicySet, who: VerifiedIdentity | Look, crossing: Crossing, now: datetime) -> Decision:
     """May this machine, or one that looks so to these policies, cross now? Never raises: what goes wrong denies."""
     try:
+        policies = policies.for_crossing(crossing.boundary.name)
         look = who if isinstance(who, Look) else Look.of(policies, who)
         # Only what some policy reads is written out: `context` is the dearest part of a decision.
         context: dict[str, Any] = {}
@@ -247,6 +248,7 @@ def may_receive_token(
     Policies that read facts, or the time, find them only if the caller gives them; without, such policies deny.
     """
     try:
+        policies = policies.for_token(audience)
         look = Look.seen(policies, labels, facts, device_id=device_id, tier=tier, site=site)
         context = {"now": _datetime(now)} if now is not None and "now" in policies.reads else {}
         named = _write([_entity("Audience", audience, {"name": audience})])

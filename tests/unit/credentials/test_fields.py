@@ -3,6 +3,7 @@ read alike. The certificates here are written part by part, so that each part ca
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
@@ -172,6 +173,11 @@ PARTS: Final[dict[str, list[Der]]] = {
         tlv(0x03, b"\0anything"),
         long(0x03, b"\0", READ.signature),
         tlv(0x04, b"\0", READ.signature),
+        tlv(0x03, b"\0", bytes(126)),
+        tlv(0x03, b"\0", bytes(127)),
+        tlv(0x03, b"\0", bytes(127), length=b"\x80"),
+        tlv(0x03, b"\0", bytes(132), length=b"\x85"),
+        tlv(0x03, b"\0", bytes(300)),
     ],
     "outer": [SHA256, SHA384],
     "behind": [b"", b"\0", b"\x30\x00"],
@@ -383,6 +389,25 @@ def test_several_odd_parts(odd: dict[str, int], extensions: list[Der], wrapped: 
 )
 def test_changed_octets(der: Der, at: int, out: int, put: bytes) -> None:
     same_both_ways(der[:at] + put + der[at + out :])
+
+
+@pytest.mark.parametrize("change", [lambda o: o + 1, lambda o: o ^ 0x80, lambda o: 0x81])
+def test_each_octet(change: Callable[[int], int]) -> None:
+    for at, octet in enumerate(HONEST):
+        if (put := change(octet) % 256) != octet:
+            same_both_ways(HONEST[:at] + bytes((put,)) + HONEST[at + 1 :])
+
+
+@pytest.mark.parametrize("wrong", [-300, -256, -20, -12, -3, -2, -1, 1, 2, 3, 12, 20, 60, 100, 256])
+def test_a_part_s_length(wrong: int) -> None:
+    """The two outer lengths, alone and together."""
+    for places in ((2,), (6,), (2, 6)):
+        der = bytearray(HONEST)
+        for at in places:
+            der[at : at + 2] = (int.from_bytes(HONEST[at : at + 2], "big") + wrong).to_bytes(2, "big")
+        same_both_ways(bytes(der))
+        same_both_ways(bytes(der) + bytes(max(0, wrong)))
+        same_both_ways(bytes(der)[: len(der) + min(0, wrong)])
 
 
 @given(st.binary(max_size=80))

@@ -39,6 +39,7 @@ MACHINES = [
     machine(boot={"n": 2}),
     machine(boot={"n": True, "sb": 1}),
     machine(attested_at=1_700_000_000),
+    machine(labels={"munich": "a", "f": ""}),
     machine(),
 ]
 
@@ -58,6 +59,12 @@ CONDITIONS = st.recursive(
             'principal.boot.flags.hasTag("sb")',
             'principal.boot.numbers.hasTag("n") && principal.boot.numbers.getTag("n") > 1',
             "principal has attested_at",
+            'principal has attested_at && principal.attested_at > datetime("2020-01-01")',
+            "principal has id",
+            'principal["id"] == "bike-1"',
+            'principal.hasTag(principal.site) && principal.getTag(principal.site) == "a"',
+            '(if principal.hasTag("f") then principal.getTag("f") else principal.id) like "b*"',
+            '{"getTag": principal.site, "id": principal.id}.id like "*-2"',
             "principal is Device",
             "resource.from.tier == principal.tier",
         ]
@@ -78,7 +85,7 @@ class TestLooks:
         crosses = f'{effect} (principal, action == Action::"cross", resource) when {{ {condition} }};'
         text = crosses if effect == "permit" else ANYONE + crosses
         policies = PolicySet.parse(text, 1)
-        whole = replace(policies, sees=DEVICE, handle=cedarpy.PolicySet.from_str(text))
+        whole = replace(policies, sees=DEVICE, handle=cedarpy.PolicySet.from_str(text), _tree=None)
         crossing = Crossing(Boundary("b", Tier.DEVICE, None, Tier.EDGE, Site("munich")), "GET", "/")
         seen: dict[Look, bool] = {}
         for one in MACHINES:
