@@ -16,7 +16,8 @@ from attestd.tpm.cabinets import MAX_UNPACKED, unpack
 from attestd.tpm.chain import TrustAnchors, verify_certificate_chain
 from attestd.tpm.der import children, element, read_oid, whole
 from attestd.tpm.ekcert import Quirk, parse_certificate
-from attestd.tpm.endorsement import check_ek_certificate, verify_endorsement
+from attestd.tpm.ekprofile import check_ek_certificate
+from attestd.tpm.endorsement import verify_endorsement
 from attestd.tpm.known_makers import COLUMNS, Manifest, write_date
 from attestd.tpm.makers import certificates_in, describe_certificate
 from attestd_edge.identity import ProxyIdentity, read_certificates
