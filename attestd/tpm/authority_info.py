@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from attestd.tpm.claims import list_extensions
+from attestd.tpm.claims import extension_of
 from attestd.tpm.der import OID, Element, MalformedCertificate, children, read_oid, whole
 from attestd.tpm.ekcert import MakerCertificate
 
 AUTHORITY_INFO_ACCESS: Final = "1.3.6.1.5.5.7.1.1"
 _CA_ISSUERS: Final = "1.3.6.1.5.5.7.48.2"
-_URI, _EXTENSIONS = 0x86, 0xA3  # [6], implicit IA5String: GeneralName; [3], explicit: TBSCertificate
+_URI = 0x86  # [6], implicit IA5String: GeneralName
 MAX_URLS: Final = 4  # of one certificate; makers give one
 _MAX_URL: Final = 512  # characters
 
@@ -24,10 +24,8 @@ def issuer_urls(certificate: MakerCertificate) -> tuple[str, ...]:
     if AUTHORITY_INFO_ACCESS not in certificate.claims.extensions:
         return ()
     try:
-        fields = children(whole(certificate.tbs))
-        found = next((item for item in fields if item.tag == _EXTENSIONS), None)
-        values = [value for oid, _, value in list_extensions(found) if oid == AUTHORITY_INFO_ACCESS]
-        urls = [_read(description) for value in values for description in children(whole(value))]
+        value = extension_of(certificate.tbs, AUTHORITY_INFO_ACCESS)
+        urls = [_read(description) for description in children(whole(value or b""))]
     except MalformedCertificate:
         return ()
     return tuple(url for url in urls if url)[:MAX_URLS]

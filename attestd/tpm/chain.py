@@ -34,6 +34,9 @@ MAX_ISSUERS = 6
 MAX_SIGNATURE_CHECKS = 32
 
 
+USE_INVENTORY = "Enroll the device by its EK's hash in the inventory (`attestd-agent evidence` prints it)."
+
+
 class NoTrustAnchors(EvidenceRefused):
     """No TPM maker is trusted here yet"""
 
@@ -57,6 +60,18 @@ class ChainTooCostly(InputTooLarge):
     """The certificate chain takes too many signature checks"""
 
     remedy = "Send the EK certificate with the intermediates of its own chain, and no others."
+
+
+class QuirkRefused(EvidenceRefused):
+    """The certificate chain departs from the rules in a way that this service does not let through"""
+
+    remedy = "`endorsement.refuse_quirks` in attestd.toml names these ways (docs/endorsements.md). " + USE_INVENTORY
+
+
+def check_quirks(quirks: frozenset[Quirk], refused: frozenset[Quirk]) -> None:
+    """Raises QuirkRefused for a quirk that is not to be let through."""
+    if unwanted := sorted(quirks & refused):
+        raise QuirkRefused(seen=", ".join(unwanted), expected="a chain without it")
 
 
 class Vouched:
@@ -153,6 +168,7 @@ def verify_certificate_chain(
     # The root's signature on itself proves nothing and is not looked at.
     if any(certificate.algorithm is not None and certificate.algorithm.weak for certificate in path[:-1]):
         quirks.add(Quirk.SHA1_SIGNATURE)
+    check_quirks(frozenset(quirks), refused)
     return VerifiedPath(path, frozenset(quirks))
 
 

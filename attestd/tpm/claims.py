@@ -224,6 +224,19 @@ def list_extensions(extensions: Element | None) -> list[tuple[str, bool | None, 
     return found
 
 
+_EXTENSIONS = 0xA3  # [3], explicit: TBSCertificate
+
+
+def extension_of(tbs: bytes, wanted: str) -> bytes | None:
+    """The value of one extension, from the octets that were signed; None where there is none. Raises
+    MalformedCertificate, also where it stands twice."""
+    found = next((item for item in children(whole(tbs)) if item.tag == _EXTENSIONS), None)
+    values = [value for oid, _, value in list_extensions(found) if oid == wanted]
+    if len(values) > 1:
+        raise MalformedCertificate("An extension appears twice.", seen=wanted)
+    return values[0] if values else None
+
+
 _DIRECTORY_NAME = 0xA4  # [4], explicit: a Name is a CHOICE (RFC 5280, section 4.2.1.6)
 
 

@@ -225,7 +225,7 @@ def _oid_of(identifier: bytes) -> str:
 def read_names(unverified: bytes) -> tuple[bytes, bytes]:
     """Issuer and subject of a DER certificate, as `MakerCertificate` has them, and nothing else of it: to look through
     thousands for the few that matter. Raises MalformedCertificate."""
-    parts = _take_apart(element(unverified).raw)
+    parts = _take_apart(element(unverified))
     return parts.issuer.raw, parts.subject.raw
 
 

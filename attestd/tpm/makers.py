@@ -111,3 +111,11 @@ def certificates_in(file: bytes) -> tuple[bytes, ...]:
     if not found:
         raise MalformedCertificate("This file holds no certificate.", expected="PEM or DER")
     return tuple(found)
+
+
+def vendor_name(digits: str) -> str:
+    """Four ASCII characters, padded with zeros or spaces (TCG Vendor ID Registry); else the id as it is written."""
+    text = bytes.fromhex(digits).rstrip(b"\0 ")
+    if text and all(0x20 < octet < 0x7F for octet in text):
+        return text.decode("ascii")
+    return f"id:{digits.upper()}"

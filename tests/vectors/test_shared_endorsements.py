@@ -26,13 +26,9 @@ from attestd.tpm.chain import EK_CERTIFICATE, TrustAnchors, UntrustedMaker, Veri
 from attestd.tpm.claims import read_leniently, read_strictly
 from attestd.tpm.der import MalformedCertificate, children, whole
 from attestd.tpm.ekcert import REFUSED_BY_DEFAULT, MakerCertificate, Quirk, parse_certificate
+from attestd.tpm.ekprofile import EkKeyUsageWrong, NotAnEkCertificate, check_ek_certificate
 from attestd.tpm.ektemplates import EkAttributesWrong
-from attestd.tpm.endorsement import (
-    EkKeyUsageWrong,
-    NotAnEkCertificate,
-    check_ek_certificate,
-    verify_endorsement,
-)
+from attestd.tpm.endorsement import verify_endorsement
 from attestd.tpm.makers import certificates_in, describe_certificate
 from attestd.tpm.vouching import (
     IssuerKeyDiffers,

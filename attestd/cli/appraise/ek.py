@@ -19,7 +19,7 @@ from attestd.errors import EvidenceRefused, MalformedInput
 if TYPE_CHECKING:
     from attestd.cli.certificates import Found
     from attestd.tpm.ekcert import MakerCertificate
-    from attestd.tpm.endorsement import VerifiedEkCertificate
+    from attestd.tpm.ekprofile import VerifiedEkCertificate
 
 _MAX_FILE = 256 * 1024  # octets: the largest NV area, or a chain in PEM
 
@@ -65,7 +65,7 @@ def ek(
     from attestd.tpm.chain import TrustAnchors, UntrustedMaker
     from attestd.tpm.der import shown_name
     from attestd.tpm.ekcert import parse_certificate
-    from attestd.tpm.endorsement import verify_ek_certificate
+    from attestd.tpm.ekprofile import verify_ek_certificate
     from attestd.tpm.firmware import read_certified
 
     with judging(as_json=as_json):

@@ -12,8 +12,8 @@ import pytest
 from attestd.config import EndorsementSettings, SettingInvalid
 from attestd.issuance.issuers import Issuers
 from attestd.issuance.trust import Trust
-from attestd.tpm.chain import UntrustedMaker
-from attestd.tpm.endorsement import CertificateForAnotherKey, QuirkRefused
+from attestd.tpm.chain import QuirkRefused, UntrustedMaker
+from attestd.tpm.endorsement import CertificateForAnotherKey
 from attestd.tpm.vouching import BadCertificateSignature, IssuerKeyDiffers
 from tests import ek_ca as ca
 from tests.service import World

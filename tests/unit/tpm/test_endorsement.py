@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from attestd.errors import AttestdError
 from attestd.ids import EkHash
+from attestd.tpm import ekprofile as p
 from attestd.tpm import endorsement as e
-from attestd.tpm.chain import NoTrustAnchors, UntrustedMaker
+from attestd.tpm.chain import NoTrustAnchors, QuirkRefused, UntrustedMaker
 from attestd.tpm.der import MalformedCertificate
 from attestd.tpm.ekcert import Quirk, parse_certificate
 from attestd.tpm.ektemplates import EkAttributesWrong
@@ -102,12 +103,12 @@ def test_the_public_area_must_be_an_eks() -> None:
 def test_a_key_with_the_roca_fingerprint_is_refused() -> None:
     key = roca_key()
     assert key.key_size == 2048
-    with pytest.raises(e.WeakEndorsementKey) as refusal:
+    with pytest.raises(p.WeakEndorsementKey) as refusal:
         endorse(MIDDLE.ek_form(key), key)
     assert "firmware" in refusal.value.what_to_do
-    with pytest.raises(e.WeakEndorsementKey):
+    with pytest.raises(p.WeakEndorsementKey):
         e.endorse_by_inventory(ca.ek_area(key), known=EkHash.of(ca.ek_area(key)))
-    with pytest.raises(e.WeakEndorsementKey):
+    with pytest.raises(p.WeakEndorsementKey):
         certified(MIDDLE.ek_form(key))
 
 
@@ -121,8 +122,8 @@ def test_a_key_that_differs_from_the_fingerprint_modulo_one_prime_is_not_refused
 # ---- The certificate alone --------------------------------------------------------------------------------------
 
 
-def certified(form: ca.Form, **options: Any) -> e.VerifiedEkCertificate:
-    return e.verify_ek_certificate(
+def certified(form: ca.Form, **options: Any) -> p.VerifiedEkCertificate:
+    return p.verify_ek_certificate(
         parse_certificate(form.sign(MIDDLE.key)),
         intermediates=[parse_certificate(MIDDLE.certificate)],
         **{"anchors": ANCHORS, "now": ca.NOW, **options},
@@ -141,7 +142,7 @@ def test_a_certificate_is_judged_without_its_key() -> None:
     ids=["RSA-1024", "RSA-4096", "P-521"],
 )
 def test_a_certificate_for_a_key_that_no_ek_has(key: ca.PrivateKey) -> None:
-    with pytest.raises(e.EkKeyUnsuitable):
+    with pytest.raises(p.EkKeyUnsuitable):
         certified(MIDDLE.ek_form(key.public_key()))
 
 
@@ -162,23 +163,23 @@ NOTHING_REFUSED: frozenset[Quirk] = frozenset()
 def test_a_key_marked_for_oaep_alone_needs_neither_usage_nor_purpose(form: ca.Form) -> None:
     found = endorse(form, RSA_KEY, refused=NOTHING_REFUSED)
     assert found.quirks == ("rsaes-oaep-key", "tpm12-profile")
-    with pytest.raises((e.EkKeyUsageWrong, e.NotAnEkCertificate)):
+    with pytest.raises((p.EkKeyUsageWrong, p.NotAnEkCertificate)):
         endorse(form, RSA_KEY)
 
 
 @pytest.mark.parametrize(
     ("form", "refusal"),
     [
-        pytest.param(RSA_FORM.without("2.5.29.15"), e.EkKeyUsageWrong, id="not marked, no key usage"),
-        pytest.param(RSA_FORM.without("2.5.29.37"), e.NotAnEkCertificate, id="not marked, no purpose"),
+        pytest.param(RSA_FORM.without("2.5.29.15"), p.EkKeyUsageWrong, id="not marked, no key usage"),
+        pytest.param(RSA_FORM.without("2.5.29.37"), p.NotAnEkCertificate, id="not marked, no purpose"),
         pytest.param(
-            MARKED.with_extension(ca.key_usage("digital_signature")), e.EkKeyUsageWrong, id="marked, and it signs"
+            MARKED.with_extension(ca.key_usage("digital_signature")), p.EkKeyUsageWrong, id="marked, and it signs"
         ),
         pytest.param(
-            MARKED.with_extension(ca.purposes(ca.AIK_PURPOSE)), e.NotAnEkCertificate, id="marked, another purpose"
+            MARKED.with_extension(ca.purposes(ca.AIK_PURPOSE)), p.NotAnEkCertificate, id="marked, another purpose"
         ),
         pytest.param(
-            MARKED.without("2.5.29.15").without("2.5.29.17"), e.TpmIdentityMissing, id="marked, no TPM's identity"
+            MARKED.without("2.5.29.15").without("2.5.29.17"), p.TpmIdentityMissing, id="marked, no TPM's identity"
         ),
     ],
 )
@@ -190,7 +191,7 @@ def test_the_mark_stands_for_what_is_absent_and_for_nothing_else(form: ca.Form, 
 def test_a_policy_may_refuse_any_quirk() -> None:
     odd = FORM.but(serial=ca.integer(0))
     assert endorse(odd).quirks == ("odd-serial",)
-    with pytest.raises(e.QuirkRefused) as refusal:
+    with pytest.raises(QuirkRefused) as refusal:
         endorse(odd, refused=frozenset({Quirk.ODD_SERIAL}))
     assert refusal.value.seen == "odd-serial"
     assert endorse(FORM, refused=frozenset(Quirk)).quirks == ()
@@ -256,7 +257,7 @@ def test_a_key_marked_for_oaep_is_accepted() -> None:
 
 def test_an_ek_certificate_is_no_ca() -> None:
     assert endorse(FORM.without("2.5.29.19"))
-    with pytest.raises(e.EkCertificateIsCa):
+    with pytest.raises(p.EkCertificateIsCa):
         endorse(FORM.with_extension(ca.basic_constraints(True)))
 
 
@@ -271,7 +272,7 @@ def test_an_ek_certificate_is_no_ca() -> None:
 )
 def test_the_purpose_must_be_the_eks(form: ca.Form) -> None:
     assert endorse(FORM.with_extension(ca.purposes(ca.AIK_PURPOSE, ca.EK_PURPOSE)))
-    with pytest.raises(e.NotAnEkCertificate):
+    with pytest.raises(p.NotAnEkCertificate):
         endorse(form)
 
 
@@ -280,17 +281,17 @@ def test_the_key_usage_must_be_the_keys() -> None:
     assert endorse(FORM.with_extension(agreement))
     assert endorse(FORM.with_extension(ca.key_usage("key_agreement", "data_encipherment")))
     assert endorse(RSA_FORM.with_extension(encipherment), RSA_KEY)
-    with pytest.raises(e.EkKeyUsageWrong):
+    with pytest.raises(p.EkKeyUsageWrong):
         endorse(FORM.with_extension(encipherment))
-    with pytest.raises(e.EkKeyUsageWrong):
+    with pytest.raises(p.EkKeyUsageWrong):
         endorse(RSA_FORM.with_extension(agreement), RSA_KEY)
-    with pytest.raises(e.EkKeyUsageWrong):
+    with pytest.raises(p.EkKeyUsageWrong):
         endorse(FORM.without("2.5.29.15"))
 
 
 @pytest.mark.parametrize("usage", ["digital_signature", "content_commitment", "key_cert_sign", "crl_sign"])
 def test_an_ek_may_not_sign(usage: str) -> None:
-    with pytest.raises(e.EkKeyUsageWrong):
+    with pytest.raises(p.EkKeyUsageWrong):
         endorse(FORM.with_extension(ca.key_usage("key_agreement", usage)))
 
 
@@ -325,7 +326,7 @@ def test_the_tpms_identity_is_read(form: ca.Form) -> None:
     ],
 )
 def test_a_missing_identity_is_refused(form: ca.Form) -> None:
-    with pytest.raises(e.TpmIdentityMissing):
+    with pytest.raises(p.TpmIdentityMissing):
         endorse(form)
 
 
@@ -348,12 +349,12 @@ def test_a_missing_identity_is_refused(form: ca.Form) -> None:
 )
 def test_a_malformed_identity_is_refused(attributes: bytes) -> None:
     assert endorse(named(ca.tpm_attributes(model="m" * 64, version="v" * 64)))
-    with pytest.raises(e.TpmIdentityMalformed):
+    with pytest.raises(p.TpmIdentityMalformed):
         endorse(named(attributes))
 
 
 def test_two_identities_are_refused() -> None:
-    with pytest.raises(e.TpmIdentityMalformed):
+    with pytest.raises(p.TpmIdentityMalformed):
         endorse(named(ca.tpm_attributes(), ca.tpm_attributes(model="SLB 9672")))
 
 
@@ -383,7 +384,7 @@ BARE = FORM.without("2.5.29.37").without("2.5.29.17").with_extension(INSTANCE)
 @pytest.fixture
 def pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pretend that the test maker's root is the pinned one."""
-    monkeypatch.setattr(e, "_GOOGLE_CAS_ROOTS", frozenset({parse_certificate(MAKER.root.certificate).sha256}))
+    monkeypatch.setattr(p, "_GOOGLE_CAS_ROOTS", frozenset({parse_certificate(MAKER.root.certificate).sha256}))
 
 
 @pytest.mark.usefixtures("pinned")
@@ -393,7 +394,7 @@ def test_a_bare_certificate_under_the_pinned_root_is_accepted() -> None:
 
 
 def test_a_bare_certificate_under_another_root_is_refused() -> None:
-    with pytest.raises(e.NotAnEkCertificate):
+    with pytest.raises(p.NotAnEkCertificate):
         endorse(BARE)
 
 
@@ -401,19 +402,19 @@ def test_a_bare_certificate_under_another_root_is_refused() -> None:
 @pytest.mark.parametrize(
     ("form", "refusal"),
     [
-        pytest.param(BARE.without(INSTANCE.kind), e.NotAnEkCertificate, id="no instance extension"),
-        pytest.param(BARE.with_extension(ca.purposes(ca.AIK_PURPOSE)), e.NotAnEkCertificate, id="another purpose"),
+        pytest.param(BARE.without(INSTANCE.kind), p.NotAnEkCertificate, id="no instance extension"),
+        pytest.param(BARE.with_extension(ca.purposes(ca.AIK_PURPOSE)), p.NotAnEkCertificate, id="another purpose"),
         pytest.param(
-            BARE.with_extension(ca.alternative_name(ca.tpm_attributes())), e.NotAnEkCertificate, id="a TPM's name"
+            BARE.with_extension(ca.alternative_name(ca.tpm_attributes())), p.NotAnEkCertificate, id="a TPM's name"
         ),
         pytest.param(
             BARE.with_extension(ca.key_usage("key_agreement", "data_encipherment")),
-            e.NotAnEkCertificate,
+            p.NotAnEkCertificate,
             id="another key usage too",
         ),
-        pytest.param(BARE.with_extension(ca.key_usage("digital_signature")), e.EkKeyUsageWrong, id="a signing key"),
-        pytest.param(BARE.without("2.5.29.15"), e.EkKeyUsageWrong, id="no key usage"),
-        pytest.param(BARE.with_extension(ca.basic_constraints(True)), e.EkCertificateIsCa, id="a CA"),
+        pytest.param(BARE.with_extension(ca.key_usage("digital_signature")), p.EkKeyUsageWrong, id="a signing key"),
+        pytest.param(BARE.without("2.5.29.15"), p.EkKeyUsageWrong, id="no key usage"),
+        pytest.param(BARE.with_extension(ca.basic_constraints(True)), p.EkCertificateIsCa, id="a CA"),
     ],
 )
 def test_under_the_pinned_root_every_condition_holds(form: ca.Form, refusal: type[AttestdError]) -> None:
