@@ -172,6 +172,42 @@ def test_that_firmware_could_not_measure_can_not_be_renamed(pcr: int) -> None:
     assert facts_of(boot)["measuring_failed"] is True
 
 
+def test_firmware_that_could_not_measure_into_pcr_1() -> None:
+    assert facts_of(Boot().separate((1,), b"\x01\0\0\0"))["measuring_failed"] is True
+    order = Boot().measure(1, EV.VAR_BOOT, b"BootOrder", b"\x01\0\0\0").separate(range(8))
+    assert facts_of(order)["measuring_failed"] is False
+
+
+def test_that_firmware_could_not_measure_stays_said() -> None:
+    boot = Boot().separate((4,), b"\x01\0\0\0").separate((4,))
+    assert facts_of(boot)["measuring_failed"] is True
+
+
+def test_a_file_of_a_failed_separator_s_octets_is_a_file() -> None:
+    facts = facts_of(w.grub_file(w.firmware(Boot()), "/one", b"\x01\0\0\0"))
+    assert facts["measuring_failed"] is False
+    assert facts["boot_files"] == [hashlib.sha256(b"\x01\0\0\0").hexdigest()]
+    in_8 = facts_of(w.firmware(Boot()).measure(8, EV.SEPARATOR, b"x", b"\x01\0\0\0"))
+    assert in_8["measuring_failed"] is False
+
+
+def test_what_extends_nothing_is_no_measurement() -> None:
+    noisy = deepcopy(GRUB)
+    for pcr in (2, 4, 7, 8, 9, 14):
+        noisy.note(b"SP800-155 Event3" + bytes(40), pcr=pcr)
+    assert facts_of(noisy) == facts_of(GRUB)
+
+
+def test_what_has_no_digest_in_the_bank_is_no_measurement() -> None:
+    """It extended another bank alone, so this one's PCR knows nothing of it."""
+    boot = deepcopy(GRUB)
+    boot.log.append(w.Logged(4, EV.BS_APP, b"", w.digests_of(b"x", ("sha1",))))
+    log = parse_event_log(boot.agile())
+    facts = unquoted_facts(log, match_values(log, {"sha256": boot.pcrs["sha256"]}))
+    assert facts is not None
+    assert facts.to_members()["loaders"] == facts_of(GRUB)["loaders"]
+
+
 def test_a_boot_order_may_look_like_a_separator() -> None:
     """Boot0001, Boot0000 are the octets of one that says that measuring failed."""
     order = struct.pack("<HH", 1, 0)

@@ -16,6 +16,15 @@ from tests import logwriter as w
 from tests.logwriter import EV, GLOBAL, SECURITY, SHIM_LOCK, Boot
 
 
+def facts_without(boot: Boot, pcr: int) -> dict[str, Any]:
+    """The facts where this PCR was not compared."""
+    log = parse_event_log(boot.agile())
+    values = {index: value for index, value in boot.pcrs["sha256"].items() if index != pcr}
+    facts = unquoted_facts(log, match_values(log, {"sha256": values}))
+    assert facts is not None
+    return facts.to_members()
+
+
 def facts_of(boot: Boot, *, bank: str | None = None) -> dict[str, Any]:
     """The facts of a log that replays to what its TPM holds."""
     log = parse_event_log(boot.agile())
@@ -76,6 +85,16 @@ def test_firmware_that_measures_no_state_says_nothing_of_it() -> None:
     facts = facts_of(w.authority(boot, "db", "UEFI CA"))
     assert "secure_boot" not in facts
     assert facts["authorities"] == [sha256(w.certificate("UEFI CA"))]
+
+
+def test_a_pcr_that_was_not_compared_says_nothing() -> None:
+    without_7 = facts_without(GRUB, 7)
+    assert not set(POLICY) & set(without_7)
+    assert (without_7["audit_mode"], without_7["doubts"]) == (False, [])
+    without_1 = facts_without(GRUB, 1)
+    assert not {"audit_mode", "deployed_mode", "boot_options"} & set(without_1)
+    assert without_1["secure_boot"] is True
+    assert "firmware_version" not in facts_without(GRUB, 0)
 
 
 # ---- What nobody can change -------------------------------------------------------------------------------------
@@ -191,6 +210,11 @@ def test_a_database_that_can_not_be_read(content: bytes) -> None:
     assert facts["secure_boot"] is True
 
 
+def test_as_many_keys_as_bounded() -> None:
+    content = w.signatures(*(bytes([n]) * 40 for n in range(128)), each=False)
+    assert len(facts_of(w.grub_boot(variables={**w.keys(), "db": content}))["db"]) == 128
+
+
 def test_a_database_of_nothing_but_images() -> None:
     images = [bytes([n]) * 32 for n in range(3)]
     content = w.signatures(*images, kind=w.IMAGE_SHA256, each=False)
@@ -292,8 +316,10 @@ def test_a_certificate_that_can_not_be_read_still_has_a_digest() -> None:
 
 def test_more_signers_than_any_boot_has() -> None:
     boot = w.firmware(Boot())
-    for number in range(65):
+    for number in range(64):
         boot.measure(7, EV.VAR_AUTHORITY, w.variable(SECURITY, "db", bytes([number]) * 32))
+    assert len(facts_of(boot)["signers"]) == 64
+    boot.measure(7, EV.VAR_AUTHORITY, w.variable(SECURITY, "db", b"\xff" * 32))
     facts = facts_of(boot)
     assert "too-many-signers" in facts["doubts"]
     assert not {"signers", "authorities", "mok_used"} & set(facts)
@@ -329,7 +355,9 @@ def test_other_texts_are_told_as_they_are() -> None:
 
 
 def test_more_texts_than_any_firmware_has() -> None:
-    facts = facts_of(w.grub_boot(actions=[f"action {number}".encode() for number in range(17)]))
+    texts = [f"action {number}".encode() for number in range(17)]
+    assert len(facts_of(w.grub_boot(actions=texts[:16]))["firmware_actions"]) == 16
+    facts = facts_of(w.grub_boot(actions=texts))
     assert "too-many-firmware-actions" in facts["doubts"]
     assert not set(POLICY) & set(facts)
 
