@@ -232,10 +232,11 @@ def wire(settings: Settings, hierarchy: Hierarchy, registry: Registry, clock: Ca
             stored = policies.latest(c)
         return PolicySet.parse(stored.text, stored.version)
 
+    trust = Trust(registry, settings.endorsement)
     return Service(
         settings=settings,
         registry=registry,
-        enrollment=Enrollment(settings, registry, hierarchy.sealing, granter, Trust(registry), entropy),
+        enrollment=Enrollment(settings, registry, hierarchy.sealing, granter, trust, entropy),
         lifecycle=Lifecycle(settings, registry, hierarchy, hierarchy.sealing, granter, policy, entropy),
         operations=Operations(settings, registry, hierarchy, profiles, entropy),
         callers=Callers(registry, hierarchy.sealing),

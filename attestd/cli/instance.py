@@ -33,6 +33,7 @@ from attestd.callers import Callers
 from attestd.config import SettingInvalid, Settings
 from attestd.errors import Conflict
 from attestd.ids import TrustDomain
+from attestd.issuance.chips import Chips
 from attestd.issuance.enrollment import Enrollment
 from attestd.issuance.grants import Granter
 from attestd.issuance.lifecycle import Lifecycle
@@ -43,7 +44,7 @@ from attestd.publication import Publication
 from attestd.registry import policies
 from attestd.registry.engine import Registry
 from attestd.registry.operators import Role
-from attestd.web.app import Service
+from attestd.web.service import Service
 
 ADMIN = "admin"
 _FILE = "sqlite:///"
@@ -94,12 +95,14 @@ def open_instance(
     profiles = profiles_of(settings)
     hierarchy = Hierarchy.load(dir, unlocking_of(settings, environ, ask=ask))
     registry = Registry.open(settings.database_url)
+    Chips.of(settings)  # a broken file of advisories is told now, and not to the first device
     entropy = os.urandom
     granter = Granter(settings.trust_domain, hierarchy, profiles, entropy)
+    trust = Trust(registry, settings.endorsement)
     service = Service(
         settings=settings,
         registry=registry,
-        enrollment=Enrollment(settings, registry, hierarchy.sealing, granter, Trust(registry), entropy),
+        enrollment=Enrollment(settings, registry, hierarchy.sealing, granter, trust, entropy),
         lifecycle=Lifecycle(
             settings, registry, hierarchy, hierarchy.sealing, granter, _PolicyInForce(registry), entropy
         ),

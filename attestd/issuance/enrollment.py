@@ -15,6 +15,7 @@ from attestd.config import Settings
 from attestd.errors import AttestdError, Conflict, EvidenceRefused, Forbidden, Limited, MalformedInput
 from attestd.ids import DeviceId, Serial
 from attestd.issuance.challenges import EnrollmentChallenge
+from attestd.issuance.chips import Chips
 from attestd.issuance.grants import Grant, Granter
 from attestd.issuance.records import Placement, clock_members, record_granted, references_for, require_standing
 from attestd.issuance.trust import Trust
@@ -210,7 +211,7 @@ class Enrollment:
         place = Placement.of(device)
         result = appraise(
             proven.quote,
-            certified_hardware=proven.endorsement.kind == "certificate",
+            chip=Chips.of(self.settings).endorsed(proven.endorsement, proven.quote, proven.ak),
             references=references_for(self.settings, place.tier),
             attested_at=int(now.timestamp()),
         )
@@ -236,7 +237,7 @@ class Enrollment:
                 c,
                 device.id,
                 expected_version=device.state_version,
-                ek_public=proven.endorsement.ek.area,
+                ek_public=proven.endorsement.ek_area,
                 ak_public=proven.ak.public.area,
                 ck_public=proven.key.public.area,
                 ck_name=proven.key.name,
@@ -292,7 +293,7 @@ class Enrollment:
         settings = self.settings.enrollment
         result = appraise(
             proven.quote,
-            certified_hardware=proven.endorsement.kind == "certificate",
+            chip=Chips.of(self.settings).endorsed(proven.endorsement, proven.quote, proven.ak),
             references=references_for(self.settings, None),
             attested_at=int(now.timestamp()),
         )
@@ -309,7 +310,7 @@ class Enrollment:
             device = admission.record_pending(
                 c,
                 new_id=DeviceId.random(self.entropy(16)),
-                ek_public=proven.endorsement.ek.area,
+                ek_public=proven.endorsement.ek_area,
                 endorsement=proven.endorsement.kind,
                 manufacturer=proven.endorsement.manufacturer,
                 model=proven.endorsement.model,

@@ -22,6 +22,7 @@ from attestd.credentials.jwk import jwk_thumbprint
 from attestd.errors import EvidenceRefused, Forbidden, MalformedInput
 from attestd.ids import Serial, SpiffeId
 from attestd.issuance.challenges import RequestNonce
+from attestd.issuance.chips import Chips
 from attestd.issuance.enrollment import DeviceQuarantined
 from attestd.issuance.grants import Granted, Granter
 from attestd.issuance.records import clock_members, record_granted, references_for
@@ -100,7 +101,7 @@ class Lifecycle:
         place = asked.device.place
         result = appraise(
             quote,
-            certified_hardware=asked.device.row.endorsement == "certificate",
+            chip=Chips.of(self.settings).known(asked.device.row, quote, asked.device.ak),
             references=references_for(self.settings, place.tier),
             attested_at=int(now.timestamp()),
         )
@@ -377,4 +378,9 @@ def _note(c: Connection, asked: Requested, act: str, now: datetime, request_id: 
 
 
 def _result(members: Mapping[str, Any]) -> AttestationResult:
-    return AttestationResult(dict(members["vector"]), tuple(members["reasons"]), int(members["attested_at"]))
+    return AttestationResult(
+        dict(members["vector"]),
+        tuple(members["reasons"]),
+        int(members["attested_at"]),
+        dict(members.get("facts", {})),  # none in results of before these were kept
+    )

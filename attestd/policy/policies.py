@@ -20,6 +20,7 @@ from typing import Self
 
 import cedarpy
 
+from attestd.policy.apart import set_apart, stands_apart
 from attestd.policy.reads import Reads
 from attestd.policy.source import PolicyInvalid, Source
 
@@ -48,7 +49,8 @@ def schema() -> cedarpy.Schema:
 class PolicySet:
     """Valid policies. `reads` are the members of `context` that any of them looks at, `sees` what they look at of a
     device (reads.py); `ids` maps the engine's ids to the @id annotations (or to the engine's id where a policy has
-    none)."""
+    none). `handle` is what the engine decides by: the same policies, which ask for a device's own apart (apart.py).
+    """
 
     version: int
     text: str
@@ -90,6 +92,8 @@ class PolicySet:
             place = source.place_of_policy(_index(first.policy_id) if first else -1, told)
             raise PolicyInvalid(f"The policy does not fit the schema at {place}.", seen=told[:300])
         reads = Reads.of(tree)
+        if stands_apart(reads.device):
+            handle = cedarpy.PolicySet.from_pst(set_apart(tree))
         return cls(version, text, reads.context, reads.device, MappingProxyType(ids), handle)
 
     @property

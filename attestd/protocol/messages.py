@@ -29,6 +29,7 @@ PcrValues = Mapping[str, Mapping[int, bytes]]
 PcrSelection = Mapping[str, tuple[int, ...]]
 
 BANKS = {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}  # digest sizes in octets
+_PCRS = {str(index): index for index in range(24)}  # as they are spelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,20 +195,20 @@ def _read_pcrs(members: Members) -> dict[str, dict[int, bytes]]:
     for bank, values in members.items():
         if bank not in BANKS:
             raise MalformedJson("This is not a PCR bank.", seen=repr(bank[:20]), expected=", ".join(BANKS))
-        if not isinstance(values, dict) or len(values) > 24:
+        if type(values) is not dict or len(values) > 24:
             raise MalformedJson("A bank maps PCR indices to digests.", expected="at most 24 entries")
-        banks[bank] = {}
-        for index, text in values.items():
-            if not (index.isascii() and index.isdigit() and str(int(index[:3])) == index and int(index) < 24):
-                raise MalformedJson("This is not a PCR index.", seen=repr(index[:20]), expected="0 to 23")
-            if not isinstance(text, str) or len(text) > 100:
+        size = BANKS[bank]
+        found = banks[bank] = {}
+        for spelled, text in values.items():
+            index = _PCRS.get(spelled)
+            if index is None:
+                raise MalformedJson("This is not a PCR index.", seen=repr(spelled[:20]), expected="0 to 23")
+            if type(text) is not str or len(text) > 100:
                 raise MalformedJson("A PCR value is a base64url string.", seen=type(text).__name__)
-            digest = b64decode(text, name=f"pcrs.{bank}.{index}")
-            if len(digest) != BANKS[bank]:
-                raise MalformedJson(
-                    "A PCR value has the wrong size.", seen=len(digest), expected=f"{BANKS[bank]} octets"
-                )
-            banks[bank][int(index)] = digest
+            digest = b64decode(text, name=f"pcrs.{bank}.{spelled}")
+            if len(digest) != size:
+                raise MalformedJson("A PCR value has the wrong size.", seen=len(digest), expected=f"{size} octets")
+            found[index] = digest
     return banks
 
 

@@ -19,8 +19,16 @@ a narrow condition and a reason; it is recorded with the endorsement. Every othe
 | rsaes-oaep-key  | an RSA key marked "OAEP only": STM and Infineon     | it is an RSA key; the mark only narrows it   |
 | google-cas      | no EKU and no SAN: Google Compute Engine            | one pinned root, marker extension and exact  |
 |                 |                                                     | key usage: see `endorsement`                 |
-| sha1-signature  | SHA-1 under a signature: TPM 1.2 chips, until 2014  | it is not, unless the caller of the chain    |
-|                 |                                                     | check asks; `verify_endorsement` never asks  |
+| sha1-signature  | SHA-1 under a signature: TPM 1.2 chips, until 2014  | signed before 2017: a collision had to be    |
+|                 |                                                     | made before the CA signed, and none could be |
+| tpm12-profile   | no key usage, or no purpose either: TPM 1.2 chips   | the key itself is marked for OAEP alone,     |
+|                 |                                                     | which says what the two would say            |
+| expired-root    | a trusted root is over: Nuvoton, AMD, from 2037 on  | it was valid when it signed, all below it is |
+|                 |                                                     | valid now, and an operator trusts it still   |
+
+The two of the chips for TPM 1.2 are refused unless a policy lets them through (`REFUSED_BY_DEFAULT`); any other one
+can be refused by a policy, too. What a quirk lets through is never the check itself: what the check is for holds by
+other means, which the last column names.
 
 How it is read. A small walker (`der`) cuts the certificate out and takes it apart into the very octets that were
 signed; names, algorithm and key come from these. `cryptography` reads the rest, strictly. Where it refuses and the
@@ -93,7 +101,13 @@ class Quirk(StrEnum):
     ECDSA_NULL = "ecdsa-null"
     RSAES_OAEP_KEY = "rsaes-oaep-key"
     SHA1_SIGNATURE = "sha1-signature"
+    TPM12_PROFILE = "tpm12-profile"
+    EXPIRED_ROOT = "expired-root"
     GOOGLE_CAS = "google-cas"
+
+
+# Chips of the TPM 1.2 time: all but over, so a service has to be told that its fleet has some.
+REFUSED_BY_DEFAULT = frozenset({Quirk.SHA1_SIGNATURE, Quirk.TPM12_PROFILE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +204,7 @@ def parse_certificate(unverified: bytes) -> MakerCertificate:
         tbs=parts.tbs.raw,
         signature=octets_of(parts.signature),
         algorithm=_ALGORITHMS.get(identifier),
-        algorithm_oid=read_oid(element(identifier).content),
+        algorithm_oid=_oid_of(identifier),
         issuer=parts.issuer.raw,
         subject=parts.subject.raw,
         serial=int.from_bytes(parts.serial.content, "big", signed=True),
@@ -200,14 +214,27 @@ def parse_certificate(unverified: bytes) -> MakerCertificate:
     )
 
 
+@lru_cache(maxsize=64)  # there are few
+def _oid_of(identifier: bytes) -> str:
+    """What an AlgorithmIdentifier's content begins with."""
+    return read_oid(element(identifier).content)
+
+
+def read_names(unverified: bytes) -> tuple[bytes, bytes]:
+    """Issuer and subject of a DER certificate, as `MakerCertificate` has them, and nothing else of it: to look through
+    thousands for the few that matter. Raises MalformedCertificate."""
+    parts = _take_apart(element(unverified).raw)
+    return parts.issuer.raw, parts.subject.raw
+
+
 # TCG_PCCLIENT_STORED_CERT (TCG PC Client Specific Implementation Specification for Conventional BIOS, for TPM 1.2,
 # section 7.3.2): a tag, the type "full" and a 16-bit size; most write the tag of a full certificate after it.
-_STORED_CERT, _FULL_CERT = b"\x10\x01\x00", b"\x10\x02"
+STORED_CERTIFICATE, _FULL_CERT = b"\x10\x01\x00", b"\x10\x02"
 
 
 def _cut(data: bytes) -> tuple[bytes, frozenset[Quirk]]:
     quirks: set[Quirk] = set()
-    if data.startswith(_STORED_CERT):
+    if data.startswith(STORED_CERTIFICATE):
         data = data[5:].removeprefix(_FULL_CERT)
         quirks.add(Quirk.NV_HEADER)
     der = element(data).raw
@@ -275,7 +302,7 @@ def _read_claims(parts: _Parts) -> tuple[Claims, frozenset[Quirk]]:
     # `cryptography` warns of a serial number below one and announces that it will refuse it: asn1crypto reads these.
     if int.from_bytes(parts.serial.content, "big", signed=True) > 0:
         try:
-            return read_strictly(parts.der), frozenset()
+            return read_strictly(parts.der, parts.extensions.raw if parts.extensions else b""), frozenset()
         except MalformedCertificate:
             departures = _departures(parts)
             if not departures:

@@ -12,30 +12,42 @@ virtual TPMs' EKs by a private CA whose certificates have no EKU and no SAN. The
 (pinned below), with Google's instance extension, and with a key usage that is encryption and nothing else: the same CA
 certifies attestation keys, with digitalSignature.
 
+Chips for TPM 1.2 have certificates after another profile, without key usage and sometimes without EKU. Their keys are
+marked for RSAES-OAEP alone, a mark that allows what key encipherment allows and no signature (RFC 4055, section 1.2):
+with it, and with a TPM's identity, the two may be absent (quirk "tpm12-profile"), if the caller lets that through.
+
 Refused on purpose, though real chips have them: RSA EKs with keyAgreement (Microsoft Pluton, whose CA nobody
-publishes), EK certificates without EKU or key usage (TPM 1.2 chips, all expired), and signatures over SHA-1.
+publishes).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from attestd.errors import EvidenceRefused, InputTooLarge
 from attestd.ids import EkHash
-from attestd.protocol.encoding import Members, b64encode
-from attestd.protocol.messages import MAX_CERTIFICATE, MAX_CERTIFICATES, MAX_PUBLIC
+from attestd.protocol.messages import MAX_CERTIFICATES
 from attestd.tpm.chain import EK_CERTIFICATE, TrustAnchors, VerifiedPath, verify_certificate_chain
-from attestd.tpm.ekcert import MakerCertificate, Quirk, parse_certificate
+from attestd.tpm.ekcert import REFUSED_BY_DEFAULT, MakerCertificate, Quirk, parse_certificate
 from attestd.tpm.ektemplates import check_ek_template
-from attestd.tpm.objects import TpmPublic, parse_public
+from attestd.tpm.objects import PublicKey, TpmPublic, parse_public
+from attestd.tpm.weak_keys import has_roca_fingerprint
 
-__all__ = ["TrustAnchors", "VerifiedEndorsement", "endorse_by_inventory", "recall_endorsement", "verify_endorsement"]
+__all__ = [
+    "TrustAnchors",
+    "VerifiedEkCertificate",
+    "VerifiedEndorsement",
+    "endorse_by_inventory",
+    "recall_endorsement",
+    "verify_ek_certificate",
+    "verify_endorsement",
+]
 
 _USE_INVENTORY = "Enroll the device by its EK's hash in the inventory (`attestd-agent evidence` prints it)."
 
@@ -95,6 +107,18 @@ class WeakEndorsementKey(EvidenceRefused):
     )
 
 
+class QuirkRefused(EvidenceRefused):
+    """The certificate chain departs from the rules in a way that this service does not let through"""
+
+    remedy = "`endorsement.refuse_quirks` in attestd.toml names these ways (docs/endorsements.md). " + _USE_INVENTORY
+
+
+class EkKeyUnsuitable(EvidenceRefused):
+    """The certificate's key is of no size or curve that an endorsement key has"""
+
+    remedy = _USE_INVENTORY
+
+
 class EkNotInInventory(EvidenceRefused):
     """This endorsement key is not the inventory's"""
 
@@ -106,10 +130,11 @@ class VerifiedEndorsement:
     """An EK that a trusted maker, or this fleet's inventory, vouches for; made by this module only.
 
     `certificate` and the SHA-256 fingerprints are None for kind "inventory", as are manufacturer, model and firmware
-    version empty. `firmware_version` is the one at manufacture. The EK and its hash are lifelong trackers: not shown.
+    version empty; a recalled endorsement has no `certificate` either. `firmware_version` is the one at manufacture. The
+    EK's public area and its hash are lifelong trackers: not shown.
     """
 
-    ek: TpmPublic = field(repr=False)
+    ek_area: bytes = field(repr=False)
     ek_hash: EkHash = field(repr=False)
     kind: Literal["certificate", "inventory"]
     manufacturer: str = ""
@@ -120,50 +145,47 @@ class VerifiedEndorsement:
     root_sha256: bytes | None = None
     quirks: tuple[str, ...] = ()
 
-    def to_members(self) -> dict[str, Any]:
-        """What `recall_endorsement` makes this again from; for sealed storage only."""
-        members: dict[str, Any] = {
-            "ek": b64encode(self.ek.area),
-            "kind": self.kind,
-            "manufacturer": self.manufacturer,
-            "model": self.model,
-            "firmware_version": self.firmware_version,
-            "quirks": list(self.quirks),
-        }
-        for name in ("certificate", "certificate_sha256", "root_sha256"):
-            if (value := getattr(self, name)) is not None:
-                members[name] = b64encode(value)
-        return members
+    @property
+    def ek(self) -> TpmPublic:
+        """The key, read when it is asked for: what comes back from a seal is not used to make another credential."""
+        return parse_public(self.ek_area)
+
+    def to_parts(self) -> tuple[bytes, ...]:
+        """What `recall_endorsement` makes this again from, all but the certificate; for sealed storage only."""
+        words = (self.kind, self.manufacturer, self.model, self.firmware_version, *self.quirks)  # none holds a NUL
+        return self.ek_area, self.certificate_sha256 or b"", self.root_sha256 or b"", "\0".join(words).encode()
 
 
-def recall_endorsement(members: Mapping[str, Any]) -> VerifiedEndorsement:
-    """The endorsement that `to_members` wrote. Nothing is verified again: the members must come from a sealed place."""
-    reader = Members(members, "endorsement")
-    area = reader.octets("ek", limit=MAX_PUBLIC)
-
-    def optional(name: str, limit: int) -> bytes | None:
-        return reader.octets(name, limit=limit) if name in reader else None
-
-    recalled = VerifiedEndorsement(
-        ek=parse_public(area),
+def recall_endorsement(parts: Sequence[bytes]) -> VerifiedEndorsement:
+    """The endorsement that `to_parts` took apart. Nothing is verified again: the parts must come from under a seal."""
+    area, certificate_sha256, root_sha256, words = parts
+    kind, manufacturer, model, firmware_version, *quirks = words.decode().split("\0")
+    return VerifiedEndorsement(
+        ek_area=area,
         ek_hash=EkHash.of(area),
-        kind="certificate" if reader.text("kind") == "certificate" else "inventory",
-        manufacturer=reader.text("manufacturer"),
-        model=reader.text("model"),
-        firmware_version=reader.text("firmware_version"),
-        certificate=optional("certificate", MAX_CERTIFICATE),
-        certificate_sha256=optional("certificate_sha256", 32),
-        root_sha256=optional("root_sha256", 32),
-        quirks=reader.texts("quirks", most=len(Quirk)),
+        kind="certificate" if kind == "certificate" else "inventory",
+        manufacturer=manufacturer,
+        model=model,
+        firmware_version=firmware_version,
+        certificate_sha256=certificate_sha256 or None,
+        root_sha256=root_sha256 or None,
+        quirks=tuple(quirks),
     )
-    reader.done()
-    return recalled
 
 
 def verify_endorsement(
-    ek_public: bytes, certificates: Sequence[bytes], *, anchors: TrustAnchors, now: datetime
+    ek_public: bytes,
+    certificates: Sequence[bytes],
+    *,
+    anchors: TrustAnchors,
+    now: datetime,
+    fetched: Sequence[bytes] = (),
+    refused: frozenset[Quirk] = REFUSED_BY_DEFAULT,
 ) -> VerifiedEndorsement:
-    """Proves that a trusted maker certified this EK. `certificates` are DER: the EK's first, then intermediates."""
+    """Proves that a trusted maker certified this EK. `certificates` are DER: the EK's first, then intermediates.
+
+    `fetched` are further intermediates that did not come with the request; `refused` are quirks not to let through.
+    """
     # 1. The key itself: a well-formed public area, of one of the profile's templates, and not known to be weak.
     ek = _check_key(ek_public)
     # 2. The certificates, within bounds. No certificate is no endorsement.
@@ -173,40 +195,86 @@ def verify_endorsement(
         raise TooManyCertificates(seen=len(certificates), expected=f"at most {MAX_CERTIFICATES}")
     leaf, *intermediates = map(parse_certificate, certificates)
     # 3. The certificate is for this very key.
-    if leaf.key.public_numbers() != ek.key.public_numbers():
+    if leaf.key != ek.key:
         raise CertificateForAnotherKey(seen=_key_kind(leaf), expected=f"the {ek.type.name} key of the EK public area")
-    # 4. A valid path from it to a trusted root.
-    path = verify_certificate_chain(leaf, intermediates=intermediates, anchors=anchors, now=now)
-    # 5. It is an EK certificate, by the profile.
-    identity, quirks = check_ek_certificate(path)
+    # 4. and 5. A valid path from it to a trusted root, and an EK certificate at its end.
+    intermediates += map(parse_certificate, fetched)
+    verified = verify_ek_certificate(leaf, intermediates=intermediates, anchors=anchors, now=now, refused=refused)
     return VerifiedEndorsement(
-        ek=ek,
+        ek_area=ek_public,
         ek_hash=EkHash.of(ek_public),
         kind="certificate",
-        manufacturer=identity.manufacturer,
-        model=identity.model,
-        firmware_version=identity.firmware_version,
+        manufacturer=verified.identity.manufacturer,
+        model=verified.identity.model,
+        firmware_version=verified.identity.firmware_version,
         certificate=leaf.der,
         certificate_sha256=leaf.sha256,
-        root_sha256=path.root.sha256,
-        quirks=tuple(sorted(quirks)),
+        root_sha256=verified.path.root.sha256,
+        quirks=tuple(sorted(verified.quirks)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedEkCertificate:
+    """A certificate that a trusted maker issued for some TPM's EK. Whether anybody has that TPM is another question."""
+
+    path: VerifiedPath
+    identity: TpmIdentity
+    quirks: frozenset[Quirk]
+
+
+def verify_ek_certificate(
+    leaf: MakerCertificate,
+    *,
+    intermediates: Sequence[MakerCertificate] = (),
+    anchors: TrustAnchors,
+    now: datetime,
+    refused: frozenset[Quirk] = REFUSED_BY_DEFAULT,
+) -> VerifiedEkCertificate:
+    """Proves that a certificate is an EK's, of a trusted maker; nothing is known of the key but what it says."""
+    # 1. A valid path to a trusted root.
+    path = verify_certificate_chain(leaf, intermediates=intermediates, anchors=anchors, now=now, refused=refused)
+    # 2. The key is one that an EK can have, and not known to be weak.
+    _check_strength(leaf)
+    # 3. It is an EK certificate, by the profile.
+    identity, quirks = check_ek_certificate(path, refused=refused)
+    # 4. Nothing odd about all this that is not to be let through.
+    if unwanted := sorted(quirks & refused):
+        raise QuirkRefused(seen=", ".join(unwanted), expected="a chain without it")
+    return VerifiedEkCertificate(path, identity, quirks)
 
 
 def endorse_by_inventory(ek_public: bytes, *, known: EkHash) -> VerifiedEndorsement:
     """Accepts an EK whose public area's hash the inventory holds; it must still be a sound EK."""
-    ek = _check_key(ek_public)
+    _check_key(ek_public)
     if EkHash.of(ek_public) != known:
         raise EkNotInInventory
-    return VerifiedEndorsement(ek=ek, ek_hash=known, kind="inventory")
+    return VerifiedEndorsement(ek_area=ek_public, ek_hash=known, kind="inventory")
 
 
 def _check_key(ek_public: bytes) -> TpmPublic:
     ek = parse_public(ek_public)
     check_ek_template(ek)
-    if isinstance(ek.key, rsa.RSAPublicKey) and _has_roca_fingerprint(ek.key.public_numbers().n):
-        raise WeakEndorsementKey(seen="a modulus with the fingerprint of Infineon's RSALib", expected="any other")
+    _check_not_weak(ek.key)
     return ek
+
+
+def _check_not_weak(key: PublicKey) -> None:
+    if has_roca_fingerprint(key):
+        raise WeakEndorsementKey(seen="a modulus with the fingerprint of Infineon's RSALib", expected="any other")
+
+
+def _check_strength(leaf: MakerCertificate) -> None:
+    """What the templates of annex B allow, where there is a certificate alone."""
+    kind, size = ("RSA", _RSA_SIZES) if isinstance(leaf.key, rsa.RSAPublicKey) else ("ECC", _ECC_SIZES)
+    if leaf.key.key_size not in size:
+        raise EkKeyUnsuitable(
+            seen=f"{kind} {leaf.key.key_size}", expected=f"{kind} of {' or '.join(map(str, sorted(size)))} bits"
+        )
+    _check_not_weak(leaf.key)
+
+
+_RSA_SIZES, _ECC_SIZES = frozenset({2048, 3072}), frozenset({256, 384})
 
 
 def _key_kind(certificate: MakerCertificate) -> str:
@@ -231,19 +299,29 @@ class TpmIdentity:
     firmware_version: str
 
 
-def check_ek_certificate(path: VerifiedPath) -> tuple[TpmIdentity, frozenset[Quirk]]:
+def check_ek_certificate(
+    path: VerifiedPath, *, refused: frozenset[Quirk] = REFUSED_BY_DEFAULT
+) -> tuple[TpmIdentity, frozenset[Quirk]]:
     """Proves that a valid path's leaf is an EK certificate; returns its chip and the quirks that were let through."""
     leaf = path.leaf
     if leaf.claims.is_ca:
         raise EkCertificateIsCa(expected="basicConstraints with cA FALSE, or none")
-    _check_key_usage(leaf)
+    # A key marked for OAEP alone says what key usage and purpose would say, where they say nothing.
+    marked = Quirk.RSAES_OAEP_KEY in leaf.quirks and Quirk.TPM12_PROFILE not in refused
+    quirks = path.quirks
+    if marked and leaf.claims.usages is None:
+        quirks |= {Quirk.TPM12_PROFILE}
+    else:
+        _check_key_usage(leaf)
     if _is_google_cas(path):
-        return TpmIdentity("GOOG", "", ""), path.quirks | {Quirk.GOOGLE_CAS}
+        return TpmIdentity("GOOG", "", ""), quirks | {Quirk.GOOGLE_CAS}
     purposes = leaf.claims.purposes
-    if purposes is None or EK_CERTIFICATE not in purposes:
+    if marked and purposes is None:
+        quirks |= {Quirk.TPM12_PROFILE}
+    elif purposes is None or EK_CERTIFICATE not in purposes:
         seen = "no extended key usage" if purposes is None else ", ".join(sorted(purposes))[:200]
         raise NotAnEkCertificate(seen=seen, expected=f"{EK_CERTIFICATE} (tcg-kp-EKCertificate)")
-    return _read_tpm_identity(leaf), path.quirks
+    return _read_tpm_identity(leaf), quirks
 
 
 def _check_key_usage(leaf: MakerCertificate) -> None:
@@ -299,21 +377,3 @@ def _vendor_name(digits: str) -> str:
     if text and all(0x20 < octet < 0x7F for octet in text):
         return text.decode("ascii")
     return f"id:{digits.upper()}"
-
-
-# ---- Known-weak keys --------------------------------------------------------------------------------------------
-
-
-# Infineon's RSALib made primes of the form k*M + (65537^a mod M), M being the product of the first primes ("The Return
-# of Coppersmith's Attack", CCS 2017, section 2): such a modulus is a power of 65537 modulo every prime in M. M holds at
-# least the primes up to 167 for keys from 512 bits on; another modulus passes by chance once in about 2^28.
-def _powers_of_65537(prime: int) -> frozenset[int]:
-    return frozenset(pow(65537, exponent, prime) for exponent in range(prime - 1))
-
-
-_ROCA_PRIMES = tuple(p for p in range(3, 168, 2) if all(p % q for q in range(3, int(p**0.5) + 1, 2)))
-_ROCA_RESIDUES = tuple((prime, _powers_of_65537(prime)) for prime in _ROCA_PRIMES)
-
-
-def _has_roca_fingerprint(modulus: int) -> bool:
-    return all(modulus % prime in residues for prime, residues in _ROCA_RESIDUES)

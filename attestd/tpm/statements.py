@@ -23,6 +23,7 @@ _MAX_DATA = 2 + 64  # TPM2B_DATA holds at most a TPMT_HA (Part 2, section 10.4.3
 _MAX_DIGEST = 64  # TPM2B_DIGEST (Part 2, section 10.4.2)
 _MAX_SELECTIONS = 16  # TPML_PCR_SELECTION has one entry for each hash that a TPM implements
 _MAX_SELECT = 4  # octets of one bitmap: 32 PCRs, more than any platform has (Part 2, section 10.6.1)
+_HEAD = Struct(">IH")  # magic and type
 _CLOCK = Struct(">QIIBQ")  # clock, resetCount, restartCount, safe; then TPMS_ATTEST's firmwareVersion
 
 
@@ -103,9 +104,10 @@ def parse_quote(attest: bytes) -> Quote:
 
 def _read_common(reader: Reader, wanted: int) -> tuple[bytes, bytes, ClockInfo, int]:
     """TPMS_ATTEST up to its union. The magic comes first: a restricted key signs it for its own TPM only."""
-    if (magic := reader.u32()) != TPM_GENERATED:
+    magic, kind = reader.unpack(_HEAD)
+    if magic != TPM_GENERATED:
         raise NotMadeByTpm(seen=f"0x{magic:08x}", expected=f"0x{TPM_GENERATED:08x}")
-    if (kind := reader.u16()) != wanted:
+    if kind != wanted:
         raise AttestationTypeWrong(seen=f"0x{kind:04x}", expected=f"0x{wanted:04x}")
     qualified_signer = read_name(reader)
     extra_data = reader.sized(_MAX_DATA)
@@ -136,5 +138,5 @@ def _read_selection(reader: Reader) -> tuple[tuple[str, tuple[int, ...]], ...]:
         if bank in found:
             raise MalformedTpmStructure("The quote selects one bank twice.", seen=bank)
         bits = int.from_bytes(reader.take(size), "little")  # the first octet holds PCRs 0 to 7, lowest bit first
-        found[bank] = tuple(index for index in range(bits.bit_length()) if bits >> index & 1)
+        found[bank] = tuple([index for index in range(bits.bit_length()) if bits >> index & 1])
     return tuple(found.items())

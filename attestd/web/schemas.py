@@ -122,7 +122,9 @@ _RESULT: Final = closed(
         "vector": {"type": "object", "additionalProperties": {"type": "integer", "minimum": -128, "maximum": 127}},
         "reasons": _list({"type": "string"}),
         "attested_at": _TIMES,
-    }
+    },
+    # Not in results of before these were kept.
+    facts={"type": "object", "additionalProperties": {"type": ["string", "boolean", "integer"]}},
 )
 _DEVICE: Final[Mapping[str, Schema]] = {
     "id": SEGMENT,

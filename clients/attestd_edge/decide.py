@@ -39,7 +39,13 @@ from attestd.credentials.tokens import (
     token_identity,
     verify_token,
 )
-from attestd.credentials.x509 import Authorities, VerifiedCertificate, device_identity, verify_chain
+from attestd.credentials.x509 import (
+    Authorities,
+    VerifiedCertificate,
+    check_device_stands,
+    device_identity,
+    verify_chain,
+)
 from attestd.errors import AttestdError, Forbidden, Unauthenticated, Unavailable
 from attestd.policy import Boundary, Crossing, Decision, Look, PolicySet, decide
 from attestd_edge.memo import Memo
@@ -323,9 +329,9 @@ def _identify(
     # 5. It stands; and so does the certificate beside it, which must be the same machine's.
     identity = token_identity(bound, status=status, revoked=revoked)
     if certificate is not None:
-        beside = device_identity(certificate, status=status, revoked=revoked)
-        if beside.spiffe_id != identity.spiffe_id:
-            raise CredentialsDisagree(seen=f"{identity.spiffe_id} and {beside.spiffe_id}")
+        check_device_stands(certificate, status=status, revoked=revoked)
+        if certificate.spiffe_id != identity.spiffe_id:
+            raise CredentialsDisagree(seen=f"{identity.spiffe_id} and {certificate.spiffe_id}")
     return identity
 
 

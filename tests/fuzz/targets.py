@@ -9,6 +9,7 @@ from tests.fuzz import (
     certificates,
     credentials,
     edge,
+    eventlogs,
     files,
     measurements,
     messages,
@@ -19,6 +20,7 @@ from tests.fuzz.harness import Target
 
 FAMILIES: Final = (
     tpm_structures,
+    eventlogs,
     certificates,
     messages,
     credentials,

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import typer
 
-from attestd.cli.appraise import app
 from attestd.cli.appraise.verdicts import FileUnreadable, judging, tell
 from attestd.cli.options import Json
 from attestd.errors import EvidenceRefused, MalformedInput
@@ -37,7 +36,6 @@ class NoEntries(MalformedInput):
     remedy = "Give the kernel's list: /sys/kernel/security/ima/binary_runtime_measurements, read as root."
 
 
-@app.command()
 def ima(
     file: Annotated[Path, typer.Argument(help="The measurement list, binary or text; - is standard input.")],
     pcr10: Annotated[
