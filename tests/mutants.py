@@ -67,6 +67,21 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
     "attestd/tpm/uefi.py": (f"{_UNIT}/tpm/test_uefi.py", f"{_UNIT}/tpm/test_secureboot.py"),
     "attestd/tpm/sipa.py": (f"{_UNIT}/tpm/test_sipa.py",),
     "attestd/cli/appraise/pcrs.py": (f"{_UNIT}/cli/test_appraise_pcrs.py",),
+    # What it ran.
+    "attestd/tpm/imatemplates.py": (f"{_UNIT}/tpm/test_imatemplates.py", f"{_UNIT}/tpm/test_ima.py"),
+    "attestd/tpm/imalist.py": (f"{_UNIT}/tpm/test_ima.py",),
+    "attestd/tpm/ima.py": (f"{_UNIT}/tpm/test_ima.py", f"{_UNIT}/appraisal/test_runtime.py"),
+    "attestd/tpm/imastate.py": (f"{_UNIT}/tpm/test_imastate.py",),
+    "attestd/tpm/imasignatures.py": (f"{_UNIT}/tpm/test_imasignatures.py",),
+    "attestd/tpm/imamodsig.py": (f"{_UNIT}/tpm/test_imamodsig.py",),
+    "attestd/appraisal/paths.py": (f"{_UNIT}/appraisal/test_paths.py",),
+    "attestd/appraisal/runtime.py": (f"{_UNIT}/appraisal/test_runtime.py",),
+    "attestd/appraisal/runtimeopinion.py": (f"{_UNIT}/appraisal/test_runtime.py",),
+    "attestd/appraisal/runtimepolicy.py": (
+        f"{_UNIT}/appraisal/test_runtime.py",
+        f"{_UNIT}/appraisal/test_runtimesection.py",
+    ),
+    "attestd/appraisal/runtimesection.py": (f"{_UNIT}/appraisal/test_runtimesection.py",),
     "attestd/appraisal/results.py": (f"{_UNIT}/appraisal",),
     # What travels.
     "attestd/protocol/encoding.py": (f"{_UNIT}/protocol/test_encoding.py",),

@@ -215,6 +215,14 @@ class RuntimeAppraisal:
         return tuple(told)
 
 
+def quoted_pcr10(quote: VerifiedQuote) -> dict[str, bytes]:
+    """PCR 10 by bank. Raises Pcr10NotQuoted."""
+    quoted = {bank: values[IMA_PCR] for bank, values in quote.pcrs.items() if IMA_PCR in values}
+    if not quoted:
+        raise Pcr10NotQuoted(seen=", ".join(f"{bank} {sorted(values)}" for bank, values in quote.pcrs.items()))
+    return quoted
+
+
 def fingerprint_of(policies: Sequence[RuntimePolicy]) -> bytes:
     """Of several policies together, whatever their order."""
     return hashlib.sha256(b"".join(sorted(policy.fingerprint for policy in policies))).digest()
@@ -234,9 +242,7 @@ def appraise_runtime(
     TemplateDigestMismatch, ImaListMismatch, BankNotReplayed, BootAggregateMissing, BootAggregateMismatch. What an entry
     that is proven says, however bad, is in the result.
     """
-    quoted = {bank: values[IMA_PCR] for bank, values in quote.pcrs.items() if IMA_PCR in values}
-    if not quoted:
-        raise Pcr10NotQuoted(seen=", ".join(f"{bank} {sorted(values)}" for bank, values in quote.pcrs.items()))
+    quoted = quoted_pcr10(quote)
     # 1. What is known is of this boot and these policies, and ends where the entries begin.
     boot = Boot.of(quote)
     if known is None:

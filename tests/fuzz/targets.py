@@ -11,6 +11,7 @@ from tests.fuzz import (
     edge,
     eventlogs,
     files,
+    measurements,
     messages,
     tpm_structures,
     trail_and_backups,
@@ -27,6 +28,7 @@ FAMILIES: Final = (
     agent,
     files,
     trail_and_backups,
+    measurements,
 )
 TARGETS: Final[tuple[Target, ...]] = tuple(target for family in FAMILIES for target in family.TARGETS)
 
