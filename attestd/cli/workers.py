@@ -45,9 +45,9 @@ class Workers(MPServer):
             time.sleep(_PAUSE)
             self.respawned_wrks.clear()
 
-    def _spawn_worker(self, idx: int, target: Any, callback_loader: Any) -> Any:
+    def _spawn_worker(self, idx: int, target: Any, callback_loader: Any) -> Any:  # type: ignore[override]
         """Made by the nursery; granian knows two other ways."""
-        worker: Any = super()._spawn_worker(idx, target, callback_loader)  # type: ignore[no-untyped-call]
+        worker: Any = super()._spawn_worker(idx, target, callback_loader)
         planned: Any = worker.inner  # a process that was not started
         worker.inner = _Copy(name=f"attestd-worker-{idx + 1}", target=planned._target, args=planned._args)
         return worker
