@@ -45,7 +45,7 @@ class Workers(MPServer):
             time.sleep(_PAUSE)
             self.respawned_wrks.clear()
 
-    def _spawn_worker(self, idx: int, target: Any, callback_loader: Any) -> Any:  # type: ignore[override]  # as MPServer's
+    def _spawn_worker(self, idx: int, target: Any, callback_loader: Any) -> Any:  # type: ignore[override]
         """Made by the nursery; granian knows two other ways."""
         worker: Any = super()._spawn_worker(idx, target, callback_loader)
         planned: Any = worker.inner  # a process that was not started

@@ -81,10 +81,10 @@ class Served:
 
     @classmethod
     @contextmanager
-    def running(cls, folder: Path) -> Iterator[Self]:
+    def running(cls, folder: Path, **environ: str) -> Iterator[Self]:
         command = [str(_BIN / "attestd"), "serve", "--dir", str(folder), "--listen", "127.0.0.1:0", "--json"]
         with (folder / "log").open("ab") as log:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | environ)
         assert process.stdout is not None
         try:
             said = ""
