@@ -27,6 +27,7 @@ from attestd.credentials.jwk import jwk_thumbprint
 from attestd.errors import MalformedInput
 from attestd.ids import DeviceId, EkHash, Serial, Site, SpiffeId, Tier
 from attestd.issuance.grants import pem_chain
+from attestd.issuance.makers import known_makers
 from attestd.policy import PolicySet
 from attestd.protocol.encoding import b64decode
 from attestd.registry import admission, audit, devices, issued, operators, policies, proxies, trust
@@ -140,7 +141,15 @@ class Operations:
         makers = tuple(_trusted(described, act) for described in _described(file, act.now))
         with self.registry.acting() as c:
             added = trust.add(c, makers)
-            act.note(c, "trust-makers", "tpm-makers", added=added, sha256=[maker.sha256.hex() for maker in makers])
+            known = known_makers().certificates
+            act.note(
+                c,
+                "trust-makers",
+                "tpm-makers",
+                added=added,
+                makers=sorted({known[each.sha256].maker if each.sha256 in known else "unknown" for each in makers}),
+                sha256=[maker.sha256.hex() for maker in makers],
+            )
         return makers
 
     def remove_maker(self, sha256: bytes, act: Act) -> None:

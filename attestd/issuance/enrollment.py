@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NoReturn
 
-from attestd.appraisal.results import AttestationResult, appraise
+from attestd.appraisal.results import AttestationResult
 from attestd.ca.sealing import SealingKeys
 from attestd.config import Settings
 from attestd.errors import AttestdError, Conflict, EvidenceRefused, Forbidden, Limited, MalformedInput
 from attestd.ids import DeviceId, Serial
+from attestd.issuance.appraising import Appraiser
 from attestd.issuance.challenges import EnrollmentChallenge
 from attestd.issuance.grants import Grant, Granter
-from attestd.issuance.records import Placement, clock_members, record_granted, references_for, require_standing
+from attestd.issuance.records import Placement, clock_members, record_granted, require_standing
 from attestd.issuance.trust import Trust
 from attestd.protocol.derivations import enrollment_certify_data, enrollment_quote_data, request_digest
 from attestd.protocol.messages import BeginAnswer, BeginRequest, CompleteRequest, EnrollmentEvidence, WaitAnswer
@@ -92,6 +93,7 @@ class Enrollment:
     sealing: SealingKeys
     granter: Granter
     trust: Trust
+    appraiser: Appraiser
     entropy: Callable[[int], bytes]
 
     # ---- Begin ------------------------------------------------------------------------------------------------
@@ -208,12 +210,8 @@ class Enrollment:
     def _issue(self, proven: Proven, device: Device, now: datetime, request_id: str) -> bytes:
         """An approved device's first credentials, or an active one's new ones; a bad state quarantines the latter."""
         place = Placement.of(device)
-        result = appraise(
-            proven.quote,
-            certified_hardware=proven.endorsement.kind == "certificate",
-            references=references_for(self.settings, place.tier),
-            attested_at=int(now.timestamp()),
-        )
+        chip = self.appraiser.chips.endorsed(proven.endorsement, proven.quote, proven.ak)
+        result = self.appraiser.appraise(proven.quote, chip, tier=place.tier, labels=device.labels, now=now)
         if result.contraindicated:
             self._quarantine(proven, device, result, now, request_id)
         good_until = now + self.settings.attestation.validity
@@ -236,7 +234,7 @@ class Enrollment:
                 c,
                 device.id,
                 expected_version=device.state_version,
-                ek_public=proven.endorsement.ek.area,
+                ek_public=proven.endorsement.ek_area,
                 ak_public=proven.ak.public.area,
                 ck_public=proven.key.public.area,
                 ck_name=proven.key.name,
@@ -290,12 +288,8 @@ class Enrollment:
     def _wait(self, proven: Proven, now: datetime, request_id: str) -> WaitAnswer:
         """Records the evidence of a device that nobody approved yet. Such rows are capped and expire."""
         settings = self.settings.enrollment
-        result = appraise(
-            proven.quote,
-            certified_hardware=proven.endorsement.kind == "certificate",
-            references=references_for(self.settings, None),
-            attested_at=int(now.timestamp()),
-        )
+        chip = self.appraiser.chips.endorsed(proven.endorsement, proven.quote, proven.ak)
+        result = self.appraiser.appraise(proven.quote, chip, tier=None, labels={}, now=now)
         retry_after = int(settings.retry_after.total_seconds())
         with self.registry.acting() as c:
             admission.purge_pending(c, older_than=int((now - settings.pending_lifetime).timestamp()))
@@ -309,7 +303,7 @@ class Enrollment:
             device = admission.record_pending(
                 c,
                 new_id=DeviceId.random(self.entropy(16)),
-                ek_public=proven.endorsement.ek.area,
+                ek_public=proven.endorsement.ek_area,
                 endorsement=proven.endorsement.kind,
                 manufacturer=proven.endorsement.manufacturer,
                 model=proven.endorsement.model,

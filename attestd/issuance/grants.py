@@ -63,8 +63,8 @@ class Granter:
         profile = self.profiles[grant.tier.value]
         spiffe_id = SpiffeId.of_device(self.trust_domain, grant.tier, grant.site, grant.device_id)
         result = grant.result
-        facts = Facts.without_boot(
-            result.vector, grant.labels, status_index=grant.status_index, attested_at=result.attested_at
+        facts = Facts.of_fleet(
+            result.vector, grant.labels, result.facts, status_index=grant.status_index, attested_at=result.attested_at
         )
         issuer = self.hierarchy.issuer
         not_before, not_after = nested_validity(

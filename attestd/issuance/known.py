@@ -59,7 +59,7 @@ class KnownDevice:
         return Facts(
             vector=result.vector,
             labels=self.row.labels,
-            boot={},
+            boot=result.facts,
             status_index=self.place.status_index,
             attested_at=result.attested_at,
         )

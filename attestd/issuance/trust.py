@@ -1,4 +1,8 @@
-"""Who may vouch for a TPM here: the makers' certificates that operators trust, and the inventory."""
+"""Who may vouch for a TPM here: the makers' certificates that operators trust, and the inventory.
+
+Where a chain lacks a certificate between the EK's and a trusted root, it is looked for in what the device sent, then in
+the store, and last, if settings name hosts for it, where the chain's own certificates say that it is (`issuers`).
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,21 @@ import threading
 from collections.abc import Sequence
 from datetime import datetime
 
+from attestd.config import EndorsementSettings
 from attestd.errors import EvidenceRefused
 from attestd.ids import EkHash
+from attestd.issuance.issuers import Issuers
+from attestd.issuance.makers import read_quirks
 from attestd.registry import devices, trust
 from attestd.registry.engine import Registry
-from attestd.tpm.chain import TrustAnchors
+from attestd.tpm.chain import TrustAnchors, UntrustedMaker
 from attestd.tpm.endorsement import (
     CertificateForAnotherKey,
     VerifiedEndorsement,
     endorse_by_inventory,
     verify_endorsement,
 )
-from attestd.tpm.vouching import BadCertificateSignature
+from attestd.tpm.vouching import BadCertificateSignature, IssuerKeyDiffers
 
 
 class NoEndorsement(EvidenceRefused):
@@ -29,8 +36,14 @@ class NoEndorsement(EvidenceRefused):
 class Trust:
     """The trust store, parsed once and parsed again when an operator changes it."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(
+        self, registry: Registry, settings: EndorsementSettings | None = None, *, issuers: Issuers | None = None
+    ) -> None:
+        """Raises SettingInvalid for a quirk of an unknown name."""
+        settings = settings or EndorsementSettings()
         self._registry = registry
+        self._refused = read_quirks(settings.refuse_quirks)
+        self._issuers = issuers or Issuers(settings)
         self._lock = threading.Lock()
         self._version: int | None = None
         self._anchors = TrustAnchors.load((), ())
@@ -57,7 +70,7 @@ class Trust:
         """
         if certificates:
             try:
-                return verify_endorsement(ek_public, certificates, anchors=self._current(), now=now)
+                return self._by_maker(ek_public, certificates, now)
             except (CertificateForAnotherKey, BadCertificateSignature):
                 raise
             except EvidenceRefused:
@@ -67,6 +80,17 @@ class Trust:
         if (listed := self._listed(ek_public)) is not None:
             return listed
         raise NoEndorsement("This TPM has no endorsement certificate, and the inventory does not list its EK.")
+
+    def _by_maker(self, ek_public: bytes, certificates: Sequence[bytes], now: datetime) -> VerifiedEndorsement:
+        anchors, refused = self._current(), self._refused
+        try:
+            return verify_endorsement(ek_public, certificates, anchors=anchors, now=now, refused=refused)
+        except (UntrustedMaker, IssuerKeyDiffers):
+            # Everything before the chain was in order: the key, its template, the certificate for this very key.
+            fetched = self._issuers.above(certificates) if self._issuers.enabled else ()
+            if not fetched:
+                raise
+        return verify_endorsement(ek_public, certificates, anchors=anchors, now=now, fetched=fetched, refused=refused)
 
     def _listed(self, ek_public: bytes) -> VerifiedEndorsement | None:
         ek_hash = EkHash.of(ek_public)

@@ -9,20 +9,30 @@ with them. What is still open afterwards: whether the PCR values are good ones. 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Self
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from attestd.errors import EvidenceRefused
 from attestd.protocol.messages import BANKS, PcrSelection, PcrValues
 from attestd.tpm.activation import VerifiedAk
-from attestd.tpm.objects import HASHES, Alg, Attributes, TpmPublic, parse_public, parse_signature
-from attestd.tpm.statements import ClockInfo, Quote, Statement, parse_certification, parse_quote
+from attestd.tpm.objects import (
+    HASHES,
+    Alg,
+    Attributes,
+    Hash,
+    PublicKey,
+    TpmPublic,
+    TpmSignature,
+    parse_public,
+    parse_signature,
+)
+from attestd.tpm.statements import ClockInfo, Quote, parse_certification, parse_quote
 
 _MEND_CK = "Create the credential key as docs/protocol.md describes it; `attestd-agent enroll` does."
 
@@ -162,9 +172,9 @@ def verify_certified_key(
     unverified_key = parse_public(public)
     certification = parse_certification(attest)
     # 2. The AK signed these very octets.
-    _check_signature(ak, attest, signature)
+    _check_signature(AttestingKey.of(ak.public), attest, parse_signature(signature))
     # 3. It signed them for this challenge.
-    _check_nonce(certification, qualifying_data)
+    _check_nonce(certification.extra_data, qualifying_data)
     # 4. The Name certified is that of the public area in hand: so every attribute below is the TPM's word.
     if certification.certified_name != unverified_key.name:
         raise CertifiedNameMismatch(seen=certification.certified_name.hex(), expected=unverified_key.name.hex())
@@ -192,65 +202,108 @@ def verify_quote(
     if "sha1" in selection and not allow_sha1:
         raise Sha1BankRefused
     # 2. Read the structure whole.
-    quote = parse_quote(attest)
     # 3. The AK signed these very octets.
-    scheme_hash = _check_signature(ak, attest, signature)
+    signed = verify_signed_quote(AttestingKey.of(ak.public), attest=attest, signature=parse_signature(signature))
+    quote = signed.quote
     # 4. It signed them for this challenge.
-    _check_nonce(quote, qualifying_data)
+    _check_nonce(quote.extra_data, qualifying_data)
     # 5. It covers what was asked for: neither less nor more.
     if dict(quote.selection) != {bank: tuple(sorted(indices)) for bank, indices in selection.items()}:
         raise PcrSelectionMismatch(seen=dict(quote.selection), expected=dict(selection))
-    # 6. The values are of the quoted PCRs, all of them and no other: what the quote does not cover is not evidence.
-    values = _match_values(quote, pcrs)
-    # 7. The digest is over the values in the quote's own order, by the hash of the signing scheme (Part 3, 18.4.1).
-    in_order = b"".join(values[bank][index] for bank, indices in quote.selection for index in indices)
-    digest = hashlib.new(scheme_hash, in_order).digest()
-    if digest != quote.digest:
-        raise PcrDigestMismatch(seen=digest.hex(), expected=quote.digest.hex())
-    return VerifiedQuote(MappingProxyType(values), quote.clock, quote.firmware_version, quote.qualified_signer)
+    # 6. and 7. The values are those that were quoted.
+    values = signed.match(pcrs)
+    return VerifiedQuote(values, quote.clock, quote.firmware_version, quote.qualified_signer)
 
 
-def _check_signature(ak: VerifiedAk, attest: bytes, signature: bytes) -> str:
-    """Proves the TPMT_SIGNATURE over `attest` and gives the name of the scheme's hash.
+@dataclass(frozen=True, slots=True)
+class AttestingKey:
+    """A key that quotes are checked against, and its own scheme; None for a bare public key, which has none."""
+
+    key: PublicKey
+    scheme: Alg | None
+    hash: Hash | None
+
+    @classmethod
+    def of(cls, public: TpmPublic) -> Self:
+        return cls(public.key, public.scheme, public.scheme_hash)
+
+    def check(self, signature: TpmSignature) -> None:
+        """The signature is by this key's own scheme; by a bare key's, of its kind and over a strong hash."""
+        if self.scheme is not None:
+            if signature.scheme is self.scheme and signature.hash is self.hash:
+                return
+            expected = f"{self.scheme.name} with {self.hash.name if self.hash else 'no hash'}"
+        else:
+            on_curve = isinstance(self.key, ec.EllipticCurvePublicKey)
+            fitting = (Alg.ECDSA,) if on_curve else (Alg.RSASSA, Alg.RSAPSS)
+            if signature.scheme in fitting and signature.hash.alg is not Alg.SHA1:
+                return
+            expected = f"{' or '.join(scheme.name for scheme in fitting)} with SHA-2"
+        raise SignatureSchemeMismatch(seen=f"{signature.scheme.name} with {signature.hash.name}", expected=expected)
+
+
+@dataclass(frozen=True, slots=True)
+class SignedQuote:
+    """A quote by a key at hand. For whom it was made, and over which values, is still open."""
+
+    quote: Quote
+    scheme_hash: Hash
+
+    def match(self, pcrs: PcrValues) -> PcrValues:
+        """The quoted PCRs' values, if these are they: all of them and no other, since what a quote does not cover is
+        not evidence. Raises PcrValuesMismatch and PcrDigestMismatch."""
+        values = _match_values(self.quote, pcrs)
+        # The digest is over the values in the quote's own order, by the hash of the signing scheme (Part 3, 18.4.1).
+        in_order = b"".join([values[bank][index] for bank, indices in self.quote.selection for index in indices])
+        digest = self.scheme_hash.digest(in_order)
+        if digest != self.quote.digest:
+            raise PcrDigestMismatch(seen=digest.hex(), expected=self.quote.digest.hex())
+        return MappingProxyType(values)
+
+
+def verify_signed_quote(key: AttestingKey, *, attest: bytes, signature: TpmSignature) -> SignedQuote:
+    """Reads a TPMS_ATTEST of TPM2_Quote and proves that this key signed these very octets.
+
+    Raises MalformedTpmStructure, or the error that names the check that failed.
+    """
+    quote = parse_quote(attest)
+    return SignedQuote(quote, _check_signature(key, attest, signature))
+
+
+def _check_signature(by: AttestingKey, attest: bytes, parsed: TpmSignature) -> Hash:
+    """Proves the signature over `attest` and gives the scheme's hash.
 
     The scheme is the key's own: a signature that names another one is refused before any arithmetic.
     """
-    public = ak.public
-    parsed = parse_signature(signature)
-    if parsed.scheme is not public.scheme or parsed.hash != public.scheme_hash:
-        raise SignatureSchemeMismatch(
-            seen=f"{parsed.scheme.name} with {parsed.hash.name}",
-            expected=public.signs_by,
-        )
-    key, algorithm = public.key, parsed.hash.algorithm
+    by.check(parsed)
+    key = by.key
     try:
-        if isinstance(key, rsa.RSAPublicKey):
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(encode_dss_signature(parsed.r, parsed.s), attest, _ECDSA[parsed.hash.name])
+        else:
             # Part 1, annex B.7: TPMs differ in the salt's size (largest that fits, or the digest's), so it is read.
+            algorithm = parsed.hash.algorithm
             pss = padding.PSS(mgf=padding.MGF1(algorithm), salt_length=padding.PSS.AUTO)
             key.verify(parsed.value, attest, pss if parsed.scheme is Alg.RSAPSS else padding.PKCS1v15(), algorithm)
-        else:
-            key.verify(encode_dss_signature(parsed.r, parsed.s), attest, ec.ECDSA(algorithm))
     except InvalidSignature:
         raise AttestationSignatureWrong from None
-    return parsed.hash.name
+    return parsed.hash
 
 
-def _check_nonce(statement: Statement, qualifying_data: bytes) -> None:
-    if not qualifying_data or statement.extra_data != qualifying_data:
-        raise NonceMismatch(
-            seen=statement.extra_data.hex() or "nothing", expected=qualifying_data.hex() or "a challenge"
-        )
+def _check_nonce(extra_data: bytes, qualifying_data: bytes) -> None:
+    if not qualifying_data or extra_data != qualifying_data:
+        raise NonceMismatch(seen=extra_data.hex() or "nothing", expected=qualifying_data.hex() or "a challenge")
 
 
 def _vet_ck(public: TpmPublic) -> ec.EllipticCurvePublicKey:
     """A credential key of version 1: P-256, signing freely, made in this TPM and bound to it."""
-    if public.name_alg.alg is not Alg.SHA256:
+    if public.name_alg is not _SHA256:
         raise CkNameAlgUnsuitable(seen=public.name_alg.name, expected="sha256")
+    attributes = public.attributes
     for attribute, wanted, refusal in _CK_ATTRIBUTES:
-        if public.has(attribute) is not wanted:
-            raise refusal(
-                seen=f"0x{public.attributes:08x}", expected=f"{attribute.name} {'set' if wanted else 'clear'}"
-            )
+        if (attributes & attribute != 0) is not wanted:
+            name = Attributes(attribute).name
+            raise refusal(seen=f"0x{attributes:08x}", expected=f"{name} {'set' if wanted else 'clear'}")
     key = public.key
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise CkKeyUnsuitable(seen=f"{public.type.name} {public.bits}", expected="ECC P-256")
@@ -262,15 +315,17 @@ def _vet_ck(public: TpmPublic) -> ec.EllipticCurvePublicKey:
     return key
 
 
-_CK_ATTRIBUTES: tuple[tuple[Attributes, bool, type[EvidenceRefused]], ...] = (
-    (Attributes.FIXED_TPM, True, CkNotFixedTpm),
-    (Attributes.FIXED_PARENT, True, CkNotFixedParent),
-    (Attributes.SENSITIVE_DATA_ORIGIN, True, CkNotMadeByTpm),
-    (Attributes.SIGN, True, CkNotSigning),
-    (Attributes.RESTRICTED, False, CkRestricted),
-    (Attributes.DECRYPT, False, CkDecrypts),
+_CK_ATTRIBUTES: tuple[tuple[int, bool, type[EvidenceRefused]], ...] = (
+    (Attributes.FIXED_TPM.value, True, CkNotFixedTpm),
+    (Attributes.FIXED_PARENT.value, True, CkNotFixedParent),
+    (Attributes.SENSITIVE_DATA_ORIGIN.value, True, CkNotMadeByTpm),
+    (Attributes.SIGN.value, True, CkNotSigning),
+    (Attributes.RESTRICTED.value, False, CkRestricted),
+    (Attributes.DECRYPT.value, False, CkDecrypts),
 )
-_CK_SCHEMES = ((Alg.NULL, None), (Alg.ECDSA, HASHES[Alg.SHA256]))
+_SHA256 = HASHES[Alg.SHA256]
+_CK_SCHEMES = ((Alg.NULL, None), (Alg.ECDSA, _SHA256))
+_ECDSA = {known.name: ec.ECDSA(known.algorithm) for known in HASHES.values()}
 
 
 def _match_values(quote: Quote, pcrs: PcrValues) -> dict[str, Mapping[int, bytes]]:

@@ -8,7 +8,8 @@ comes with a request is a certificate without an issuer. Intermediates come from
 trusted for nothing; no URL in a certificate is followed. For the same reason makers' revocation lists are not read: a
 single chip is kept out by rejecting or retiring its device, a maker's CA by removing it from the store.
 
-The root's own dates, basic constraints, key usage and purposes bind it too, which section 6.1 leaves open.
+The root's own basic constraints, key usage and purposes bind it too, which section 6.1 leaves open; so do its dates, as
+of the moment when it signed (`vouching` says why).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Self
 
 from attestd.errors import EvidenceRefused, InputTooLarge
 from attestd.tpm.der import shown_name
-from attestd.tpm.ekcert import MakerCertificate, Quirk, parse_certificate
+from attestd.tpm.ekcert import REFUSED_BY_DEFAULT, MakerCertificate, Quirk, parse_certificate
 from attestd.tpm.vouching import CHECKS, UNDERSTOOD_IN_LEAF, Step, check_critical, check_dates, verify_signature
 
 EK_CERTIFICATE = "2.23.133.8.1"  # tcg-kp-EKCertificate (TCG EK Credential Profile, section 3.2)
@@ -31,6 +32,9 @@ MAX_ISSUERS = 6
 # Bounds what one request can cost. An honest chain needs one check for each issuer, and one more for each namesake
 # that has no key identifier.
 MAX_SIGNATURE_CHECKS = 32
+
+
+USE_INVENTORY = "Enroll the device by its EK's hash in the inventory (`attestd-agent evidence` prints it)."
 
 
 class NoTrustAnchors(EvidenceRefused):
@@ -56,6 +60,18 @@ class ChainTooCostly(InputTooLarge):
     """The certificate chain takes too many signature checks"""
 
     remedy = "Send the EK certificate with the intermediates of its own chain, and no others."
+
+
+class QuirkRefused(EvidenceRefused):
+    """The certificate chain departs from the rules in a way that this service does not let through"""
+
+    remedy = "`endorsement.refuse_quirks` in attestd.toml names these ways (docs/endorsements.md). " + USE_INVENTORY
+
+
+def check_quirks(quirks: frozenset[Quirk], refused: frozenset[Quirk]) -> None:
+    """Raises QuirkRefused for a quirk that is not to be let through."""
+    if unwanted := sorted(quirks & refused):
+        raise QuirkRefused(seen=", ".join(unwanted), expected="a chain without it")
 
 
 class Vouched:
@@ -128,17 +144,18 @@ def verify_certificate_chain(
     anchors: TrustAnchors,
     now: datetime,
     purpose: str = EK_CERTIFICATE,
-    allow_sha1: bool = False,
+    refused: frozenset[Quirk] = REFUSED_BY_DEFAULT,
 ) -> VerifiedPath:
     """Finds and proves a path from `leaf` to a trusted root. What kind of certificate the leaf is, the caller checks.
 
-    `purpose` is what every CA that names purposes must name. Raises the error of the attempt that came furthest.
+    `purpose` is what every CA that names purposes must name; `refused` are quirks that no path may have. Raises the
+    error of the attempt that came furthest.
     """
     # A root that is missing is no path: absence fails.
     if not anchors.roots:
         raise NoTrustAnchors(seen="an empty trust store")
     # 6.1.3 and 6.1.4, for each step up.
-    search = _Search(anchors, tuple(intermediates), now, purpose, allow_sha1)
+    search = _Search(anchors, tuple(intermediates), now, purpose, refused)
     path = search.climb((leaf,))
     if path is None:
         raise search.failure or UntrustedMaker()
@@ -146,9 +163,12 @@ def verify_certificate_chain(
     check_dates(leaf, now)
     check_critical(leaf, UNDERSTOOD_IN_LEAF)
     quirks = {quirk for certificate in path for quirk in certificate.quirks}
+    if path[-1].claims.not_after < now:
+        quirks.add(Quirk.EXPIRED_ROOT)
     # The root's signature on itself proves nothing and is not looked at.
     if any(certificate.algorithm is not None and certificate.algorithm.weak for certificate in path[:-1]):
         quirks.add(Quirk.SHA1_SIGNATURE)
+    check_quirks(frozenset(quirks), refused)
     return VerifiedPath(path, frozenset(quirks))
 
 
@@ -160,7 +180,7 @@ class _Search:
     supplied: tuple[MakerCertificate, ...]
     now: datetime
     purpose: str
-    allow_sha1: bool
+    refused: frozenset[Quirk]
     signature_checks: int = 0
     furthest: tuple[int, int] = (0, 0)
     failure: EvidenceRefused | None = None
@@ -172,7 +192,7 @@ class _Search:
             if any(issuer.sha256 == certificate.sha256 for certificate in path):  # RFC 4158, section 2.4.2: no loops
                 continue
             unknown = False
-            if not self._may_step(path, issuer):
+            if not self._may_step(path, issuer, trusted=trusted):
                 continue
             longer = (*path, issuer)
             found = longer if trusted else self.climb(longer)
@@ -183,18 +203,22 @@ class _Search:
         return None
 
     def _issuers(self, name: bytes) -> Iterable[tuple[MakerCertificate, bool]]:
-        """Section 6.1.3 (a)(4): certificates of this subject, and whether they end the search; trusted roots first."""
-        yield from ((root, True) for root in self.anchors.roots.get(name, ()))
+        """Section 6.1.3 (a)(4): certificates of this subject, and whether they end the search; trusted roots first.
+
+        A renewed root comes before the one that it replaced: an expired one is for whom nothing better is left.
+        """
+        roots = self.anchors.roots.get(name, ())
+        yield from ((root, True) for root in sorted(roots, key=lambda root: root.claims.not_after < self.now))
         yield from ((ca, False) for ca in self.anchors.intermediates.get(name, ()))
         yield from ((ca, False) for ca in self.supplied if ca.subject == name)
 
-    def _may_step(self, path: tuple[MakerCertificate, ...], issuer: MakerCertificate) -> bool:
+    def _may_step(self, path: tuple[MakerCertificate, ...], issuer: MakerCertificate, *, trusted: bool) -> bool:
         if len(path) > MAX_ISSUERS:
             self._note(path, -1, ChainTooLong(expected=f"at most {MAX_ISSUERS} CAs above the EK"))
             return False
         # Self-issued CAs do not count against a path length (section 6.1.4 (l)).
         below = sum(1 for ca in path[1:] if ca.subject != ca.issuer)
-        step = Step(path[-1], issuer, below, self.now, self.purpose, self.allow_sha1)
+        step = Step(path[-1], issuer, below, self.now, self.purpose, trusted, self.refused)
         for order, check in enumerate((*CHECKS, self._check_signature)):
             try:
                 check(step)

@@ -19,8 +19,16 @@ a narrow condition and a reason; it is recorded with the endorsement. Every othe
 | rsaes-oaep-key  | an RSA key marked "OAEP only": STM and Infineon     | it is an RSA key; the mark only narrows it   |
 | google-cas      | no EKU and no SAN: Google Compute Engine            | one pinned root, marker extension and exact  |
 |                 |                                                     | key usage: see `endorsement`                 |
-| sha1-signature  | SHA-1 under a signature: TPM 1.2 chips, until 2014  | it is not, unless the caller of the chain    |
-|                 |                                                     | check asks; `verify_endorsement` never asks  |
+| sha1-signature  | SHA-1 under a signature: TPM 1.2 chips, until 2014  | signed before 2017: a collision had to be    |
+|                 |                                                     | made before the CA signed, and none could be |
+| tpm12-profile   | no key usage, or no purpose either: TPM 1.2 chips   | the key itself is marked for OAEP alone,     |
+|                 |                                                     | which says what the two would say            |
+| expired-root    | a trusted root is over: Nuvoton, AMD, from 2037 on  | it was valid when it signed, all below it is |
+|                 |                                                     | valid now, and an operator trusts it still   |
+
+The two of the chips for TPM 1.2 are refused unless a policy lets them through (`REFUSED_BY_DEFAULT`); any other one
+can be refused by a policy, too. What a quirk lets through is never the check itself: what the check is for holds by
+other means, which the last column names.
 
 How it is read. A small walker (`der`) cuts the certificate out and takes it apart into the very octets that were
 signed; names, algorithm and key come from these. `cryptography` reads the rest, strictly. Where it refuses and the
@@ -31,9 +39,10 @@ checked by `cryptography` over the original octets.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -93,7 +102,13 @@ class Quirk(StrEnum):
     ECDSA_NULL = "ecdsa-null"
     RSAES_OAEP_KEY = "rsaes-oaep-key"
     SHA1_SIGNATURE = "sha1-signature"
+    TPM12_PROFILE = "tpm12-profile"
+    EXPIRED_ROOT = "expired-root"
     GOOGLE_CAS = "google-cas"
+
+
+# Chips of the TPM 1.2 time: all but over, so a service has to be told that its fleet has some.
+REFUSED_BY_DEFAULT = frozenset({Quirk.SHA1_SIGNATURE, Quirk.TPM12_PROFILE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,30 +145,31 @@ _ALGORITHMS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class MakerCertificate:
+class MakerCertificate(NamedTuple):
     """One certificate, read and not verified. `issuer` and `subject` are DER names, compared octet for octet.
 
     Octet for octet is stricter than RFC 5280, section 7.1, and enough: each of the 2,240 known makers' CA certificates
     names its issuer with the very octets that the issuer uses. `algorithm` is None where it is unknown.
     """
 
-    der: bytes = field(repr=False)
+    der: bytes
     sha256: bytes
-    tbs: bytes = field(repr=False)
-    signature: bytes = field(repr=False)
+    tbs: bytes
+    signature: bytes
     algorithm: SignatureAlgorithm | None
     algorithm_oid: str
     issuer: bytes
     subject: bytes
     serial: int
-    key: PublicKey = field(compare=False, repr=False)
+    key: PublicKey
     claims: Claims
     quirks: frozenset[Quirk]
 
+    def __repr__(self) -> str:
+        return f"MakerCertificate(sha256={self.sha256.hex()})"
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
+
+class _Parts(NamedTuple):
     """The octets of one certificate, cut but not interpreted (RFC 5280, section 4.1)."""
 
     der: bytes
@@ -178,50 +194,62 @@ def parse_certificate(unverified: bytes) -> MakerCertificate:
     if len(unverified) > MAX_CERTIFICATE:
         raise CertificateTooLarge(seen=f"{len(unverified)} octets", expected=f"at most {MAX_CERTIFICATE}")
     # 2. The certificate is cut out of what surrounds it, and taken apart.
-    der, around = _cut(unverified)
-    parts = _take_apart(der)
+    outer, around = _cut(unverified)
+    parts, der = _take_apart(outer), outer.raw
     # 3. Strictly first; leniently only for the departures that have a name.
     claims, within = _read_claims(parts)
     key, marked = _read_key(parts.spki)
     identifier = parts.algorithm.content
     return MakerCertificate(
-        der=der,
-        sha256=hashlib.sha256(der).digest(),
-        tbs=parts.tbs.raw,
-        signature=octets_of(parts.signature),
-        algorithm=_ALGORITHMS.get(identifier),
-        algorithm_oid=read_oid(element(identifier).content),
-        issuer=parts.issuer.raw,
-        subject=parts.subject.raw,
-        serial=int.from_bytes(parts.serial.content, "big", signed=True),
-        key=key,
-        claims=claims,
-        quirks=around | within | marked,
+        der,
+        hashlib.sha256(der).digest(),
+        parts.tbs.raw,
+        octets_of(parts.signature),
+        _ALGORITHMS.get(identifier),
+        _oid_of(identifier),
+        parts.issuer.raw,
+        parts.subject.raw,
+        int.from_bytes(parts.serial.content, "big", signed=True),
+        key,
+        claims,
+        around | within | marked,
     )
+
+
+@lru_cache(maxsize=64)  # there are few
+def _oid_of(identifier: bytes) -> str:
+    """What an AlgorithmIdentifier's content begins with."""
+    return read_oid(element(identifier).content)
+
+
+def read_names(unverified: bytes) -> tuple[bytes, bytes]:
+    """Issuer and subject of a DER certificate, as `MakerCertificate` has them, and nothing else of it: to look through
+    thousands for the few that matter. Raises MalformedCertificate."""
+    parts = _take_apart(element(unverified))
+    return parts.issuer.raw, parts.subject.raw
 
 
 # TCG_PCCLIENT_STORED_CERT (TCG PC Client Specific Implementation Specification for Conventional BIOS, for TPM 1.2,
 # section 7.3.2): a tag, the type "full" and a 16-bit size; most write the tag of a full certificate after it.
-_STORED_CERT, _FULL_CERT = b"\x10\x01\x00", b"\x10\x02"
+STORED_CERTIFICATE, _FULL_CERT = b"\x10\x01\x00", b"\x10\x02"
 
 
-def _cut(data: bytes) -> tuple[bytes, frozenset[Quirk]]:
+def _cut(data: bytes) -> tuple[Element, frozenset[Quirk]]:
     quirks: set[Quirk] = set()
-    if data.startswith(_STORED_CERT):
+    if data.startswith(STORED_CERTIFICATE):
         data = data[5:].removeprefix(_FULL_CERT)
         quirks.add(Quirk.NV_HEADER)
-    der = element(data).raw
-    if len(der) < len(data):
+    outer = element(data)
+    if len(outer.raw) < len(data):
         quirks.add(Quirk.PADDED)
-    return der, frozenset(quirks)
+    return outer, frozenset(quirks)
 
 
 _VERSION, _EXTENSIONS = 0xA0, 0xA3
 _VERSION_3 = b"\x02\x01\x02"
 
 
-def _take_apart(der: bytes) -> _Parts:
-    outer = whole(der)
+def _take_apart(outer: Element) -> _Parts:
     expect([outer], SEQUENCE)
     tbs, algorithm, signature = expect(children(outer), SEQUENCE, SEQUENCE, BITS)
     fields = children(tbs)
@@ -233,7 +261,7 @@ def _take_apart(der: bytes) -> _Parts:
     if inner.raw != algorithm.raw:  # RFC 5280, section 4.1.1.2
         raise SignatureAlgorithmsDiffer(seen=algorithm.content.hex(), expected=inner.content.hex())
     extensions = next((item for item in fields[7:] if item.tag == _EXTENSIONS), None)
-    return _Parts(der, tbs, algorithm, signature, serial, issuer, validity, subject, spki, extensions)
+    return _Parts(outer.raw, tbs, algorithm, signature, serial, issuer, validity, subject, spki, extensions)
 
 
 # ---- The key ----------------------------------------------------------------------------------------------------
@@ -275,7 +303,7 @@ def _read_claims(parts: _Parts) -> tuple[Claims, frozenset[Quirk]]:
     # `cryptography` warns of a serial number below one and announces that it will refuse it: asn1crypto reads these.
     if int.from_bytes(parts.serial.content, "big", signed=True) > 0:
         try:
-            return read_strictly(parts.der), frozenset()
+            return read_strictly(parts.der, parts.extensions.raw if parts.extensions else b""), frozenset()
         except MalformedCertificate:
             departures = _departures(parts)
             if not departures:

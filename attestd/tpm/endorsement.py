@@ -1,49 +1,45 @@
-"""Which TPM is it, and who says so: an EK's certificate, or the inventory, makes an EK a `VerifiedEndorsement`.
+"""Which TPM is it, and who says so: a certificate, or the inventory, makes a TPM's key a `VerifiedEndorsement`.
 
-TCG EK Credential Profile for TPM Family 2.0, version 2.5 revision 2: section 3.2 (the EK certificate's fields) and
-annex B (templates, in `ektemplates`). RFC 5280, section 6 (in `chain` and `vouching`). The odd certificates that real
-makers made are in `ekcert`, with the table of what is let through and why.
+TCG EK Credential Profile for TPM Family 2.0, version 2.5 revision 2: annex B (templates, in `ektemplates`); section 3.2
+(the EK certificate) is in `ekprofile`, the certificate of an IAK in `identity`. RFC 5280, section 6, is in `chain` and
+`vouching`. The odd certificates that real makers made are in `ekcert`, with the table of what is let through and why.
 
 An endorsement proves that *a* TPM of a trusted maker holds this key. It proves neither that the caller has that TPM
 (`activation` does) nor that this TPM is one of ours (the inventory, or an operator's approval, does).
 
-The one exception from the profile that is made here, quirk "google-cas": since 2022 Google Compute Engine certifies its
-virtual TPMs' EKs by a private CA whose certificates have no EKU and no SAN. They are accepted under exactly one root
-(pinned below), with Google's instance extension, and with a key usage that is encryption and nothing else: the same CA
-certifies attestation keys, with digitalSignature.
-
-Refused on purpose, though real chips have them: RSA EKs with keyAgreement (Microsoft Pluton, whose CA nobody
-publishes), EK certificates without EKU or key usage (TPM 1.2 chips, all expired), and signatures over SHA-1.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from attestd.errors import EvidenceRefused, InputTooLarge
 from attestd.ids import EkHash
-from attestd.protocol.encoding import Members, b64encode
-from attestd.protocol.messages import MAX_CERTIFICATE, MAX_CERTIFICATES, MAX_PUBLIC
-from attestd.tpm.chain import EK_CERTIFICATE, TrustAnchors, VerifiedPath, verify_certificate_chain
-from attestd.tpm.ekcert import MakerCertificate, Quirk, parse_certificate
+from attestd.protocol.messages import MAX_CERTIFICATES
+from attestd.tpm.chain import USE_INVENTORY, TrustAnchors
+from attestd.tpm.ekcert import REFUSED_BY_DEFAULT, MakerCertificate, Quirk, parse_certificate
+from attestd.tpm.ekprofile import check_not_weak, verify_ek_certificate
 from attestd.tpm.ektemplates import check_ek_template
 from attestd.tpm.objects import TpmPublic, parse_public
 
-__all__ = ["TrustAnchors", "VerifiedEndorsement", "endorse_by_inventory", "recall_endorsement", "verify_endorsement"]
-
-_USE_INVENTORY = "Enroll the device by its EK's hash in the inventory (`attestd-agent evidence` prints it)."
+__all__ = [
+    "TrustAnchors",
+    "VerifiedEndorsement",
+    "endorse_by_inventory",
+    "recall_endorsement",
+    "verify_endorsement",
+]
 
 
 class NoEndorsementCertificate(EvidenceRefused):
     """The endorsement key has no certificate, and the inventory does not know it"""
 
-    remedy = _USE_INVENTORY
+    remedy = USE_INVENTORY
 
 
 class TooManyCertificates(InputTooLarge):
@@ -56,49 +52,10 @@ class CertificateForAnotherKey(EvidenceRefused):
     remedy = "Send the EK certificate first, and the one that belongs to this very EK (RSA and ECC EKs have their own)."
 
 
-class EkCertificateIsCa(EvidenceRefused):
-    """The EK certificate is a CA's"""
-
-    remedy = _USE_INVENTORY
-
-
-class NotAnEkCertificate(EvidenceRefused):
-    """The certificate is not for an endorsement key"""
-
-    remedy = "Send the EK's certificate, not the one of an attestation key or a platform. " + _USE_INVENTORY
-
-
-class EkKeyUsageWrong(EvidenceRefused):
-    """The certificate lets its key do something else than an endorsement key does"""
-
-    remedy = NotAnEkCertificate.remedy
-
-
-class TpmIdentityMissing(EvidenceRefused):
-    """The EK certificate does not say which TPM it is for"""
-
-    remedy = _USE_INVENTORY
-
-
-class TpmIdentityMalformed(EvidenceRefused):
-    """The EK certificate says in no readable way which TPM it is for"""
-
-    remedy = _USE_INVENTORY
-
-
-class WeakEndorsementKey(EvidenceRefused):
-    """The endorsement key can be factored (CVE-2017-15361)"""
-
-    remedy = (
-        "Update the TPM's firmware as its vendor says (Infineon's advisory of October 2017), clear the TPM so that it "
-        "makes a new EK, and enroll that one; or use another TPM."
-    )
-
-
 class EkNotInInventory(EvidenceRefused):
     """This endorsement key is not the inventory's"""
 
-    remedy = _USE_INVENTORY
+    remedy = USE_INVENTORY
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +63,11 @@ class VerifiedEndorsement:
     """An EK that a trusted maker, or this fleet's inventory, vouches for; made by this module only.
 
     `certificate` and the SHA-256 fingerprints are None for kind "inventory", as are manufacturer, model and firmware
-    version empty. `firmware_version` is the one at manufacture. The EK and its hash are lifelong trackers: not shown.
+    version empty; a recalled endorsement has no `certificate` either. `firmware_version` is the one at manufacture. The
+    EK's public area and its hash are lifelong trackers: not shown.
     """
 
-    ek: TpmPublic = field(repr=False)
+    ek_area: bytes = field(repr=False)
     ek_hash: EkHash = field(repr=False)
     kind: Literal["certificate", "inventory"]
     manufacturer: str = ""
@@ -120,50 +78,47 @@ class VerifiedEndorsement:
     root_sha256: bytes | None = None
     quirks: tuple[str, ...] = ()
 
-    def to_members(self) -> dict[str, Any]:
-        """What `recall_endorsement` makes this again from; for sealed storage only."""
-        members: dict[str, Any] = {
-            "ek": b64encode(self.ek.area),
-            "kind": self.kind,
-            "manufacturer": self.manufacturer,
-            "model": self.model,
-            "firmware_version": self.firmware_version,
-            "quirks": list(self.quirks),
-        }
-        for name in ("certificate", "certificate_sha256", "root_sha256"):
-            if (value := getattr(self, name)) is not None:
-                members[name] = b64encode(value)
-        return members
+    @property
+    def ek(self) -> TpmPublic:
+        """The key, read when it is asked for: what comes back from a seal is not used to make another credential."""
+        return parse_public(self.ek_area)
+
+    def to_parts(self) -> tuple[bytes, ...]:
+        """What `recall_endorsement` makes this again from, all but the certificate; for sealed storage only."""
+        words = (self.kind, self.manufacturer, self.model, self.firmware_version, *self.quirks)  # none holds a NUL
+        return self.ek_area, self.certificate_sha256 or b"", self.root_sha256 or b"", "\0".join(words).encode()
 
 
-def recall_endorsement(members: Mapping[str, Any]) -> VerifiedEndorsement:
-    """The endorsement that `to_members` wrote. Nothing is verified again: the members must come from a sealed place."""
-    reader = Members(members, "endorsement")
-    area = reader.octets("ek", limit=MAX_PUBLIC)
-
-    def optional(name: str, limit: int) -> bytes | None:
-        return reader.octets(name, limit=limit) if name in reader else None
-
-    recalled = VerifiedEndorsement(
-        ek=parse_public(area),
+def recall_endorsement(parts: Sequence[bytes]) -> VerifiedEndorsement:
+    """The endorsement that `to_parts` took apart. Nothing is verified again: the parts must come out of a seal."""
+    area, certificate_sha256, root_sha256, words = parts
+    kind, manufacturer, model, firmware_version, *quirks = words.decode().split("\0")
+    return VerifiedEndorsement(
+        ek_area=area,
         ek_hash=EkHash.of(area),
-        kind="certificate" if reader.text("kind") == "certificate" else "inventory",
-        manufacturer=reader.text("manufacturer"),
-        model=reader.text("model"),
-        firmware_version=reader.text("firmware_version"),
-        certificate=optional("certificate", MAX_CERTIFICATE),
-        certificate_sha256=optional("certificate_sha256", 32),
-        root_sha256=optional("root_sha256", 32),
-        quirks=reader.texts("quirks", most=len(Quirk)),
+        kind="certificate" if kind == "certificate" else "inventory",
+        manufacturer=manufacturer,
+        model=model,
+        firmware_version=firmware_version,
+        certificate_sha256=certificate_sha256 or None,
+        root_sha256=root_sha256 or None,
+        quirks=tuple(quirks),
     )
-    reader.done()
-    return recalled
 
 
 def verify_endorsement(
-    ek_public: bytes, certificates: Sequence[bytes], *, anchors: TrustAnchors, now: datetime
+    ek_public: bytes,
+    certificates: Sequence[bytes],
+    *,
+    anchors: TrustAnchors,
+    now: datetime,
+    fetched: Sequence[bytes] = (),
+    refused: frozenset[Quirk] = REFUSED_BY_DEFAULT,
 ) -> VerifiedEndorsement:
-    """Proves that a trusted maker certified this EK. `certificates` are DER: the EK's first, then intermediates."""
+    """Proves that a trusted maker certified this EK. `certificates` are DER: the EK's first, then intermediates.
+
+    `fetched` are further intermediates that did not come with the request; `refused` are quirks not to let through.
+    """
     # 1. The key itself: a well-formed public area, of one of the profile's templates, and not known to be weak.
     ek = _check_key(ek_public)
     # 2. The certificates, within bounds. No certificate is no endorsement.
@@ -173,147 +128,39 @@ def verify_endorsement(
         raise TooManyCertificates(seen=len(certificates), expected=f"at most {MAX_CERTIFICATES}")
     leaf, *intermediates = map(parse_certificate, certificates)
     # 3. The certificate is for this very key.
-    if leaf.key.public_numbers() != ek.key.public_numbers():
+    if leaf.key != ek.key:
         raise CertificateForAnotherKey(seen=_key_kind(leaf), expected=f"the {ek.type.name} key of the EK public area")
-    # 4. A valid path from it to a trusted root.
-    path = verify_certificate_chain(leaf, intermediates=intermediates, anchors=anchors, now=now)
-    # 5. It is an EK certificate, by the profile.
-    identity, quirks = check_ek_certificate(path)
+    # 4. and 5. A valid path from it to a trusted root, and an EK certificate at its end.
+    intermediates += map(parse_certificate, fetched)
+    verified = verify_ek_certificate(leaf, intermediates=intermediates, anchors=anchors, now=now, refused=refused)
     return VerifiedEndorsement(
-        ek=ek,
+        ek_area=ek_public,
         ek_hash=EkHash.of(ek_public),
         kind="certificate",
-        manufacturer=identity.manufacturer,
-        model=identity.model,
-        firmware_version=identity.firmware_version,
+        manufacturer=verified.identity.manufacturer,
+        model=verified.identity.model,
+        firmware_version=verified.identity.firmware_version,
         certificate=leaf.der,
         certificate_sha256=leaf.sha256,
-        root_sha256=path.root.sha256,
-        quirks=tuple(sorted(quirks)),
+        root_sha256=verified.path.root.sha256,
+        quirks=tuple(sorted(verified.quirks)),
     )
 
 
 def endorse_by_inventory(ek_public: bytes, *, known: EkHash) -> VerifiedEndorsement:
     """Accepts an EK whose public area's hash the inventory holds; it must still be a sound EK."""
-    ek = _check_key(ek_public)
+    _check_key(ek_public)
     if EkHash.of(ek_public) != known:
         raise EkNotInInventory
-    return VerifiedEndorsement(ek=ek, ek_hash=known, kind="inventory")
+    return VerifiedEndorsement(ek_area=ek_public, ek_hash=known, kind="inventory")
 
 
 def _check_key(ek_public: bytes) -> TpmPublic:
     ek = parse_public(ek_public)
     check_ek_template(ek)
-    if isinstance(ek.key, rsa.RSAPublicKey) and _has_roca_fingerprint(ek.key.public_numbers().n):
-        raise WeakEndorsementKey(seen="a modulus with the fingerprint of Infineon's RSALib", expected="any other")
+    check_not_weak(ek.key)
     return ek
 
 
 def _key_kind(certificate: MakerCertificate) -> str:
     return f"another {'RSA' if isinstance(certificate.key, rsa.RSAPublicKey) else 'ECC'} key"
-
-
-# ---- The EK certificate (EK Credential Profile, section 3.2) ----------------------------------------------------
-
-# "EK/AK CA Root", Google Cloud: the one root under which the quirk "google-cas" holds.
-_GOOGLE_CAS_ROOTS = frozenset({bytes.fromhex("594759594b9b61524f6c8ef668f7177f7b9066bc0674f2f49fe9e052be78beb2")})
-_GOOGLE_INSTANCE = "1.3.6.1.4.1.11129.2.1.21"  # Compute Engine instance information
-
-_SIGNING_USAGES = frozenset({"digital_signature", "content_commitment", "key_cert_sign", "crl_sign"})
-
-
-@dataclass(frozen=True, slots=True)
-class TpmIdentity:
-    """What an EK certificate says about its chip. `manufacturer` is the TCG vendor id as text ("IFX", "STM")."""
-
-    manufacturer: str
-    model: str
-    firmware_version: str
-
-
-def check_ek_certificate(path: VerifiedPath) -> tuple[TpmIdentity, frozenset[Quirk]]:
-    """Proves that a valid path's leaf is an EK certificate; returns its chip and the quirks that were let through."""
-    leaf = path.leaf
-    if leaf.claims.is_ca:
-        raise EkCertificateIsCa(expected="basicConstraints with cA FALSE, or none")
-    _check_key_usage(leaf)
-    if _is_google_cas(path):
-        return TpmIdentity("GOOG", "", ""), path.quirks | {Quirk.GOOGLE_CAS}
-    purposes = leaf.claims.purposes
-    if purposes is None or EK_CERTIFICATE not in purposes:
-        seen = "no extended key usage" if purposes is None else ", ".join(sorted(purposes))[:200]
-        raise NotAnEkCertificate(seen=seen, expected=f"{EK_CERTIFICATE} (tcg-kp-EKCertificate)")
-    return _read_tpm_identity(leaf), path.quirks
-
-
-def _check_key_usage(leaf: MakerCertificate) -> None:
-    """An RSA EK enciphers keys, an ECC EK agrees on keys, and neither signs. Absence fails."""
-    usages = leaf.claims.usages or frozenset()
-    wanted = "key_encipherment" if isinstance(leaf.key, rsa.RSAPublicKey) else "key_agreement"
-    if wanted not in usages or usages & _SIGNING_USAGES:
-        raise EkKeyUsageWrong(seen=", ".join(sorted(usages)) or "no key usage", expected=f"{wanted}, and no signing")
-
-
-def _is_google_cas(path: VerifiedPath) -> bool:
-    claims = path.leaf.claims
-    return (
-        path.root.sha256 in _GOOGLE_CAS_ROOTS
-        and _GOOGLE_INSTANCE in claims.extensions
-        and claims.purposes is None
-        and not claims.directory_names
-        and claims.usages is not None
-        and len(claims.usages) == 1
-    )
-
-
-# Within the SAN's directoryName: tcg-at-tpmManufacturer, tcg-at-tpmModel, tcg-at-tpmVersion.
-_MANUFACTURER, _MODEL, _VERSION = "2.23.133.2.1", "2.23.133.2.2", "2.23.133.2.3"
-_VENDOR_ID = re.compile(r"id:([0-9A-Fa-f]{8})", re.ASCII)
-_MOST_TEXT = 64  # characters of a model or version
-
-
-def _read_tpm_identity(leaf: MakerCertificate) -> TpmIdentity:
-    """The one directoryName with manufacturer, model and version, each once."""
-    wanted = {_MANUFACTURER, _MODEL, _VERSION}
-    about_tpm = [name for name in leaf.claims.directory_names if any(oid in wanted for oid, _ in name)]
-    if not about_tpm:
-        raise TpmIdentityMissing(expected="a directoryName with the TPM's manufacturer, model and version")
-    attributes = [(oid, text) for name in about_tpm for oid, text in name if oid in wanted]
-    if len(attributes) != 3 or {oid for oid, _ in attributes} != wanted:
-        raise TpmIdentityMalformed(
-            seen=", ".join(oid for oid, _ in attributes)[:200], expected="manufacturer, model and version, each once"
-        )
-    texts = dict(attributes)
-    vendor = _VENDOR_ID.fullmatch(texts[_MANUFACTURER])
-    if vendor is None:
-        raise TpmIdentityMalformed(seen=ascii(texts[_MANUFACTURER][:40]), expected="id: and eight hexadecimal digits")
-    for text in (texts[_MODEL], texts[_VERSION]):
-        if len(text) > _MOST_TEXT or not text.isprintable():
-            raise TpmIdentityMalformed(seen=ascii(text[:80]), expected=f"at most {_MOST_TEXT} printable characters")
-    return TpmIdentity(_vendor_name(vendor[1]), texts[_MODEL], texts[_VERSION])
-
-
-def _vendor_name(digits: str) -> str:
-    """Four ASCII characters, padded with zeros or spaces (TCG Vendor ID Registry); else the id as it is written."""
-    text = bytes.fromhex(digits).rstrip(b"\0 ")
-    if text and all(0x20 < octet < 0x7F for octet in text):
-        return text.decode("ascii")
-    return f"id:{digits.upper()}"
-
-
-# ---- Known-weak keys --------------------------------------------------------------------------------------------
-
-
-# Infineon's RSALib made primes of the form k*M + (65537^a mod M), M being the product of the first primes ("The Return
-# of Coppersmith's Attack", CCS 2017, section 2): such a modulus is a power of 65537 modulo every prime in M. M holds at
-# least the primes up to 167 for keys from 512 bits on; another modulus passes by chance once in about 2^28.
-def _powers_of_65537(prime: int) -> frozenset[int]:
-    return frozenset(pow(65537, exponent, prime) for exponent in range(prime - 1))
-
-
-_ROCA_PRIMES = tuple(p for p in range(3, 168, 2) if all(p % q for q in range(3, int(p**0.5) + 1, 2)))
-_ROCA_RESIDUES = tuple((prime, _powers_of_65537(prime)) for prime in _ROCA_PRIMES)
-
-
-def _has_roca_fingerprint(modulus: int) -> bool:
-    return all(modulus % prime in residues for prime, residues in _ROCA_RESIDUES)

@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from cryptography.hazmat.primitives.asymmetric import rsa
+
 from attestd.errors import InputTooLarge
+from attestd.tpm.chain import EK_CERTIFICATE
 from attestd.tpm.der import MalformedCertificate, element, shown_name
 from attestd.tpm.ekcert import parse_certificate
-from attestd.tpm.vouching import verify_signature
+from attestd.tpm.vouching import ANY_PURPOSE, verify_signature
 
+ATTESTATION_KEY_CERTIFICATE = "2.23.133.8.3"  # tcg-kp-AIKCertificate (TCG Credential Profiles 1.2, section 3)
 MAX_FILE = 32 * 1024 * 1024  # all 2,240 known makers' certificates are 5 MiB of PEM
 
 
@@ -28,7 +32,8 @@ class CertificateDescription:
     """One certificate as people see it. `der` is what to store: without header or padding.
 
     `kind`: a "root" is a CA whose own key signed it and can be trusted by itself; an "intermediate" is any other CA and
-    only helps to reach a root; a "leaf" is no CA and has no place in a trust store.
+    only helps to reach a root; a "leaf" is no CA and has no place in a trust store. `purposes`: what it may vouch for,
+    "any" where it names none. `key` is like "rsa-2048" or "ecc-384".
     """
 
     der: bytes
@@ -38,6 +43,8 @@ class CertificateDescription:
     not_before: datetime
     not_after: datetime
     kind: Literal["root", "intermediate", "leaf"]
+    purposes: Literal["ek", "attestation", "any", "other"]
+    key: str
     expired: bool
     quirks: tuple[str, ...]
 
@@ -60,9 +67,20 @@ def describe_certificate(der: bytes, *, now: datetime) -> CertificateDescription
         not_before=claims.not_before,
         not_after=claims.not_after,
         kind=kind,
+        purposes=_purposes(claims.purposes),
+        key=f"{'rsa' if isinstance(certificate.key, rsa.RSAPublicKey) else 'ecc'}-{certificate.key.key_size}",
         expired=now > claims.not_after,
         quirks=tuple(sorted(certificate.quirks)),
     )
+
+
+def _purposes(named: frozenset[str] | None) -> Literal["ek", "attestation", "any", "other"]:
+    """What a CA may vouch for, in one word; the path's checks (`vouching`) read the list itself."""
+    if named is None or ANY_PURPOSE in named:
+        return "any"
+    if EK_CERTIFICATE in named:
+        return "ek"
+    return "attestation" if ATTESTATION_KEY_CERTIFICATE in named else "other"
 
 
 _BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
@@ -93,3 +111,11 @@ def certificates_in(file: bytes) -> tuple[bytes, ...]:
     if not found:
         raise MalformedCertificate("This file holds no certificate.", expected="PEM or DER")
     return tuple(found)
+
+
+def vendor_name(digits: str) -> str:
+    """Four ASCII characters, padded with zeros or spaces (TCG Vendor ID Registry); else the id as it is written."""
+    text = bytes.fromhex(digits).rstrip(b"\0 ")
+    if text and all(0x20 < octet < 0x7F for octet in text):
+        return text.decode("ascii")
+    return f"id:{digits.upper()}"

@@ -4,13 +4,18 @@ RFC 5280, section 6.1 (basic path validation); the numbers in the code are its. 
 may not be absent in a CA; constraints that are not evaluated here refuse the path even where they are not critical; a
 CA that names purposes must name the path's (which keeps 1,822 known CAs for attestation keys from vouching for EKs).
 Not used: the issuer and serial number in an authority key identifier, which 17 Infineon CAs have wrong.
+
+An expired root (quirk "expired-root"). A trust anchor is a name and a key (section 6.1.1 (d)): its dates are no part of
+path validation, and 44 known CAs outlive their root by years, as do the chips below them. So the dates of a root that
+an operator trusts bind it as they bind whoever signs: it must have been valid when it issued the certificate below it.
+Everything else on the path must be valid now, and so must every root whose expiry the caller refuses to let through.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -29,9 +34,10 @@ from attestd.tpm.claims import (
     SUBJECT_KEY_ID,
 )
 from attestd.tpm.der import shown_name
-from attestd.tpm.ekcert import MakerCertificate
+from attestd.tpm.ekcert import MakerCertificate, Quirk
+from attestd.tpm.weak_keys import has_roca_fingerprint
 
-_ANY_PURPOSE = "2.5.29.37.0"  # anyExtendedKeyUsage (RFC 5280, section 4.2.1.12)
+ANY_PURPOSE = "2.5.29.37.0"  # anyExtendedKeyUsage (RFC 5280, section 4.2.1.12)
 
 
 class MakerCertificateExpired(EvidenceRefused):
@@ -81,7 +87,7 @@ class PathLengthExceeded(EvidenceRefused):
 
 
 class WeakIssuerKey(EvidenceRefused):
-    """A CA's key is too short"""
+    """A CA's key is too short, or known to be weak"""
 
 
 class WeakCertificateSignature(EvidenceRefused):
@@ -108,6 +114,10 @@ _UNDERSTOOD_IN_CA = frozenset(
 UNDERSTOOD_IN_LEAF = _UNDERSTOOD_IN_CA | {ALTERNATIVE_NAME}
 _CONSTRAINTS = frozenset({NAME_CONSTRAINTS, POLICY_CONSTRAINTS, INHIBIT_ANY_POLICY})
 _LEAST_RSA_BITS = 2048
+# The first SHA-1 collision was shown in February 2017 (SHAttered), the first that could forge a certificate in 2019
+# ("From Collisions to Chosen-Prefix Collisions", EUROCRYPT 2019). Of the known CAs this refuses Infineon's 39, 53, 55
+# and 63 of 2017.
+SHA1_ENDED = datetime(2017, 1, 1, tzinfo=UTC)
 
 
 def check_dates(certificate: MakerCertificate, now: datetime) -> None:
@@ -140,7 +150,7 @@ def check_critical(certificate: MakerCertificate, understood: frozenset[str]) ->
 class Step:
     """One step up: may `issuer` vouch for `child`, with `below` CAs already between it and the leaf?
 
-    `purpose` is the key purpose (an OID) that the path is for; `allow_sha1` lets signatures over SHA-1 count.
+    `purpose` is the key purpose (an OID) that the path is for; `refused` are the quirks that the path may not have.
     """
 
     child: MakerCertificate
@@ -148,7 +158,8 @@ class Step:
     below: int
     now: datetime
     purpose: str
-    allow_sha1: bool
+    trusted: bool  # the issuer is a root of the trust store
+    refused: frozenset[Quirk]
 
     @property
     def who(self) -> str:
@@ -182,7 +193,7 @@ def _check_may_sign(step: Step) -> None:
 def _check_purpose(step: Step) -> None:
     """RFC 5280, section 4.2.1.12, applied to CAs: purposes nest."""
     purposes = step.issuer.claims.purposes
-    if purposes is not None and not purposes & {step.purpose, _ANY_PURPOSE}:
+    if purposes is not None and not purposes & {step.purpose, ANY_PURPOSE}:
         raise IssuerNotForPurpose(
             f"{step.who} may not vouch for this kind of key.",
             seen=", ".join(sorted(purposes))[:200] or "no purpose",
@@ -213,8 +224,12 @@ def _check_issuer_critical(step: Step) -> None:
 
 
 def _check_issuer_dates(step: Step) -> None:
-    """Section 6.1.3 (a)(2)."""
-    check_dates(step.issuer, step.now)
+    """Section 6.1.3 (a)(2); for a trusted root that is over, the moment when it signed counts."""
+    ends, signed = step.issuer.claims.not_after, step.child.claims.not_before
+    if step.trusted and Quirk.EXPIRED_ROOT not in step.refused and signed <= ends < step.now:
+        check_dates(step.issuer, signed)
+    else:
+        check_dates(step.issuer, step.now)
 
 
 def _check_strength(step: Step) -> None:
@@ -225,14 +240,22 @@ def _check_strength(step: Step) -> None:
             seen=f"{step.issuer.key.key_size} bits",
             expected=f"at least {_LEAST_RSA_BITS}",
         )
+    if has_roca_fingerprint(step.issuer.key):
+        raise WeakIssuerKey(
+            f"The key of {step.who} can be factored (CVE-2017-15361).", seen="the fingerprint of Infineon's RSALib"
+        )
     if step.child.algorithm is None:
         raise UnknownSignatureAlgorithm(
             seen=step.child.algorithm_oid, expected="RSA (PKCS #1 v1.5) or ECDSA, with SHA-2"
         )
-    if step.child.algorithm.weak and not step.allow_sha1:
-        raise WeakCertificateSignature(
-            f"{step.who} signed over SHA-1.", seen=step.child.algorithm.name, expected="SHA-2"
-        )
+    if step.child.algorithm.weak:
+        signed = step.child.claims.not_before
+        if Quirk.SHA1_SIGNATURE in step.refused or signed >= SHA1_ENDED:
+            raise WeakCertificateSignature(
+                f"{step.who} signed over SHA-1.",
+                seen=f"{step.child.algorithm.name}, {signed:%Y-%m-%d}",
+                expected="SHA-2",
+            )
 
 
 def verify_signature(child: MakerCertificate, issuer: MakerCertificate) -> None:

@@ -122,7 +122,15 @@ _RESULT: Final = closed(
         "vector": {"type": "object", "additionalProperties": {"type": "integer", "minimum": -128, "maximum": 127}},
         "reasons": _list({"type": "string"}),
         "attested_at": _TIMES,
-    }
+    },
+    # Not in results of before these were kept.
+    facts={"type": "object", "additionalProperties": {"type": ["string", "boolean", "integer"]}},
+    policies=_list({"type": "string"}),
+    monitored=_list(
+        closed(
+            {"policy": {"type": "string"}, "would": {"enum": ["hold", "refuse"]}, "reasons": _list({"type": "string"})}
+        )
+    ),
 )
 _DEVICE: Final[Mapping[str, Schema]] = {
     "id": SEGMENT,

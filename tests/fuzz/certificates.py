@@ -3,6 +3,7 @@ chain is believed only over the octets that its issuers signed."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 
 from cryptography import x509
@@ -11,14 +12,20 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from attestd.credentials.certificates import ParsedCertificate
 from attestd.credentials.requests import SoftwareKey
 from attestd.credentials.x509 import Authorities, device_identity, verify_chain
+from attestd.errors import AttestdError
+from attestd.tpm.authority_info import MAX_URLS, issuer_urls
+from attestd.tpm.cabinets import MAX_UNPACKED, unpack
 from attestd.tpm.chain import TrustAnchors, verify_certificate_chain
 from attestd.tpm.der import children, element, read_oid, whole
 from attestd.tpm.ekcert import Quirk, parse_certificate
-from attestd.tpm.endorsement import check_ek_certificate, verify_endorsement
+from attestd.tpm.ekprofile import check_ek_certificate
+from attestd.tpm.endorsement import verify_endorsement
+from attestd.tpm.known_makers import COLUMNS, Manifest, write_date
 from attestd.tpm.makers import certificates_in, describe_certificate
 from attestd_edge.identity import ProxyIdentity, read_certificates
 from tests import authority as a
 from tests import ek_ca
+from tests.cabinet_writer import cabinet
 from tests.fuzz.harness import Target, once
 
 _EK_KEY = ek_ca.ec_key("fuzz ek")
@@ -71,6 +78,39 @@ def _files() -> list[bytes]:
     root, ca = ek_ca.maker().root.certificate, ek_ca.maker().intermediate.certificate
     pem = x509.load_der_x509_certificate(root).public_bytes(Encoding.PEM)
     return [root, root + ca, pem, b"# a root\n" + pem + pem]
+
+
+@once
+def _cabinets() -> list[bytes]:
+    files = {"AMD\\root.crt": _files()[2], "version.txt": b"1", "Intel\\ca.cer": ek_ca.maker().root.certificate}
+    return [
+        cabinet(files),
+        cabinet(files, kind=0),
+        cabinet(files, reserved=(20, 3, 2), checked=False, after=b"\x30\x03abc"),
+        cabinet({"a.der": b"", "b.der": b"x"}, checked=False),
+    ]
+
+
+@once
+def _manifests() -> list[bytes]:
+    described = [
+        describe_certificate(der, now=ek_ca.NOW) for der in ek_ca.maker().chain(ek_ca.maker().root.certificate)
+    ]
+    lines = [",".join(COLUMNS)] + [
+        f"Test,{d.kind},{d.purposes},{d.key},{write_date(d.not_before)},{write_date(d.not_after)},{d.sha256.hex()},"
+        f'"{d.subject}",test@1'
+        for d in described
+    ]
+    return ["\n".join(lines).encode(), "\r\n".join(lines[:2]).encode()]
+
+
+@once
+def _hinting() -> list[bytes]:
+    """EK certificates that say where their issuer's is."""
+    ca, url = ek_ca.maker().intermediate, ek_ca.der(0x86, b"http://pki.example/ca.crt")
+    hint = ek_ca.seq(ek_ca.seq(ek_ca.oid("1.3.6.1.5.5.7.48.2"), url))
+    form = ca.ek_form(_EK_KEY.public_key()).with_extension(ek_ca.Extension("1.3.6.1.5.5.7.1.1", hint))
+    return [form.sign(ca.key), form.but(serial=ek_ca.integer(0)).sign(ca.key)]
 
 
 @once
@@ -160,9 +200,42 @@ def _maker_file(data: bytes) -> None:
         assert described.issuer.isprintable()
 
 
+def _cabinet(data: bytes) -> None:
+    """However it is made, no more comes out than is allowed, and names are text."""
+    files = unpack(data)
+    assert sum(len(file.content) for file in files) <= MAX_UNPACKED
+    assert all(isinstance(file.name, str) for file in files)
+
+
+def _manifest(data: bytes) -> None:
+    """What is known, is known by a fingerprint, and never of two makers."""
+    manifest = Manifest.parse(data)
+    for sha256, known in manifest.certificates.items():
+        assert (len(sha256), known.sha256) == (32, sha256)
+        assert manifest.by_subject[known.subject] == known.maker
+        assert known.subject.isprintable()
+
+
+def _hints(data: bytes) -> None:
+    urls = issuer_urls(parse_certificate(data))
+    assert len(urls) <= MAX_URLS
+    assert all(url.isascii() and url.isprintable() and " " not in url for url in urls)
+
+
 def _leaf(data: bytes) -> None:
-    parsed = ParsedCertificate.parse(data)
+    """Both ways read alike; a seed's parts are known, so that what is near one takes the short way if it can."""
+    for known in _leaves():
+        ParsedCertificate.parse(known)
+    try:
+        parsed = ParsedCertificate.parse(data)
+    except AttestdError as error:
+        with suppress(type(error)):
+            ParsedCertificate._read(data)
+            raise AssertionError(f"the long way takes it: {error}") from None
+        raise
+    assert parsed == ParsedCertificate._read(data)
     assert parsed.der == data
+    assert parsed.key == parsed.certificate.public_key()
     assert parsed.certificate.public_bytes(Encoding.DER) == data
 
 
@@ -185,6 +258,9 @@ TARGETS = (
     Target("maker-chain", _maker_chain, _chains, _WORDS),
     Target("endorsement", _endorsement, _chains, _WORDS),
     Target("maker-file", _maker_file, _files, (*_WORDS, _BEGIN, _END)),
+    Target("cabinet", _cabinet, _cabinets, (b"MSCF", b"CK", b"\x00\x80", b"\xfd\xff"), limit=64 * 1024),
+    Target("maker-manifest", _manifest, _manifests, (b",", b'"', b"\n", b"root", b"any"), limit=64 * 1024),
+    Target("issuer-hints", _hints, _hinting, (*_WORDS, b"http://", bytes.fromhex("06082b06010505073002"))),
     Target("presented-certificate", _leaf, _leaves, _WORDS),
     Target("presented-chain", _presented_chain, _presented, _WORDS),
     Target("proxy-file", _proxy_file, _pem, (_BEGIN, _END)),

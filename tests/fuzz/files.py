@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,11 +12,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from attestd.ca.profiles import Profile
 from attestd.ca.sealing import SealingKey, SealingKeys, sealing_file
+from attestd.cli.appraise.quote import read_pcrs
 from attestd.config import Settings
 from attestd.credentials.requests import SoftwareKey
 from attestd.operations import read_public_key
 from attestd.policy import PolicySet, default_policy, edge_tokens_policy
 from attestd.registry.inventory import parse_inventory
+from attestd.tpm.advisories import Advisories
+from attestd.tpm.firmware import Firmware
 from tests import authority as a
 from tests.fuzz.harness import Target
 
@@ -95,6 +99,38 @@ def _profiles() -> list[bytes]:
     return [path.read_bytes() for path in sorted(folder.glob("*.toml"))]
 
 
+def _advisories(data: bytes) -> None:
+    """Whatever is taken concerns its own maker's chips, from its first version to its last."""
+    for known in Advisories.parse(data).listed:
+        for first, last in known.firmware:
+            for version in (first, last):
+                assert known.concerns(known.maker, "".join(known.models[:1]), version)
+        assert not known.concerns(known.maker + "x", "", Firmware((1, 0)))
+
+
+_SELECTION = (("sha256", (0, 7)), ("sha384", (2,)))
+
+
+def _pcr_values(data: bytes) -> None:
+    """Values by bank and index; whether they are the quoted ones, the quote's digest says."""
+    for bank, values in read_pcrs(data, _SELECTION).items():
+        assert isinstance(bank, str)
+        assert all(isinstance(index, int) and isinstance(value, bytes) for index, value in values.items())
+
+
+def _pcr_files() -> list[bytes]:
+    """As JSON, as printed, in a row, and as the C structures that tpm2-tools write."""
+    a, b, c = b"\x01" * 32, b"\x02" * 32, b"\x03" * 48
+    entries = struct.pack("<HB4sx", 0x0B, 3, b"\x81") + struct.pack("<HB4sx", 0x0C, 3, b"\x04")
+    digests = b"".join(struct.pack("<H64s", len(digest), digest) for digest in (a, b, c))
+    return [
+        b'{"sha256": {"0": "%s", "7": "%s"}}' % (a.hex().encode(), b.hex().encode()),
+        f"  sha256:\n    0 : 0x{a.hex()}\n    7 : 0x{b.hex()}\n  sha384:\n    2 : 0x{c.hex()}\n".encode(),
+        a + b + c,
+        struct.pack("<I", 2) + entries.ljust(128, b"\0") + struct.pack("<II", 1, 3) + digests.ljust(528, b"\0"),
+    ]
+
+
 def _sealing(data: bytes) -> None:
     with TemporaryDirectory(prefix="fuzz-sealing-") as folder:
         file = Path(folder) / "sealing.json"
@@ -148,6 +184,13 @@ TARGETS = (
         (b"SERVER_PUBLIC_URL=", b"BUNDLE_STALE_AFTER=", b"DATABASE_URL="),
         limit=2048,
     ),
+    Target(
+        "tpm-advisories",
+        _advisories,
+        lambda: [(Path(_certs).parent / "tpm-advisories.toml").read_bytes()],
+        (b"[[advisory]]\n", b'firmware = ["7.0 - 7.61"]\n', b'claim = "warning"\n', b"= []\n", b"= 1\n"),
+    ),
+    Target("pcr-values", _pcr_values, _pcr_files, (b"sha256:", b" : 0x", b"\xff\xff\xff\xff", b'{"'), limit=4096),
     Target("profile", _profile, _profiles, (b'lifetime = "1d"\n', b"[]", b"= 1\n"), limit=2048),
     Target("sealing-keys", _sealing, _sealing_seeds, (b'"state":"current"', b"[]"), limit=2048),
     Target(

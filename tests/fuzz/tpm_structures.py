@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
+from math import prod
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from attestd.errors import MalformedInput
 from attestd.tpm.activation import VerifiedAk, recall_ak, vet_ak
 from attestd.tpm.attest import verify_certified_key, verify_quote
 from attestd.tpm.ektemplates import check_ek_template
 from attestd.tpm.makecred import protect, share_seed
 from attestd.tpm.objects import parse_public, parse_signature
 from attestd.tpm.statements import parse_certification, parse_quote
+from attestd.tpm.weak_keys import has_roca_fingerprint
 from attestd.tpm.wire import Reader, sized
 from tests import forger as f
 from tests.fuzz.harness import Target, once
@@ -167,6 +172,32 @@ def _reader(data: bytes) -> None:
     assert given == data
 
 
+def _roca(data: bytes) -> None:
+    """RSALib's mark, found in another way: the powers of 65537 are those whose order divides that of 65537."""
+    try:
+        key = rsa.RSAPublicNumbers(65537, int.from_bytes(data, "big")).public_key()
+    except ValueError:
+        raise MalformedInput from None
+    modulus = key.public_numbers().n
+    marked = all(pow(modulus, order, prime) == 1 for prime, order in _ORDERS)
+    assert has_roca_fingerprint(key) is marked
+
+
+def _order(prime: int) -> int:
+    return next(order for order in range(1, prime) if pow(65537, order, prime) == 1)
+
+
+_ORDERS = [(p, _order(p)) for p in range(3, 168, 2) if all(p % q for q in range(3, p, 2))]
+
+
+@once
+def _moduli() -> list[bytes]:
+    """One with the mark, which needs no prime factors, and one without."""
+    m = prod(p for p in range(2, 168) if all(p % q for q in range(2, p)))
+    marked = (3 << 1022) // m * m + pow(65537, 777, m)
+    return [marked.to_bytes(128, "big"), (marked + 2).to_bytes(128, "big")]
+
+
 @once
 def _buffers() -> list[bytes]:
     return [f.tpm2b(b"one") + f.tpm2b(b"") + f.tpm2b(bytes(300))]
@@ -182,4 +213,5 @@ TARGETS = (
     Target("tpm-quote", _quote, _quotes, limit=1024),
     Target("tpm-verified-quote", _verified_quote, _signed_quotes, limit=1024),
     Target("tpm-verified-key", _verified_key, _signed_certifications, limit=1024),
+    Target("roca-modulus", _roca, _moduli, limit=512, refuses=False),
 )

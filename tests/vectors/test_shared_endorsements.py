@@ -25,16 +25,18 @@ from attestd.errors import AttestdError
 from attestd.tpm.chain import EK_CERTIFICATE, TrustAnchors, UntrustedMaker, VerifiedPath, verify_certificate_chain
 from attestd.tpm.claims import read_leniently, read_strictly
 from attestd.tpm.der import MalformedCertificate, children, whole
-from attestd.tpm.ekcert import MakerCertificate, Quirk, parse_certificate
+from attestd.tpm.ekcert import REFUSED_BY_DEFAULT, MakerCertificate, Quirk, parse_certificate
+from attestd.tpm.ekprofile import EkKeyUsageWrong, NotAnEkCertificate, check_ek_certificate
 from attestd.tpm.ektemplates import EkAttributesWrong
-from attestd.tpm.endorsement import (
-    EkKeyUsageWrong,
-    NotAnEkCertificate,
-    check_ek_certificate,
-    verify_endorsement,
-)
+from attestd.tpm.endorsement import verify_endorsement
 from attestd.tpm.makers import certificates_in, describe_certificate
-from attestd.tpm.vouching import IssuerNotForPurpose, MakerCertificateExpired, WeakCertificateSignature
+from attestd.tpm.vouching import (
+    IssuerKeyDiffers,
+    IssuerNotForPurpose,
+    MakerCertificateExpired,
+    WeakCertificateSignature,
+)
+from attestd.tpm.weak_keys import has_roca_fingerprint
 from tests.ek_ca import AIK_PURPOSE, ek_area
 
 VECTORS = Path(os.environ.get("ATTESTD_VECTORS", Path(__file__).resolve().parents[2].parent / "shared" / "vectors"))
@@ -81,7 +83,7 @@ def purpose_of(file: str) -> str:
 
 
 def chain_of(file: str, **options: Any) -> VerifiedPath:
-    options = {"purpose": purpose_of(file), "allow_sha1": True, "now": moment(file), **options}
+    options = {"purpose": purpose_of(file), "refused": frozenset(), "now": moment(file), **options}
     return verify_certificate_chain(certificate(file), anchors=anchors(), **options)
 
 
@@ -149,7 +151,7 @@ SHA1 = {name for name in QUIRKS if "rsaes-oaep" in name} | {"hirs-ek_cert_7_byte
 def test_chains_over_sha1_are_refused_by_default(file: str) -> None:
     assert Quirk.SHA1_SIGNATURE in chain_of(file).quirks
     with pytest.raises(WeakCertificateSignature):
-        chain_of(file, allow_sha1=False)
+        chain_of(file, refused=REFUSED_BY_DEFAULT)
 
 
 @pytest.mark.parametrize("file", [file for file, e in manifest().items() if e["kind"] == "aik-cert"])
@@ -173,8 +175,6 @@ NOT_FOR_EKS: dict[str, type[AttestdError]] = {
     "google-uca-rsa-sign.pem": EkKeyUsageWrong,
     "pywebauthn-dell_xps_13-aik.der": EkKeyUsageWrong,
     "pywebauthn-surface_pro_4-aik.der": EkKeyUsageWrong,
-    # TPM 1.2 chips: no key usage (and ifx-08 no extended key usage).
-    **dict.fromkeys(SHA1, EkKeyUsageWrong),
 }
 IDENTITIES = {
     "google-pca-rsa-enc.pem": ("GOOG", "", ""),
@@ -186,11 +186,19 @@ IDENTITIES = {
     "ntc-2111-keylime-malformed.der": ("NTC", "NPCT75x", "id:00070002"),
     "stm-rsa-05.der": ("STM", "ST33HTPHAHB4", "id:00490004"),
 }
+# Chips for TPM 1.2: no key usage (and ifx-08 no purpose either), let through where a policy says so.
+OLD = {
+    "hirs-ek_cert_7_byte_header_removed.cer": ("STM", "ST33ZP24PVSP", "id:0D0C"),
+    "ifx-08-rsaes-oaep.der": ("IFX", "SLB9635TT1.2", "id:0313"),
+    "stm-02-rsaes-oaep-ab21ccf2.pem": ("STM", "ST33ZP24PVSP", "id:0D0C"),
+    "stm-02-rsaes-oaep-nuc2.pem": ("STM", "ST33ZP24PVSP", "id:0D0C"),
+}
 CHAINED = sorted(file for file, entry in manifest().items() if entry["expected"]["chain_sha256"])
 
 
 def test_every_certificate_with_a_chain_is_judged() -> None:
-    assert set(CHAINED) == set(NOT_FOR_EKS) | set(IDENTITIES)
+    assert set(CHAINED) == set(NOT_FOR_EKS) | set(IDENTITIES) | set(OLD)
+    assert set(OLD) == SHA1
     assert len(manifest()) == 21
 
 
@@ -198,6 +206,16 @@ def test_every_certificate_with_a_chain_is_judged() -> None:
 def test_what_is_no_ek_certificate_is_refused(file: str) -> None:
     with pytest.raises(NOT_FOR_EKS[file]):
         check_ek_certificate(chain_of(file))
+
+
+@pytest.mark.parametrize("file", sorted(OLD))
+def test_chips_for_tpm_1_2_need_a_policy_that_lets_them_through(file: str) -> None:
+    path = chain_of(file)
+    with pytest.raises(EkKeyUsageWrong):
+        check_ek_certificate(path)
+    identity, quirks = check_ek_certificate(path, refused=frozenset())
+    assert (identity.manufacturer, identity.model, identity.firmware_version) == OLD[file]
+    assert quirks >= {Quirk.SHA1_SIGNATURE, Quirk.TPM12_PROFILE, Quirk.RSAES_OAEP_KEY}
 
 
 @pytest.mark.parametrize("file", [file for file in CHAINED if file in IDENTITIES])
@@ -266,8 +284,8 @@ def test_the_known_roots_signed_themselves() -> None:
 
 
 def test_all_known_intermediates_reach_a_known_root() -> None:
-    """Each has a path, but for five whose roots are not among the known ones."""
-    missing, purposes = set(), (EK_CERTIFICATE, AIK_PURPOSE)
+    """Each has a path, but for five whose roots are not among the known ones, and four signed over SHA-1 too late."""
+    missing, late, purposes = set(), set(), (EK_CERTIFICATE, AIK_PURPOSE)
     for found in known_cas():
         if found.subject == found.issuer:
             continue
@@ -275,10 +293,43 @@ def test_all_known_intermediates_reach_a_known_root() -> None:
         assert found.claims.purposes is None or purpose in purposes
         now = found.claims.not_before + timedelta(days=30)  # STM certified CAs two weeks before its root was valid
         try:
-            verify_certificate_chain(found, anchors=anchors(), now=now, purpose=purpose, allow_sha1=True)
+            verify_certificate_chain(found, anchors=anchors(), now=now, purpose=purpose, refused=frozenset())
         except UntrustedMaker:
             missing.add(found.sha256.hex()[:8])
+        except WeakCertificateSignature:
+            assert found.claims.not_before.year == 2017
+            late.add(found.sha256.hex()[:8])
     assert missing == {"141805f0", "4a13dd43", "695ad0f0", "97a13b81", "a4b48959"}
+    assert late == {"3124c4d4", "c86f46a8", "dae8b3c1", "db453a8f"}
+
+
+def test_known_cas_outlive_their_roots() -> None:
+    """What the quirk "expired-root" is for: on the day after its root's end each of them still leads to it."""
+    outliving = 0
+    for found in known_cas():
+        for root in anchors().roots.get(found.issuer, ()):
+            ends = root.claims.not_after
+            signed = root.claims.not_before <= found.claims.not_before <= ends
+            if found.subject == found.issuer or not signed or found.claims.not_after - ends <= timedelta(days=1):
+                continue
+            try:
+                path = verify_certificate_chain(
+                    found,
+                    anchors=TrustAnchors.load([root.der]),
+                    now=ends + timedelta(days=1),
+                    purpose=AIK_PURPOSE if AIK_PURPOSE in (found.claims.purposes or ()) else EK_CERTIFICATE,
+                )
+            except IssuerKeyDiffers:
+                continue
+            assert path.quirks >= {Quirk.EXPIRED_ROOT}
+            outliving += 1
+    assert outliving == 44
+
+
+def test_no_known_ca_has_a_key_that_can_be_factored() -> None:
+    """And none of the real EKs, which came from chips of every maker that had the flaw."""
+    keys = [found.key for found in (*known_cas(), *map(certificate, manifest()))]
+    assert not any(map(has_roca_fingerprint, keys))
 
 
 def test_a_template_is_still_needed() -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from datetime import timedelta
-from math import prod
 from typing import Any
 
 import pytest
@@ -15,15 +13,17 @@ from hypothesis import strategies as st
 
 from attestd.errors import AttestdError
 from attestd.ids import EkHash
-from attestd.protocol.encoding import MalformedJson
+from attestd.tpm import ekprofile as p
 from attestd.tpm import endorsement as e
-from attestd.tpm.chain import NoTrustAnchors, UntrustedMaker
+from attestd.tpm.chain import NoTrustAnchors, QuirkRefused, UntrustedMaker
 from attestd.tpm.der import MalformedCertificate
 from attestd.tpm.ekcert import Quirk, parse_certificate
 from attestd.tpm.ektemplates import EkAttributesWrong
 from attestd.tpm.vouching import BadCertificateSignature, MakerCertificateExpired, WeakCertificateSignature
 from attestd.tpm.wire import MalformedTpmStructure
 from tests import ek_ca as ca
+
+from .test_weak_keys import TELLING, roca_key
 
 MAKER = ca.maker()
 MIDDLE = MAKER.intermediate
@@ -100,44 +100,101 @@ def test_the_public_area_must_be_an_eks() -> None:
         e.verify_endorsement(area + b"\0", chain, anchors=ANCHORS, now=ca.NOW)
 
 
-# ROCA: primes of the form k*M + (65537^a mod M). A modulus needs no real prime factors to have the fingerprint.
-PRIMES = [p for p in range(2, 168) if all(p % q for q in range(2, p))]
-
-
-def powers(prime: int) -> set[int]:
-    return {pow(65537, exponent, prime) for exponent in range(prime)}
-
-
-def roca_modulus(*, spoil: int | None = None) -> int:
-    m = prod(PRIMES)
-    factors = [(1 << 1023 | 12345 + n) // m * m + pow(65537, 1000 + n, m) for n in (0, 1)]
-    modulus = (3 << 2046) // m * m + factors[0] * factors[1] % m
-    while spoil is not None and modulus % spoil in powers(spoil):
-        modulus += m // spoil * 2  # stays odd, and the same modulo every other prime
-    return modulus
-
-
-def weak_key(**options: Any) -> rsa.RSAPublicKey:
-    return rsa.RSAPublicNumbers(65537, roca_modulus(**options)).public_key()
-
-
 def test_a_key_with_the_roca_fingerprint_is_refused() -> None:
-    key = weak_key()
+    key = roca_key()
     assert key.key_size == 2048
-    with pytest.raises(e.WeakEndorsementKey) as refusal:
+    with pytest.raises(p.WeakEndorsementKey) as refusal:
         endorse(MIDDLE.ek_form(key), key)
     assert "firmware" in refusal.value.what_to_do
-    with pytest.raises(e.WeakEndorsementKey):
+    with pytest.raises(p.WeakEndorsementKey):
         e.endorse_by_inventory(ca.ek_area(key), known=EkHash.of(ca.ek_area(key)))
+    with pytest.raises(p.WeakEndorsementKey):
+        certified(MIDDLE.ek_form(key))
 
 
 def test_a_key_that_differs_from_the_fingerprint_modulo_one_prime_is_not_refused() -> None:
-    """The 17 primes for which not every residue is a power of 65537; the others tell nothing."""
-    telling = [prime for prime in PRIMES[1:] if len(powers(prime)) < prime - 1]
-    assert (len(telling), telling[0], telling[-1]) == (17, 11, 157)
-    for prime in telling:
-        key = weak_key(spoil=prime)
+    for prime in TELLING:
+        key = roca_key(spoil=prime)
         assert endorse(MIDDLE.ek_form(key), key)
+        assert certified(MIDDLE.ek_form(key))
+
+
+# ---- The certificate alone --------------------------------------------------------------------------------------
+
+
+def certified(form: ca.Form, **options: Any) -> p.VerifiedEkCertificate:
+    return p.verify_ek_certificate(
+        parse_certificate(form.sign(MIDDLE.key)),
+        intermediates=[parse_certificate(MIDDLE.certificate)],
+        **{"anchors": ANCHORS, "now": ca.NOW, **options},
+    )
+
+
+def test_a_certificate_is_judged_without_its_key() -> None:
+    found = certified(FORM)
+    assert (found.identity.manufacturer, found.identity.model) == ("IFX", "SLB 9670")
+    assert found.path.root.der == MAKER.root.certificate
+
+
+@pytest.mark.parametrize(
+    "key",
+    [ca.rsa_key("short ek", 1024), ca.rsa_key("long ek", 4096), ca.ec_key("large ek", ec.SECP521R1)],
+    ids=["RSA-1024", "RSA-4096", "P-521"],
+)
+def test_a_certificate_for_a_key_that_no_ek_has(key: ca.PrivateKey) -> None:
+    with pytest.raises(p.EkKeyUnsuitable):
+        certified(MIDDLE.ek_form(key.public_key()))
+
+
+# ---- Chips for TPM 1.2, and quirks that a policy refuses --------------------------------------------------------
+
+MARKED = RSA_FORM.but(spki=ca.oaep_spki(RSA_KEY))
+NOTHING_REFUSED: frozenset[Quirk] = frozenset()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param(MARKED.without("2.5.29.15"), id="no key usage"),
+        pytest.param(MARKED.without("2.5.29.37"), id="no purpose"),
+        pytest.param(MARKED.without("2.5.29.15").without("2.5.29.37"), id="neither"),
+    ],
+)
+def test_a_key_marked_for_oaep_alone_needs_neither_usage_nor_purpose(form: ca.Form) -> None:
+    found = endorse(form, RSA_KEY, refused=NOTHING_REFUSED)
+    assert found.quirks == ("rsaes-oaep-key", "tpm12-profile")
+    with pytest.raises((p.EkKeyUsageWrong, p.NotAnEkCertificate)):
+        endorse(form, RSA_KEY)
+
+
+@pytest.mark.parametrize(
+    ("form", "refusal"),
+    [
+        pytest.param(RSA_FORM.without("2.5.29.15"), p.EkKeyUsageWrong, id="not marked, no key usage"),
+        pytest.param(RSA_FORM.without("2.5.29.37"), p.NotAnEkCertificate, id="not marked, no purpose"),
+        pytest.param(
+            MARKED.with_extension(ca.key_usage("digital_signature")), p.EkKeyUsageWrong, id="marked, and it signs"
+        ),
+        pytest.param(
+            MARKED.with_extension(ca.purposes(ca.AIK_PURPOSE)), p.NotAnEkCertificate, id="marked, another purpose"
+        ),
+        pytest.param(
+            MARKED.without("2.5.29.15").without("2.5.29.17"), p.TpmIdentityMissing, id="marked, no TPM's identity"
+        ),
+    ],
+)
+def test_the_mark_stands_for_what_is_absent_and_for_nothing_else(form: ca.Form, refusal: type[AttestdError]) -> None:
+    with pytest.raises(refusal):
+        endorse(form, RSA_KEY, refused=NOTHING_REFUSED)
+
+
+def test_a_policy_may_refuse_any_quirk() -> None:
+    odd = FORM.but(serial=ca.integer(0))
+    assert endorse(odd).quirks == ("odd-serial",)
+    with pytest.raises(QuirkRefused) as refusal:
+        endorse(odd, refused=frozenset({Quirk.ODD_SERIAL}))
+    assert refusal.value.seen == "odd-serial"
+    assert endorse(FORM, refused=frozenset(Quirk)).quirks == ()
 
 
 # ---- The certificates -------------------------------------------------------------------------------------------
@@ -200,7 +257,7 @@ def test_a_key_marked_for_oaep_is_accepted() -> None:
 
 def test_an_ek_certificate_is_no_ca() -> None:
     assert endorse(FORM.without("2.5.29.19"))
-    with pytest.raises(e.EkCertificateIsCa):
+    with pytest.raises(p.EkCertificateIsCa):
         endorse(FORM.with_extension(ca.basic_constraints(True)))
 
 
@@ -215,7 +272,7 @@ def test_an_ek_certificate_is_no_ca() -> None:
 )
 def test_the_purpose_must_be_the_eks(form: ca.Form) -> None:
     assert endorse(FORM.with_extension(ca.purposes(ca.AIK_PURPOSE, ca.EK_PURPOSE)))
-    with pytest.raises(e.NotAnEkCertificate):
+    with pytest.raises(p.NotAnEkCertificate):
         endorse(form)
 
 
@@ -224,17 +281,17 @@ def test_the_key_usage_must_be_the_keys() -> None:
     assert endorse(FORM.with_extension(agreement))
     assert endorse(FORM.with_extension(ca.key_usage("key_agreement", "data_encipherment")))
     assert endorse(RSA_FORM.with_extension(encipherment), RSA_KEY)
-    with pytest.raises(e.EkKeyUsageWrong):
+    with pytest.raises(p.EkKeyUsageWrong):
         endorse(FORM.with_extension(encipherment))
-    with pytest.raises(e.EkKeyUsageWrong):
+    with pytest.raises(p.EkKeyUsageWrong):
         endorse(RSA_FORM.with_extension(agreement), RSA_KEY)
-    with pytest.raises(e.EkKeyUsageWrong):
+    with pytest.raises(p.EkKeyUsageWrong):
         endorse(FORM.without("2.5.29.15"))
 
 
 @pytest.mark.parametrize("usage", ["digital_signature", "content_commitment", "key_cert_sign", "crl_sign"])
 def test_an_ek_may_not_sign(usage: str) -> None:
-    with pytest.raises(e.EkKeyUsageWrong):
+    with pytest.raises(p.EkKeyUsageWrong):
         endorse(FORM.with_extension(ca.key_usage("key_agreement", usage)))
 
 
@@ -269,7 +326,7 @@ def test_the_tpms_identity_is_read(form: ca.Form) -> None:
     ],
 )
 def test_a_missing_identity_is_refused(form: ca.Form) -> None:
-    with pytest.raises(e.TpmIdentityMissing):
+    with pytest.raises(p.TpmIdentityMissing):
         endorse(form)
 
 
@@ -292,12 +349,12 @@ def test_a_missing_identity_is_refused(form: ca.Form) -> None:
 )
 def test_a_malformed_identity_is_refused(attributes: bytes) -> None:
     assert endorse(named(ca.tpm_attributes(model="m" * 64, version="v" * 64)))
-    with pytest.raises(e.TpmIdentityMalformed):
+    with pytest.raises(p.TpmIdentityMalformed):
         endorse(named(attributes))
 
 
 def test_two_identities_are_refused() -> None:
-    with pytest.raises(e.TpmIdentityMalformed):
+    with pytest.raises(p.TpmIdentityMalformed):
         endorse(named(ca.tpm_attributes(), ca.tpm_attributes(model="SLB 9672")))
 
 
@@ -327,7 +384,7 @@ BARE = FORM.without("2.5.29.37").without("2.5.29.17").with_extension(INSTANCE)
 @pytest.fixture
 def pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pretend that the test maker's root is the pinned one."""
-    monkeypatch.setattr(e, "_GOOGLE_CAS_ROOTS", frozenset({parse_certificate(MAKER.root.certificate).sha256}))
+    monkeypatch.setattr(p, "_GOOGLE_CAS_ROOTS", frozenset({parse_certificate(MAKER.root.certificate).sha256}))
 
 
 @pytest.mark.usefixtures("pinned")
@@ -337,7 +394,7 @@ def test_a_bare_certificate_under_the_pinned_root_is_accepted() -> None:
 
 
 def test_a_bare_certificate_under_another_root_is_refused() -> None:
-    with pytest.raises(e.NotAnEkCertificate):
+    with pytest.raises(p.NotAnEkCertificate):
         endorse(BARE)
 
 
@@ -345,19 +402,19 @@ def test_a_bare_certificate_under_another_root_is_refused() -> None:
 @pytest.mark.parametrize(
     ("form", "refusal"),
     [
-        pytest.param(BARE.without(INSTANCE.kind), e.NotAnEkCertificate, id="no instance extension"),
-        pytest.param(BARE.with_extension(ca.purposes(ca.AIK_PURPOSE)), e.NotAnEkCertificate, id="another purpose"),
+        pytest.param(BARE.without(INSTANCE.kind), p.NotAnEkCertificate, id="no instance extension"),
+        pytest.param(BARE.with_extension(ca.purposes(ca.AIK_PURPOSE)), p.NotAnEkCertificate, id="another purpose"),
         pytest.param(
-            BARE.with_extension(ca.alternative_name(ca.tpm_attributes())), e.NotAnEkCertificate, id="a TPM's name"
+            BARE.with_extension(ca.alternative_name(ca.tpm_attributes())), p.NotAnEkCertificate, id="a TPM's name"
         ),
         pytest.param(
             BARE.with_extension(ca.key_usage("key_agreement", "data_encipherment")),
-            e.NotAnEkCertificate,
+            p.NotAnEkCertificate,
             id="another key usage too",
         ),
-        pytest.param(BARE.with_extension(ca.key_usage("digital_signature")), e.EkKeyUsageWrong, id="a signing key"),
-        pytest.param(BARE.without("2.5.29.15"), e.EkKeyUsageWrong, id="no key usage"),
-        pytest.param(BARE.with_extension(ca.basic_constraints(True)), e.EkCertificateIsCa, id="a CA"),
+        pytest.param(BARE.with_extension(ca.key_usage("digital_signature")), p.EkKeyUsageWrong, id="a signing key"),
+        pytest.param(BARE.without("2.5.29.15"), p.EkKeyUsageWrong, id="no key usage"),
+        pytest.param(BARE.with_extension(ca.basic_constraints(True)), p.EkCertificateIsCa, id="a CA"),
     ],
 )
 def test_under_the_pinned_root_every_condition_holds(form: ca.Form, refusal: type[AttestdError]) -> None:
@@ -401,17 +458,9 @@ def test_an_endorsement_survives_storage() -> None:
     by_inventory = e.endorse_by_inventory(ca.ek_area(RSA_KEY), known=EkHash.of(ca.ek_area(RSA_KEY)))
     assert by_maker.quirks == (Quirk.ODD_SERIAL,)
     for found in (by_maker, by_inventory):
-        recalled = e.recall_endorsement(json.loads(json.dumps(found.to_members())))
-        assert recalled == found
-        assert recalled.ek.key.public_numbers() == found.ek.key.public_numbers()
-
-
-def test_what_was_stored_by_something_else_is_refused() -> None:
-    members = endorse().to_members()
-    with pytest.raises(MalformedJson):
-        e.recall_endorsement({**members, "more": 1})
-    with pytest.raises(MalformedJson):
-        e.recall_endorsement({name: value for name, value in members.items() if name != "model"})
+        recalled = e.recall_endorsement(found.to_parts())
+        assert recalled == replace(found, certificate=None)
+        assert recalled.ek == found.ek
 
 
 # ---- Whatever comes ---------------------------------------------------------------------------------------------

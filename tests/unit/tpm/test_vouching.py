@@ -56,9 +56,9 @@ def test_the_honest_chain_is_accepted() -> None:
 SHORT: dict[str, Any] = {"not_before": ca.NOW, "not_after": ca.NOW + timedelta(days=1)}
 
 
-@pytest.mark.parametrize("which", ["leaf", "middle", "root"])
-def test_every_certificate_must_be_valid_now(which: str) -> None:
-    forms = {"leaf": LEAF_FORM, "middle": MIDDLE_FORM, "root": ROOT.form(ROOT)}
+@pytest.mark.parametrize("which", ["leaf", "middle"])
+def test_every_certificate_below_the_root_must_be_valid_now(which: str) -> None:
+    forms = {"leaf": LEAF_FORM, "middle": MIDDLE_FORM}
     chain: dict[str, Any] = {which: forms[which].but(**SHORT)}
     assert walk(**chain, now=ca.NOW)
     assert walk(**chain, now=SHORT["not_after"])
@@ -66,6 +66,59 @@ def test_every_certificate_must_be_valid_now(which: str) -> None:
         walk(**chain, now=ca.NOW - MOMENT)
     with pytest.raises(v.MakerCertificateExpired):
         walk(**chain, now=SHORT["not_after"] + MOMENT)
+
+
+def test_a_root_must_be_valid_already() -> None:
+    assert walk(root=ROOT.form(ROOT).but(**SHORT))
+    with pytest.raises(v.MakerCertificateNotYetValid):
+        walk(root=ROOT.form(ROOT).but(**SHORT), now=ca.NOW - MOMENT)
+
+
+OVER: dict[str, Any] = {"not_before": ca.START - timedelta(days=1), "not_after": ca.START + timedelta(days=1)}
+
+
+def test_a_trusted_root_that_is_over_still_vouches_for_what_it_signed_in_its_time() -> None:
+    path = walk(root=ROOT.form(ROOT).but(**OVER))
+    assert path.quirks == {Quirk.EXPIRED_ROOT}
+    assert walk(root=ROOT.form(ROOT).but(**OVER), now=OVER["not_after"]).quirks == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("root", "middle", "refusal"),
+    [
+        pytest.param({"not_after": ca.START - MOMENT}, {}, v.MakerCertificateExpired, id="signed after its end"),
+        pytest.param({"not_before": ca.START + MOMENT}, {}, v.MakerCertificateNotYetValid, id="signed before its time"),
+        pytest.param({}, {"not_after": ca.NOW - MOMENT}, v.MakerCertificateExpired, id="an intermediate is over, too"),
+    ],
+)
+def test_a_root_that_is_over_vouches_for_nothing_else(
+    root: dict[str, Any], middle: dict[str, Any], refusal: type[EvidenceRefused]
+) -> None:
+    with pytest.raises(refusal):
+        walk(root=ROOT.form(ROOT).but(**{**OVER, **root}), middle=MIDDLE_FORM.but(**middle))
+
+
+def test_a_root_that_is_over_is_refused_where_a_policy_says_so() -> None:
+    with pytest.raises(v.MakerCertificateExpired):
+        walk(root=ROOT.form(ROOT).but(**OVER), refused=frozenset({Quirk.EXPIRED_ROOT}))
+
+
+def test_an_intermediate_that_is_over_is_no_root() -> None:
+    """The store's intermediates are trusted for nothing, so their dates are those of everybody."""
+    anchors = TrustAnchors.load([ROOT.certificate], [MIDDLE_FORM.but(**OVER).sign(ROOT.key)])
+    with pytest.raises(v.MakerCertificateExpired):
+        verify_certificate_chain(parse_certificate(LEAF_FORM.sign(MIDDLE.key)), anchors=anchors, now=ca.NOW)
+
+
+def test_a_renewed_root_comes_before_the_one_that_is_over() -> None:
+    over, renewed = ROOT.form(ROOT).but(**OVER).sign(ROOT.key), ROOT.certificate
+    for roots in ([over, renewed], [renewed, over]):
+        path = verify_certificate_chain(
+            parse_certificate(LEAF_FORM.sign(MIDDLE.key)),
+            anchors=TrustAnchors.load(roots, [MIDDLE.certificate]),
+            now=ca.NOW,
+        )
+        assert (path.root.der, path.quirks) == (renewed, frozenset())
 
 
 # ---- Critical extensions and constraints ------------------------------------------------------------------------
@@ -248,11 +301,22 @@ def test_every_signed_octet_counts() -> None:
         pytest.fail(f"octet {at} does not count")
 
 
-def test_signatures_over_sha1_are_refused_unless_asked_for() -> None:
-    for chain in ({"leaf": LEAF_FORM.but(digest="sha1")}, {"middle": MIDDLE_FORM.but(digest="sha1")}):
+OLD: dict[str, Any] = {"digest": "sha1", "not_before": v.SHA1_ENDED - MOMENT}
+OLD_ROOT = ROOT.form(ROOT).but(not_before=v.SHA1_ENDED - timedelta(days=999))
+
+
+def test_signatures_over_sha1_count_if_they_are_old_and_asked_for() -> None:
+    for chain in ({"leaf": LEAF_FORM.but(**OLD)}, {"middle": MIDDLE_FORM.but(**OLD)}):
         with pytest.raises(v.WeakCertificateSignature):
-            walk(**chain)  # type: ignore[arg-type]
-        assert walk(**chain, allow_sha1=True).quirks == {Quirk.SHA1_SIGNATURE}  # type: ignore[arg-type]
+            walk(**chain, root=OLD_ROOT)
+        assert walk(**chain, root=OLD_ROOT, refused=frozenset()).quirks == {Quirk.SHA1_SIGNATURE}
+
+
+def test_signatures_over_sha1_from_when_collisions_could_be_made_never_count() -> None:
+    young = {**OLD, "not_before": v.SHA1_ENDED}
+    for chain in ({"leaf": LEAF_FORM.but(**young)}, {"middle": MIDDLE_FORM.but(**young)}):
+        with pytest.raises(v.WeakCertificateSignature):
+            walk(**chain, root=OLD_ROOT, refused=frozenset())
 
 
 def test_a_roots_own_signature_proves_nothing_and_is_not_judged() -> None:
@@ -276,6 +340,19 @@ def test_a_short_issuer_key_is_refused(size: int) -> None:
         return
     with pytest.raises(v.WeakIssuerKey):
         verify_certificate_chain(leaf, anchors=anchors, now=ca.NOW)
+
+
+def test_an_issuer_key_that_can_be_factored_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of the known CAs has such a key; the test of the property itself is in test_weak_keys."""
+    issuer = ca.MakerCa("Weak CA", ca.rsa_key("weak issuer")).certified_by(ROOT)
+    anchors = TrustAnchors.load([ROOT.certificate], [issuer.certificate])
+    leaf = parse_certificate(issuer.ek_certificate(KEY))
+    assert verify_certificate_chain(leaf, anchors=anchors, now=ca.NOW)
+    weak = issuer.key.public_key().public_numbers()
+    monkeypatch.setattr(v, "has_roca_fingerprint", lambda key: key.public_numbers() == weak)
+    with pytest.raises(v.WeakIssuerKey) as refusal:
+        verify_certificate_chain(leaf, anchors=anchors, now=ca.NOW)
+    assert "CVE-2017-15361" in str(refusal.value)
 
 
 def test_an_unknown_algorithm_verifies_nothing() -> None:
