@@ -193,9 +193,7 @@ def _read_digest(found: dict[str, bytes]) -> FileDigest | None:
 
 def _read_labelled(field: bytes) -> FileDigest:
     """`[kind:]algorithm:`, a NUL, the digest."""
-    label, colon, value = field.partition(b":\0")
-    if not colon:
-        raise MalformedImaEntry("A digest does not name its hash.", seen=repr(field[:24]))
+    label, _, value = field.partition(b":\0")
     kind, _, algorithm = label.decode("latin-1").rpartition(":")
     return FileDigest(algorithm, value, kind or "ima")
 
