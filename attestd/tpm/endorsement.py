@@ -26,6 +26,7 @@ from attestd.tpm.chain import TrustAnchors
 from attestd.tpm.ekcert import REFUSED_BY_DEFAULT, MakerCertificate, Quirk, parse_certificate
 from attestd.tpm.ekprofile import USE_INVENTORY, check_not_weak, verify_ek_certificate
 from attestd.tpm.ektemplates import check_ek_template
+from attestd.tpm.identity import VettedIdentityKey, verify_identity_certificate
 from attestd.tpm.objects import TpmPublic, parse_public
 
 __all__ = [
@@ -61,15 +62,18 @@ class EkNotInInventory(EvidenceRefused):
 
 @dataclass(frozen=True, slots=True)
 class VerifiedEndorsement:
-    """An EK that a trusted maker, or this fleet's inventory, vouches for; made by this module only.
+    """A key that a trusted maker, or this fleet's inventory, vouches for; made by this module only.
 
     `certificate` and the SHA-256 fingerprints are None for kind "inventory", as are manufacturer, model and firmware
     version empty. `firmware_version` is the one at manufacture. The EK and its hash are lifelong trackers: not shown.
+
+    Kind "iak": `identity` is the key that was certified and that the device is known by, `ek_hash` is its hash, and
+    `ek` is an EK that nobody vouches for.
     """
 
     ek: TpmPublic = field(repr=False)
     ek_hash: EkHash = field(repr=False)
-    kind: Literal["certificate", "inventory"]
+    kind: Literal["certificate", "inventory", "iak"]
     manufacturer: str = ""
     model: str = ""
     firmware_version: str = ""
@@ -77,6 +81,12 @@ class VerifiedEndorsement:
     certificate_sha256: bytes | None = field(default=None, repr=False)
     root_sha256: bytes | None = None
     quirks: tuple[str, ...] = ()
+    identity: TpmPublic | None = field(default=None, repr=False)
+
+    @property
+    def area(self) -> bytes:
+        """The public area of the key that the device is known by, whose hash is `ek_hash`."""
+        return (self.identity or self.ek).area
 
     def to_members(self) -> dict[str, Any]:
         """What `recall_endorsement` makes this again from; for sealed storage only."""
@@ -91,21 +101,25 @@ class VerifiedEndorsement:
         for name in ("certificate", "certificate_sha256", "root_sha256"):
             if (value := getattr(self, name)) is not None:
                 members[name] = b64encode(value)
+        if self.identity is not None:
+            members["identity"] = b64encode(self.identity.area)
         return members
 
 
 def recall_endorsement(members: Mapping[str, Any]) -> VerifiedEndorsement:
     """The endorsement that `to_members` wrote. Nothing is verified again: the members must come from a sealed place."""
     reader = Members(members, "endorsement")
-    area = reader.octets("ek", limit=MAX_PUBLIC)
+    area, kind = reader.octets("ek", limit=MAX_PUBLIC), reader.text("kind")
 
     def optional(name: str, limit: int) -> bytes | None:
         return reader.octets(name, limit=limit) if name in reader else None
 
+    identity = optional("identity", MAX_PUBLIC)
     recalled = VerifiedEndorsement(
         ek=parse_public(area),
-        ek_hash=EkHash.of(area),
-        kind="certificate" if reader.text("kind") == "certificate" else "inventory",
+        ek_hash=EkHash.of(area if identity is None else identity),
+        kind=_KINDS[kind],
+        identity=None if identity is None else parse_public(identity),
         manufacturer=reader.text("manufacturer"),
         model=reader.text("model"),
         firmware_version=reader.text("firmware_version"),
@@ -116,6 +130,13 @@ def recall_endorsement(members: Mapping[str, Any]) -> VerifiedEndorsement:
     )
     reader.done()
     return recalled
+
+
+_KINDS: Mapping[str, Literal["certificate", "inventory", "iak"]] = {
+    "certificate": "certificate",
+    "inventory": "inventory",
+    "iak": "iak",
+}
 
 
 def verify_endorsement(
@@ -156,6 +177,45 @@ def verify_endorsement(
         certificate_sha256=leaf.sha256,
         root_sha256=verified.path.root.sha256,
         quirks=tuple(sorted(verified.quirks)),
+    )
+
+
+def endorse_by_identity(
+    ek_public: bytes,
+    identity: VettedIdentityKey,
+    certificates: Sequence[bytes],
+    *,
+    anchors: TrustAnchors,
+    now: datetime,
+    refused: frozenset[Quirk] = REFUSED_BY_DEFAULT,
+) -> VerifiedEndorsement:
+    """Proves that a trusted maker certified this IAK. The EK is nobody's: it only carries the challenge's secret.
+
+    `certificates` are DER: the IAK's first, then intermediates. That the public area is the certified key's own, and
+    that the AK is in its TPM, is still open: `attest.verify_identified_ak` proves both.
+    """
+    # 1. The EK can carry a secret as EKs do.
+    ek = _check_key(ek_public)
+    # 2. The certificates, within bounds; the first is for this very key.
+    if not certificates:
+        raise NoEndorsementCertificate(seen="no certificate", expected="the IAK's certificate first")
+    if len(certificates) > MAX_CERTIFICATES:
+        raise TooManyCertificates(seen=len(certificates), expected=f"at most {MAX_CERTIFICATES}")
+    leaf, *intermediates = map(parse_certificate, certificates)
+    if leaf.key.public_numbers() != identity.public.key.public_numbers():
+        raise CertificateForAnotherKey(seen=_key_kind(leaf), expected="the identity key that was sent")
+    # 3. A maker that is trusted says that it is in a TPM, and restricted.
+    verified = verify_identity_certificate(leaf, intermediates=intermediates, anchors=anchors, now=now, refused=refused)
+    return VerifiedEndorsement(
+        ek=ek,
+        ek_hash=EkHash.of(identity.public.area),
+        kind="iak",
+        manufacturer=verified.manufacturer,
+        certificate=leaf.der,
+        certificate_sha256=leaf.sha256,
+        root_sha256=verified.path.root.sha256,
+        quirks=tuple(sorted(verified.quirks)),
+        identity=identity.public,
     )
 
 
