@@ -41,13 +41,14 @@ class Tier(StrEnum):
             ) from None
 
 
-_TIERS = frozenset(tier.value for tier in Tier)
+_TIERS = {tier.value: tier for tier in Tier}
 
 # One path segment of a SPIFFE ID (SPIFFE-ID specification, section 2.2: letters, digits, '.', '-', '_'; never '.' or
 # '..'). Lower case only, so that two names never differ by case alone.
 _SEGMENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 # A trust domain (SPIFFE-ID specification, section 2.1): lower-case letters, digits, '.', '-', '_', at most 255.
 _TRUST_DOMAIN = re.compile(r"[a-z0-9][a-z0-9._-]{0,254}", re.ASCII)
+_SPIFFE_ID = re.compile(rf"spiffe://({_TRUST_DOMAIN.pattern})/({_SEGMENT.pattern}(?:/{_SEGMENT.pattern})*)", re.ASCII)
 
 
 def _shown(text: str) -> str:
@@ -100,7 +101,7 @@ class TrustDomain(str):
 
 @dataclass(frozen=True, slots=True)
 class SpiffeId:
-    """`spiffe://<trust domain>/<segment>/…` (SPIFFE-ID specification, section 2)."""
+    """`spiffe://<trust domain>/<segment>/…` (SPIFFE-ID specification, section 2). Made by its class methods only."""
 
     trust_domain: TrustDomain
     path: tuple[str, ...]
@@ -111,6 +112,8 @@ class SpiffeId:
             raise MalformedName(
                 "This is not a SPIFFE ID.", seen=_shown(text), expected="spiffe://<trust domain>/<path>"
             )
+        if (match := _SPIFFE_ID.fullmatch(text)) is not None:  # most: the two patterns below, in one
+            return cls(str.__new__(TrustDomain, match[1]), tuple(match[2].split("/")))
         domain, *segments = text.removeprefix("spiffe://").split("/")
         if not segments:
             raise MalformedName(
@@ -148,7 +151,8 @@ class SpiffeId:
             raise MalformedName(
                 "This identity is not a device's.", seen=_shown(str(self)), expected="/<tier>/<site>/<device id>"
             )
-        return Tier(self.path[0]), Site(self.path[1]), DeviceId(self.path[2])
+        tier, site, device = self.path  # whose segments are well formed
+        return _TIERS[tier], str.__new__(Site, site), str.__new__(DeviceId, device)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -247,7 +247,8 @@ def unb64(text: str) -> bytes:
 
 
 def octets(value: Any) -> bytes:
-    return value if isinstance(value, bytes) else json.dumps(value).encode()
+    """As the service spells it, or the exact octets."""
+    return value if isinstance(value, bytes) else json.dumps(value, separators=(",", ":"), sort_keys=True).encode()
 
 
 def without(members: dict[str, Any]) -> dict[str, Any]:

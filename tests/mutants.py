@@ -61,6 +61,27 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
     "attestd/tpm/makecred.py": (f"{_UNIT}/tpm/test_makecred.py",),
     "attestd/tpm/statements.py": (f"{_UNIT}/tpm/test_statements.py", f"{_UNIT}/tpm/test_attest.py"),
     "attestd/tpm/attest.py": (f"{_UNIT}/tpm/test_attest.py", "tests/vectors/test_shared_quotes.py"),
+    # What a machine booted.
+    "attestd/tpm/eventlog.py": (f"{_UNIT}/tpm/test_eventlog.py",),
+    "attestd/tpm/replay.py": (f"{_UNIT}/tpm/test_replay.py",),
+    "attestd/tpm/uefi.py": (f"{_UNIT}/tpm/test_uefi.py", f"{_UNIT}/tpm/test_secureboot.py"),
+    "attestd/tpm/sipa.py": (f"{_UNIT}/tpm/test_sipa.py",),
+    "attestd/cli/appraise/pcrs.py": (f"{_UNIT}/cli/test_appraise_pcrs.py",),
+    # What it ran.
+    "attestd/tpm/imatemplates.py": (f"{_UNIT}/tpm/test_imatemplates.py", f"{_UNIT}/tpm/test_ima.py"),
+    "attestd/tpm/imalist.py": (f"{_UNIT}/tpm/test_ima.py",),
+    "attestd/tpm/ima.py": (f"{_UNIT}/tpm/test_ima.py", f"{_UNIT}/appraisal/test_runtime.py"),
+    "attestd/tpm/imastate.py": (f"{_UNIT}/tpm/test_imastate.py",),
+    "attestd/tpm/imasignatures.py": (f"{_UNIT}/tpm/test_imasignatures.py",),
+    "attestd/tpm/imamodsig.py": (f"{_UNIT}/tpm/test_imamodsig.py",),
+    "attestd/appraisal/paths.py": (f"{_UNIT}/appraisal/test_paths.py",),
+    "attestd/appraisal/runtime.py": (f"{_UNIT}/appraisal/test_runtime.py",),
+    "attestd/appraisal/runtimeopinion.py": (f"{_UNIT}/appraisal/test_runtime.py",),
+    "attestd/appraisal/runtimepolicy.py": (
+        f"{_UNIT}/appraisal/test_runtime.py",
+        f"{_UNIT}/appraisal/test_runtimesection.py",
+    ),
+    "attestd/appraisal/runtimesection.py": (f"{_UNIT}/appraisal/test_runtimesection.py",),
     "attestd/appraisal/results.py": (f"{_UNIT}/appraisal",),
     # What travels.
     "attestd/protocol/encoding.py": (f"{_UNIT}/protocol/test_encoding.py",),
@@ -73,6 +94,7 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_UNIT}/credentials/test_presented_issuers.py",
         f"{_UNIT}/credentials/test_bundle.py",
     ),
+    "attestd/credentials/fields.py": (f"{_UNIT}/credentials/test_fields.py",),
     "attestd/credentials/dpop.py": (f"{_UNIT}/credentials/test_dpop.py",),
     "attestd/credentials/facts.py": (f"{_UNIT}/credentials/test_facts.py",),
     "attestd/credentials/identity.py": (f"{_UNIT}/credentials/test_identity.py",),
@@ -87,6 +109,9 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_UNIT}/credentials/test_x509.py",
         f"{_UNIT}/credentials/test_presented_issuers.py",
     ),
+    # What is issued.
+    "attestd/ca/certificates.py": (f"{_UNIT}/ca/test_certificates.py",),
+    "attestd/ca/readback.py": (f"{_UNIT}/ca/test_readback.py",),
     # The service.
     "attestd/issuance/challenges.py": _ISSUING,
     "attestd/issuance/enrollment.py": _ISSUING,
@@ -137,9 +162,6 @@ _TOGETHER: Final = "the columns are empty together, so each of these alone is en
 
 # (module, the check as it is printed) -> why it may go without a failure.
 EXCUSED: Final[Mapping[tuple[str, str], str]] = {
-    ("attestd/protocol/encoding.py", "if not _ALPHABET.fullmatch(text)"): (
-        "the canonical spelling, compared at the end, refuses the same texts; this one names the fault, and earlier"
-    ),
     ("attestd/credentials/bundle.py", "if not roots"): (
         "Authorities.load refuses an empty list as well; this one says why it is empty"
     ),
@@ -187,7 +209,6 @@ _PRELOADED: Final = (
     "sqlmodel",
     "alembic.command",
     "cedarpy",
-    "limits",
     "httpx",
     "prometheus_client",
 )

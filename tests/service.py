@@ -39,6 +39,7 @@ from attestd.callers import Callers
 from attestd.config import DatabaseSettings, ServerSettings, Settings
 from attestd.credentials.requests import SoftwareKey
 from attestd.ids import Site, TrustDomain
+from attestd.issuance.appraising import Appraiser
 from attestd.issuance.enrollment import Enrollment
 from attestd.issuance.grants import Granter
 from attestd.issuance.lifecycle import Lifecycle
@@ -244,11 +245,12 @@ def wire(settings: Settings, hierarchy: Hierarchy, registry: Registry, clock: Ca
         return PolicySet.parse(stored.text, stored.version)
 
     trust = Trust(registry, settings.endorsement)
+    appraiser = Appraiser(settings, registry)
     return Service(
         settings=settings,
         registry=registry,
-        enrollment=Enrollment(settings, registry, hierarchy.sealing, granter, trust, entropy),
-        lifecycle=Lifecycle(settings, registry, hierarchy, hierarchy.sealing, granter, policy, entropy),
+        enrollment=Enrollment(settings, registry, hierarchy.sealing, granter, trust, appraiser, entropy),
+        lifecycle=Lifecycle(settings, registry, hierarchy, hierarchy.sealing, granter, appraiser, policy, entropy),
         operations=Operations(settings, registry, hierarchy, profiles, entropy),
         callers=Callers(registry, hierarchy.sealing),
         publication=Publication(settings, registry, hierarchy),

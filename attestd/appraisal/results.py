@@ -1,56 +1,43 @@
-"""Appraisal: what verified evidence is worth (draft-ietf-rats-ar4si-09, section 2.3, the trustworthiness vector).
+"""What an appraisal comes to (draft-ietf-rats-ar4si-09, section 2.3, the trustworthiness vector).
 
 Values of a claim: 0 none; 2 to 31 affirming; 32 to 95 warning; 96 to 127 contraindicated. A claim about which nothing
 is known stays none: without reference values nothing about a device's software is affirmed.
-
-Steps of `appraise`:
-1. instance-identity: the keys were activated against, or certified by, the endorsed TPM.
-2. hardware: a maker's certificate vouches for the chip, and no advisory speaks against it (`hardware`).
-3. executables and configuration: each PCR that reference values speak of holds one of the good values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
-from attestd.appraisal.hardware import Chip
 from attestd.credentials.facts import tier_of
-from attestd.tpm.attest import VerifiedQuote
-
-UNKNOWN = 0
-# The named values of draft-ietf-rats-ar4si-09, section 2.3.2 to 2.3.4, that are used here.
-TRUSTWORTHY_INSTANCE = 2
-APPROVED_BOOT = 3
-APPROVED_CONFIGURATION = 2
-CONTRAINDICATED_EXECUTABLES = 96
-UNSUPPORTABLE_CONFIGURATION = 96
-
-# PCRs that measure code; the rest measures configuration (TCG PC Client Platform Firmware Profile, section 3.3.4).
-CODE_PCRS = frozenset({0, 2, 4, 6, 8, 9, 10, 11})
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
-    """Good PCR values, by bank and index, and the name under which operators know them."""
+class Monitored:
+    """What a manifest would have said that is only watched: nothing, or why it would refuse."""
 
-    name: str
-    pcrs: Mapping[str, Mapping[int, tuple[bytes, ...]]]
+    policy: str
+    reasons: tuple[str, ...]
+
+    def to_members(self) -> dict[str, Any]:
+        return {"policy": self.policy, "would": "refuse" if self.reasons else "hold", "reasons": list(self.reasons)}
 
 
 @dataclass(frozen=True, slots=True)
 class AttestationResult:
     """What relying parties and operators are told. `reasons` are sentences for people.
 
-    `facts` are what was proven beside the claims; they go into the credential, for policies to ask for.
+    `facts` are what was proven beside the claims; they go into the credential, for policies to ask for. `policies` are
+    the reference manifests that decided, by name and digest.
     """
 
     vector: Mapping[str, int]
     reasons: tuple[str, ...]
     attested_at: int  # unix seconds
     facts: Mapping[str, str | bool | int] = field(default_factory=dict)
+    policies: tuple[str, ...] = ()
+    monitored: tuple[Monitored, ...] = ()
 
     @property
     def status(self) -> str:
@@ -73,48 +60,6 @@ class AttestationResult:
             "reasons": list(self.reasons),
             "attested_at": self.attested_at,
             "facts": dict(self.facts),
+            "policies": list(self.policies),
+            "monitored": [watched.to_members() for watched in self.monitored],
         }
-
-
-def appraise(
-    quote: VerifiedQuote, *, chip: Chip, references: Sequence[Reference], attested_at: int
-) -> AttestationResult:
-    """The result for one verified quote. `references` are those that apply to this device; any one may match whole."""
-    hardware, why = chip.claim()
-    vector = {
-        "instance-identity": TRUSTWORTHY_INSTANCE,
-        "hardware": hardware,
-        "executables": UNKNOWN,
-        "configuration": UNKNOWN,
-    }
-    reasons = list(why)
-    if not references:
-        reasons.append("No reference values for this device, so nothing about its software can be affirmed.")
-    else:
-        verdicts = [_compare(quote, reference) for reference in references]
-        best = min(verdicts, key=lambda verdict: (max(verdict[0].values()), len(verdict[1])))
-        vector |= best[0]
-        reasons += best[1]
-    return AttestationResult(MappingProxyType(vector), tuple(reasons), attested_at, chip.facts())
-
-
-def _compare(quote: VerifiedQuote, reference: Reference) -> tuple[dict[str, int], list[str]]:
-    """The two software claims under one set of reference values, and why they are not better."""
-    claims: dict[str, int] = {}
-    reasons: list[str] = []
-    for bank, values in sorted(reference.pcrs.items()):
-        for index, good in sorted(values.items()):
-            claim, affirmed, refused = (
-                ("executables", APPROVED_BOOT, CONTRAINDICATED_EXECUTABLES)
-                if index in CODE_PCRS
-                else ("configuration", APPROVED_CONFIGURATION, UNSUPPORTABLE_CONFIGURATION)
-            )
-            # A PCR that the quote does not cover is no evidence of anything: absence fails.
-            measured = quote.pcrs.get(bank, {}).get(index)
-            if measured is not None and measured in good:
-                claims.setdefault(claim, affirmed)
-            else:
-                claims[claim] = refused
-                seen = "not quoted" if measured is None else measured.hex()
-                reasons.append(f"{bank} PCR {index} is {seen}, which {reference.name!r} does not list as good.")
-    return claims, reasons

@@ -21,8 +21,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from attestd.ca.certificates import key_usage
-from attestd.ca.profiles import compare_lifetimes
+from attestd.ca.profiles import compare_lifetimes, key_usage
 from attestd.ca.signer import Signer, SigningKey, authority_domain
 from attestd.credentials.bundle import BUNDLE_EKU
 from attestd.credentials.transparency import AUDIT_EKU

@@ -1,8 +1,9 @@
 """Signing keys in a PKCS #11 token: they are made there, sign there and never leave (OASIS PKCS #11, version 2.40).
 
-`cryptography` builds certificates only with a key in its own hands. So the builder signs with a key that is thrown
-away, the token signs the same TBSCertificate, and the two halves are put together; what reads the signed octets back
-(`readback`, `revocation`) then holds them to what was meant, as it does for a key in a file.
+`cryptography` builds authorities' certificates and CRLs only with a key in its own hands. So the builder signs with a
+key that is thrown away, the token signs the same octets, and the two halves are put together. Leaves are written
+without a builder (`tbs`), and the token signs them as they are. What reads the signed octets back (`readback`,
+`revocation`) holds them to what was meant, as it does for a key in a file.
 
 A token may go away: a card is pulled, a network module restarts. The module is then initialised anew, which ends every
 session in it; so one lock covers each use, and one session serves a process. A PIN that was refused is not tried again
@@ -27,9 +28,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from attestd.ca.der import elements
 from attestd.ca.manifest import TokenPlace
-from attestd.ca.readback import elements, tlv
 from attestd.ca.signer import Certified, KeyMismatch
+from attestd.ca.tbs import put_together
 from attestd.ca.unlocking import Unlocking
 from attestd.credentials.jwk import jwk_thumbprint
 from attestd.credentials.jws import verify_es256
@@ -294,6 +296,10 @@ class TokenHeldKey:
         verify_es256(self.public_key, signature=signature, message=data)
         return signature
 
+    def sign_tbs(self, tbs: bytes) -> bytes:
+        """Checked when the certificate is read back, and not here. Raises what `sign` does, but for SignatureWrong."""
+        return _in_der(self.token.sign(self.label, tbs))
+
     def sign_certificate(self, builder: x509.CertificateBuilder) -> bytes:
         return self._signed(builder)
 
@@ -303,11 +309,8 @@ class TokenHeldKey:
     def _signed(self, builder: _Built) -> bytes:
         """What the builder makes, with the token's signature in place of the one it came with."""
         built = builder.sign(_throw_away(), _SHA256).public_bytes(serialization.Encoding.DER)
-        tbs, algorithm, _ = elements(built)
-        raw = self.sign(tbs)
-        half = _SIGNATURE // 2
-        der = encode_dss_signature(int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big"))
-        return tlv(0x30, tbs + algorithm + tlv(0x03, b"\x00" + der))
+        tbs, _, _ = elements(built)
+        return put_together(tbs, _in_der(self.sign(tbs)))
 
     def certified(self, certificate: x509.Certificate) -> TokenSigner:
         if certificate.public_key() != self.public_key:
@@ -324,6 +327,9 @@ class TokenSigner(Certified):
     def sign(self, data: bytes) -> bytes:
         return self.key.sign(data)
 
+    def sign_tbs(self, tbs: bytes) -> bytes:
+        return self.key.sign_tbs(tbs)
+
     def sign_certificate(self, builder: x509.CertificateBuilder) -> bytes:
         return self.key.sign_certificate(builder)
 
@@ -339,6 +345,12 @@ def _library() -> Any:
     except ImportError as missing:
         raise TokenLibraryMissing(seen=str(missing)) from None
     return pkcs11
+
+
+def _in_der(raw: bytes) -> bytes:
+    """A signature r ‖ s as X.509 has it (RFC 3279, section 2.2.3)."""
+    half = _SIGNATURE // 2
+    return encode_dss_signature(int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big"))
 
 
 def _throw_away() -> ec.EllipticCurvePrivateKey:

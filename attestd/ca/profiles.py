@@ -73,9 +73,12 @@ class Profile:
 
     def covers(self, spiffe_id: SpiffeId) -> bool:
         """Whether this profile may be issued to this identity."""
-        return len(self.path) == len(spiffe_id.path) and all(
-            mine in ("*", theirs) for mine, theirs in zip(self.path, spiffe_id.path, strict=True)
-        )
+        if len(self.path) != len(spiffe_id.path):
+            return False
+        for mine, theirs in zip(self.path, spiffe_id.path, strict=True):  # noqa: SIM110 - a third of any()'s time
+            if mine not in ("*", theirs):
+                return False
+        return True
 
     @classmethod
     def parse(cls, name: str, text: str) -> Self:
@@ -112,6 +115,21 @@ class Profile:
                 f"{where}: facts go with machines, and only with them.", seen=f"facts = {profile.facts}"
             )
         return profile
+
+
+def key_usage(usages: frozenset[str]) -> x509.KeyUsage:
+    """The extension for these usages, by their names in RFC 5280, section 4.2.1.3."""
+    return x509.KeyUsage(
+        digital_signature="digitalSignature" in usages,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement="keyAgreement" in usages,
+        key_cert_sign="keyCertSign" in usages,
+        crl_sign="cRLSign" in usages,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def load_profiles(folder: Traversable | None = None) -> Mapping[str, Profile]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
@@ -176,6 +177,7 @@ def _read_key(entry: Members) -> SealingKey:
     return SealingKey(bytes.fromhex(key_id), state, secret, since)
 
 
+@lru_cache(maxsize=64)  # few keys, few purposes
 def _bound(header: bytes, purpose: str) -> bytes:
     """The associated data: header ‖ purpose."""
     if not _PURPOSE.fullmatch(purpose):

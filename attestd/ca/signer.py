@@ -106,6 +106,12 @@ class Signer(Protocol):
     def sign(self, data: bytes) -> bytes:
         """An ES256 signature as r ‖ s."""
 
+    def sign_tbs(self, tbs: bytes) -> bytes:
+        """An ecdsa-with-SHA256 signature in DER (RFC 5758, section 3.2) over a TBSCertificate's octets.
+
+        It need not have been checked: who issues reads back what was signed (`readback`).
+        """
+
     def sign_certificate(self, builder: x509.CertificateBuilder) -> bytes:
         """The built certificate, signed with ecdsa-with-SHA256, as DER."""
 
@@ -157,6 +163,9 @@ class FileSigner(Certified):
 
     def sign(self, data: bytes) -> bytes:
         return raw_signature(self._key.sign(data, _ES256))
+
+    def sign_tbs(self, tbs: bytes) -> bytes:
+        return self._key.sign(tbs, _ES256)
 
     def sign_certificate(self, builder: x509.CertificateBuilder) -> bytes:
         return builder.sign(self._key, _SHA256).public_bytes(serialization.Encoding.DER)

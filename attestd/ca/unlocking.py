@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from attestd.ca.readback import oid, tlv
+from attestd.ca.der import oid, tlv
 from attestd.errors import Misconfigured
 from attestd.protocol.encoding import Members, b64encode, write_object
 

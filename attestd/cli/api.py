@@ -24,7 +24,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 from attestd.ca.keyfiles import read_public, read_secret
-from attestd.ca.manifest import read_manifest
+from attestd.cli.answering import running_url, trusting
 from attestd.cli.options import Remote, elsewhere
 from attestd.config import Settings
 from attestd.credentials.dpop import MalformedUri, normal_uri
@@ -197,24 +197,6 @@ def _require_path(chain: list[x509.Certificate]) -> None:
             return
     if below != root:
         raise ValueError("the chain does not lead to its last certificate")
-
-
-def running_url(dir: Path) -> str | None:
-    """Where this instance's service answers, by the note that `attestd serve` leaves; None if it is not running."""
-    try:
-        note = json.loads((dir / "run" / "service.json").read_text("utf-8"))
-        url = str(note["local_url"])
-        httpx.get(f"{url}/healthz", verify=trusting(dir), timeout=2.0).raise_for_status()
-    except (OSError, ValueError, KeyError, httpx.HTTPError):
-        return None
-    return url
-
-
-def trusting(dir: Path) -> ssl.SSLContext:
-    """TLS to this instance's own service: each of its roots counts."""
-    names = [entry.name for entry in read_manifest(dir).entries["roots"]]
-    pem = "".join((dir / "ca" / f"{name}.pem").read_text("ascii") for name in names)
-    return ssl.create_default_context(cadata=pem)
 
 
 def _document(answer: httpx.Response) -> dict[str, Any]:

@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
-from attestd.cli.api import AdminApi
+from attestd.cli.calls import service
 from attestd.cli.devices import UnreadableFile, read_file
 from attestd.cli.options import DEFAULT_DIR, Dir, Json, elsewhere
 from attestd.cli.output import FAILED, emit, failing, moment, say, table
 from attestd.config import Settings
-from attestd.credentials.transparency import InclusionProof
 from attestd.errors import MalformedInput
 from attestd.protocol.encoding import write_object
 
@@ -48,9 +45,7 @@ def list_(
 ) -> None:
     """List who did what, the newest first. Rows past their retention are in the archive files."""
     with failing(as_json=as_json):
-        found: list[dict[str, Any]] = AdminApi.connect(dir).get("/audit", subject=subject, before=before, limit=limit)[
-            "audit"
-        ]
+        found: list[dict[str, Any]] = service(dir).get("/audit", subject=subject, before=before, limit=limit)["audit"]
         rows = [row | {"when": moment(row["at"])} for row in found]
         emit(found, as_json=as_json, text=table(rows, _COLUMNS, empty="There are no such rows."))
 
@@ -66,7 +61,7 @@ def proof(
     Who gets the file checks it with `attestd audit verify --proof FILE --root root.pem`, without this service.
     """
     with failing():
-        document = write_object(AdminApi.connect(dir).get(f"/audit/{number}/proof")) + b"\n"
+        document = write_object(service(dir).get(f"/audit/{number}/proof")) + b"\n"
         if out is None:
             say(document.decode().rstrip("\n"))
             return
@@ -104,6 +99,11 @@ def verify(
 
 
 def _verify_proof(file: Path, root: Path, *, as_json: bool) -> None:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    from attestd.credentials.transparency import InclusionProof
+
     try:
         der = x509.load_pem_x509_certificate(read_file(root)).public_bytes(Encoding.DER)
     except (ValueError, x509.InvalidVersion):
@@ -128,6 +128,8 @@ def _verify_proof(file: Path, root: Path, *, as_json: bool) -> None:
 
 
 def _examine(dir: Path, *, quiet: bool) -> Examination:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
     from attestd.auditing.archives import FOLDER
     from attestd.auditing.examination import examine
     from attestd.ca.manifest import CERTIFICATES, read_manifest

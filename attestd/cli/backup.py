@@ -212,7 +212,7 @@ def upgrade(
     Make a backup first, and stop the service: a process of the older version must not go on with newer tables.
     """
     from attestd.ca.manifest import read_manifest
-    from attestd.cli.api import running_url
+    from attestd.cli.answering import running_url
     from attestd.cli.instance import now
     from attestd.config import Settings
     from attestd.registry.engine import Registry, SchemaTooNew

@@ -17,8 +17,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from prometheus_client import values
-
 from attestd.errors import Unavailable
 
 _log = logging.getLogger(__name__)
@@ -78,6 +76,8 @@ def reserve() -> None:
     except OSError as error:
         _log.warning("no room to count in %s (%s): this worker counts alone", folder, error.strerror)
         del os.environ[FOLDER_VARIABLE]
+        from prometheus_client import values  # loaded already, by what counts
+
         values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
 
 

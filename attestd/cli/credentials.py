@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attestd.cli.api import AdminApi
+from attestd.cli.calls import service
 from attestd.cli.options import DEFAULT_DIR, Dir, Json, Reason
 from attestd.cli.output import emit, failing, moment, table
 
@@ -24,9 +24,7 @@ def list_(
 ) -> None:
     """List certificates, the newest first."""
     with failing(as_json=as_json):
-        found: list[dict[str, Any]] = AdminApi.connect(dir).get("/credentials", device=device, limit=limit)[
-            "credentials"
-        ]
+        found: list[dict[str, Any]] = service(dir).get("/credentials", device=device, limit=limit)["credentials"]
         rows = [
             entry | {"until": moment(entry["not_after"]), "revoked": entry.get("revoked_because")} for entry in found
         ]
@@ -42,5 +40,5 @@ def revoke(
 ) -> None:
     """Revoke one certificate. Its device may get another; to stop the device, quarantine or retire it."""
     with failing(as_json=as_json):
-        done = AdminApi.connect(dir).post(f"/credentials/{serial}/revoke", {"reason": reason})
+        done = service(dir).post(f"/credentials/{serial}/revoke", {"reason": reason})
         emit(done, as_json=as_json, text=f"Revoked {serial}. Edges refuse it within a second or two.")

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from attestd.cli.api import AdminApi
 from attestd.cli.backup import release_restored
+from attestd.cli.calls import service
 from attestd.cli.options import DEFAULT_DIR, Dir, Json, Reason
 from attestd.cli.output import emit, failing, moment, table
 from attestd.errors import MalformedInput
@@ -55,7 +55,7 @@ def import_(
     """
     with failing(as_json=as_json):
         kind = "application/jsonl" if file.suffix in (".jsonl", ".ndjson", ".json") else "text/csv"
-        done = AdminApi.connect(dir).upload("/devices/import", read_file(file), kind)
+        done = service(dir).upload("/devices/import", read_file(file), kind)
         emit(done, as_json=as_json, text=f"Imported {done['added']} devices; {done['unchanged']} were known already.")
 
 
@@ -71,7 +71,7 @@ def list_(
 ) -> None:
     """List devices. With --json an array of objects with id, state, tier, site and more."""
     with failing(as_json=as_json):
-        api = AdminApi.connect(dir)
+        api = service(dir)
         found: list[dict[str, Any]] = []
         after: str | None = None
         while len(found) < limit:
@@ -110,7 +110,7 @@ def _row(device: dict[str, Any]) -> dict[str, Any]:
 def show(id: Id, dir: Dir = DEFAULT_DIR, as_json: Json = False) -> None:
     """Show one device: identity, TPM, state and why, last result, credentials, what happened to it."""
     with failing(as_json=as_json):
-        document = AdminApi.connect(dir).get(f"/devices/{id}")
+        document = service(dir).get(f"/devices/{id}")
         emit(document, as_json=as_json, text=_described(document))
 
 
@@ -200,7 +200,7 @@ def release(
         if id is not None:
             _act(dir, id, "release", {"reason": reason}, as_json)
             return
-        released = release_restored(AdminApi.connect(dir), attested=restored, reason=reason)
+        released = release_restored(service(dir), attested=restored, reason=reason)
         emit(released, as_json=as_json, text="\n".join([*released, f"{len(released)} devices are active."]))
 
 
@@ -225,6 +225,6 @@ def replace(
 
 
 def _act(dir: Path, id: str, verb: str, message: dict[str, Any], as_json: bool) -> None:
-    document = AdminApi.connect(dir).post(f"/devices/{id}/{verb}", message)
+    document = service(dir).post(f"/devices/{id}/{verb}", message)
     device = document["device"]
     emit(device, as_json=as_json, text=f"{device['id']} is {device['state']}.")

@@ -17,7 +17,7 @@ from attestd.ca.hierarchy import Hierarchy, examine
 from attestd.ca.keystore import key_path
 from attestd.ca.manifest import read_manifest
 from attestd.ca.unlocking import Unlocking
-from attestd.cli.api import running_url
+from attestd.cli.answering import running_url
 from attestd.cli.instance import now, profiles_of, unlocking_of
 from attestd.cli.keydesk import asker
 from attestd.cli.output import FAILED, emit

@@ -33,7 +33,7 @@ from attestd.callers import Callers
 from attestd.config import SettingInvalid, Settings
 from attestd.errors import Conflict
 from attestd.ids import TrustDomain
-from attestd.issuance.chips import Chips
+from attestd.issuance.appraising import Appraiser
 from attestd.issuance.enrollment import Enrollment
 from attestd.issuance.grants import Granter
 from attestd.issuance.lifecycle import Lifecycle
@@ -44,7 +44,7 @@ from attestd.publication import Publication
 from attestd.registry import policies
 from attestd.registry.engine import Registry
 from attestd.registry.operators import Role
-from attestd.web.app import Service
+from attestd.web.service import Service
 
 ADMIN = "admin"
 _FILE = "sqlite:///"
@@ -95,16 +95,16 @@ def open_instance(
     profiles = profiles_of(settings)
     hierarchy = Hierarchy.load(dir, unlocking_of(settings, environ, ask=ask))
     registry = Registry.open(settings.database_url)
-    Chips.of(settings)  # a broken file of advisories is told now, and not to the first device
+    appraiser = Appraiser(settings, registry)
     entropy = os.urandom
     granter = Granter(settings.trust_domain, hierarchy, profiles, entropy)
     trust = Trust(registry, settings.endorsement)
     service = Service(
         settings=settings,
         registry=registry,
-        enrollment=Enrollment(settings, registry, hierarchy.sealing, granter, trust, entropy),
+        enrollment=Enrollment(settings, registry, hierarchy.sealing, granter, trust, appraiser, entropy),
         lifecycle=Lifecycle(
-            settings, registry, hierarchy, hierarchy.sealing, granter, _PolicyInForce(registry), entropy
+            settings, registry, hierarchy, hierarchy.sealing, granter, appraiser, _PolicyInForce(registry), entropy
         ),
         operations=Operations(settings, registry, hierarchy, profiles, entropy),
         callers=Callers(registry, hierarchy.sealing),

@@ -6,7 +6,6 @@ Commands that open an instance import what that takes when they run: the others,
 from __future__ import annotations
 
 import os
-from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Annotated
 
@@ -170,6 +169,8 @@ def openapi() -> None:
 @app.command()
 def version() -> None:
     """Print the version."""
+    from importlib.metadata import version as installed
+
     say(installed("attestd-fleet"))
 
 

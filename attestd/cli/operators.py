@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from attestd.ca.keyfiles import KeyFileExists, write_public, write_secret
-from attestd.cli.api import AdminApi
+from attestd.cli.calls import service
 from attestd.cli.devices import UnreadableFile, read_file
 from attestd.cli.options import DEFAULT_DIR, Dir, Json, Reason
 from attestd.cli.output import emit, failing, moment, table
@@ -34,6 +32,9 @@ def keygen(
     as_json: Json = False,
 ) -> None:
     """Make a key on this machine. Its public half is written beside it, to FILE.pub, for an admin to add."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
     with failing(as_json=as_json):
         public = out.with_name(f"{out.name}.pub")
         for file in (out, public):
@@ -67,7 +68,7 @@ def add(
     """
     with failing(as_json=as_json):
         message = {"name": name, "role": role, "public_key": read_file(key).decode("ascii", "replace")}
-        done = AdminApi.connect(dir).post("/operators", message)
+        done = service(dir).post("/operators", message)
         credential = done["chain"] + done["root"]
         if out is not None:
             try:
@@ -81,7 +82,7 @@ def add(
 def list_(dir: Dir = DEFAULT_DIR, as_json: Json = False) -> None:
     """List the operators, the disabled ones too."""
     with failing(as_json=as_json):
-        found: list[dict[str, Any]] = AdminApi.connect(dir).get("/operators")["operators"]
+        found: list[dict[str, Any]] = service(dir).get("/operators")["operators"]
         rows = [
             entry | {"since": moment(entry["created_at"]), "disabled": moment(entry["disabled_at"])} for entry in found
         ]
@@ -92,5 +93,5 @@ def list_(dir: Dir = DEFAULT_DIR, as_json: Json = False) -> None:
 def disable(name: Name, dir: Dir = DEFAULT_DIR, reason: Reason = "", as_json: Json = False) -> None:
     """Disable an operator: their next call is refused, by every process. The last admin can't be disabled."""
     with failing(as_json=as_json):
-        done = AdminApi.connect(dir).post(f"/operators/{name}/disable", {"reason": reason})
+        done = service(dir).post(f"/operators/{name}/disable", {"reason": reason})
         emit(done, as_json=as_json, text=f"{name} is disabled.")

@@ -7,11 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from attestd.cli.api import AdminApi
+from attestd.cli.calls import service
 from attestd.cli.devices import UnreadableFile, read_file
 from attestd.cli.options import DEFAULT_DIR, Dir, Json
 from attestd.cli.output import emit, failing, say, table
-from attestd.policy import default_policy
 
 app = typer.Typer(help="Edge proxies: who may fetch the bundle that boundaries decide by.", no_args_is_help=True)
 policy = typer.Typer(help="The Cedar policy that edges and token requests are judged by.", no_args_is_help=True)
@@ -34,7 +33,7 @@ def add(
     """
     with failing(as_json=as_json):
         message = {"name": name, "site": site, "public_key": read_file(key).decode("ascii", "replace")}
-        done = AdminApi.connect(dir).post("/proxies", message)
+        done = service(dir).post("/proxies", message)
         if out is not None:
             try:
                 out.write_text(done["chain"], "ascii")
@@ -47,7 +46,7 @@ def add(
 def list_(dir: Dir = DEFAULT_DIR, as_json: Json = False) -> None:
     """List the proxies."""
     with failing(as_json=as_json):
-        found: list[dict[str, Any]] = AdminApi.connect(dir).get("/proxies")["proxies"]
+        found: list[dict[str, Any]] = service(dir).get("/proxies")["proxies"]
         emit(found, as_json=as_json, text=table(found, _COLUMNS, empty="No proxies. attestd proxies add NAME …"))
 
 
@@ -57,7 +56,7 @@ def disable(
 ) -> None:
     """Disable a proxy: it fetches nothing any more, and what it has goes stale."""
     with failing(as_json=as_json):
-        done = AdminApi.connect(dir).post(f"/proxies/{name}/disable")
+        done = service(dir).post(f"/proxies/{name}/disable")
         emit(done, as_json=as_json, text=f"{name} is disabled.")
 
 
@@ -65,7 +64,7 @@ def disable(
 def show(dir: Dir = DEFAULT_DIR, as_json: Json = False) -> None:
     """Print the policy in force."""
     with failing(as_json=as_json):
-        done = AdminApi.connect(dir).get("/policy")
+        done = service(dir).get("/policy")
         emit(done, as_json=as_json, text=done["text"].rstrip("\n"))
 
 
@@ -76,11 +75,13 @@ def set_(
     """Put a policy in force. It is checked against the schema first; edges have it within a second or two."""
     with failing(as_json=as_json):
         text = read_file(file).decode("utf-8", "replace")
-        done = AdminApi.connect(dir).put("/policy", {"text": text})
+        done = service(dir).put("/policy", {"text": text})
         emit(done, as_json=as_json, text=f"Policy version {done['version']} is in force.")
 
 
 @policy.command()
 def default() -> None:
     """Print the policy that a new instance starts with, as a start for your own."""
+    from attestd.policy import default_policy
+
     say(default_policy().rstrip("\n"))

@@ -1,38 +1,14 @@
-"""`attestd serve`: the supervisor of the worker processes, and of all that is done by the clock."""
+"""`attestd serve`: first what can be found wrong at once, then the workers' nursery, and beside it the supervisor."""
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import os
-import signal
 import socket
-import threading
-from collections.abc import Callable
-from contextlib import suppress
-from datetime import datetime, timedelta
 from pathlib import Path
 
-import httpx
-from granian.constants import HTTPModes, Interfaces
-from granian.http import HTTP1Settings
-from granian.log import LogLevels
-
-from attestd.cli import counting, descriptors
-from attestd.cli.api import trusting
-from attestd.cli.following import follow_keys
-from attestd.cli.instance import Instance, describe, now, open_instance
-from attestd.cli.output import emit, report
-from attestd.cli.tls import ServiceTls
-from attestd.cli.worker import DIR_VARIABLE
-from attestd.cli.workers import Workers
-from attestd.errors import AttestdError, Unavailable
-from attestd.retention import sweep
-
-_BACKLOG = 4096  # connections that the kernel completes while none is taken; net.core.somaxconn bounds it too
-_HEAD = 32 * 1024  # octets of a request's line and headers, and of what one connection buffers
-_SWEEP_EVERY = timedelta(minutes=1)
-_SEAL_EVERY = 1.0  # seconds
+from attestd.cli import counting, nursery
+from attestd.config import ServerSettings, Settings
+from attestd.errors import Unavailable
 
 
 class AddressTaken(Unavailable):
@@ -42,13 +18,18 @@ class AddressTaken(Unavailable):
 
 
 def run_service(dir: Path, listen: str | None, *, as_json: bool) -> None:
-    """Serves until a signal ends it. Raises Misconfigured's children and AddressTaken."""
+    """Serves until a signal ends it. Raises Misconfigured's children, AddressTaken and RunFolderUnusable."""
     if listen is not None:
         os.environ["ATTESTD_SERVER_LISTEN"] = _with_port(listen)
-    os.environ[DIR_VARIABLE] = str(dir.resolve())
-    instance = open_instance(dir, os.environ)
-    _require_free(instance)
-    _Supervisor(instance, lambda: _announce(instance, as_json)).run()
+    os.environ[nursery.DIR_VARIABLE] = str(dir.resolve())
+    settings = Settings.load(dir, os.environ)
+    _require_free(settings.server)
+    with counting.counting(settings.dir / "run"):
+        nursery.start()
+        # From here on both load what they need, at the same time; so this is not loaded before.
+        from attestd.cli.supervisor import supervise
+
+        supervise(dir, as_json=as_json)
 
 
 def _with_port(listen: str) -> str:
@@ -60,116 +41,10 @@ def _with_port(listen: str) -> str:
         return f"{host}:{probe.getsockname()[1]}"
 
 
-def _require_free(instance: Instance) -> None:
-    server = instance.settings.server
+def _require_free(server: ServerSettings) -> None:
     try:
         with socket.socket(socket.AF_INET6 if ":" in server.host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((server.host, server.port))
     except OSError as error:
         raise AddressTaken(f"{server.listen} is not free.", seen=error.strerror) from None
-
-
-def _announce(instance: Instance, as_json: bool) -> None:
-    said = describe(instance) | {"pid": os.getpid()}
-    emit(said, as_json=as_json, text=f"attestd answers at {said['url']} (trust domain {said['trust_domain']})")
-
-
-class _Supervisor:
-    """Workers, their TLS certificate, and the note that tells other commands where the service is."""
-
-    def __init__(self, instance: Instance, announce: Callable[[], None]) -> None:
-        self._instance = instance
-        self._announce = announce
-        self._ended = threading.Event()
-        self._tls = ServiceTls(instance)
-        self._run = instance.settings.dir / "run"
-
-    def run(self) -> None:
-        server, limits = self._instance.settings.server, self._instance.settings.limits
-        self._tls.ensure(now())
-        # Fresh processes, not forks: this one has threads, and a lock that one of them holds at the fork stays locked.
-        multiprocessing.set_start_method("spawn", force=True)
-        workers = Workers(
-            "attestd.cli.worker:create_front",
-            factory=True,
-            address=server.host,
-            port=server.port,
-            interface=Interfaces.ASGI,
-            workers=server.workers,
-            # HTTP/2 has no limit on how long a connection may stay silent, nor has the choice between the two.
-            http=HTTPModes.http1,
-            http1_settings=HTTP1Settings(
-                header_read_timeout=int(limits.header_timeout.total_seconds() * 1000), max_buffer_size=_HEAD
-            ),
-            backlog=_BACKLOG,
-            backpressure=descriptors.connections(limits.connections),
-            websockets=False,
-            ssl_cert=self._tls.chain_file,
-            ssl_key=self._tls.key_file,
-            log_level=LogLevels.warning,
-            respawn_failed_workers=True,
-            workers_kill_timeout=int(server.request_timeout.total_seconds()) + 5,
-            process_name=None,
-        )
-        workers.on_startup(self._started)
-        workers.on_shutdown(self._ended.set)
-        with counting.counting(self._run):
-            try:
-                workers.serve()
-            finally:
-                self._ended.set()
-                (self._run / "service.json").unlink(missing_ok=True)
-
-    def _started(self) -> None:
-        threading.Thread(target=self._say_when_answering, daemon=True).start()
-        threading.Thread(target=self._look_after, daemon=True).start()
-        follow_keys(self._instance.hierarchy, changed=lambda: self._renew_certificate(now()), ended=self._ended)
-        threading.Thread(target=self._seal, daemon=True).start()
-
-    def _say_when_answering(self) -> None:
-        url = self._instance.settings.server.local_url
-        context = trusting(self._instance.settings.dir)
-        while not self._ended.wait(0.05):
-            try:
-                httpx.get(f"{url}/healthz", verify=context, timeout=5.0).raise_for_status()
-            except httpx.HTTPError:
-                continue
-            note = self._run / "service.json"
-            with suppress(OSError):  # without the note, commands do without the service
-                draft = note.with_suffix(".new")
-                draft.write_text(json.dumps({"local_url": url, "pid": os.getpid()}), "utf-8")
-                draft.rename(note)
-            self._announce()
-            return
-
-    def _seal(self) -> None:
-        """Every second: seals the audit rows that were committed. Of several services on one database any one does."""
-        said = ""
-        while not self._ended.wait(_SEAL_EVERY):
-            try:
-                self._instance.service.publication.audit.seal(now())
-                said = ""
-            except AttestdError as error:
-                if str(error) != said:
-                    report(error)  # once; the lag is a metric
-                said = str(error)
-
-    def _look_after(self) -> None:
-        """Every minute: forgets what expired, and renews the TLS certificate ahead of time (workers then restart)."""
-        while not self._ended.wait(_SWEEP_EVERY.total_seconds()):
-            for care in (self._forget, self._renew_certificate):
-                try:
-                    care(now())
-                except AttestdError as error:
-                    report(error)  # the next minute tries again
-            counting.tidy()
-
-    def _forget(self, at: datetime) -> None:
-        """What no request can ask for any more, and what is past its retention."""
-        for error in sweep(self._instance.registry, self._instance.settings, now=at, pause=self._ended.wait).errors:
-            report(error)  # the next minute tries again
-
-    def _renew_certificate(self, at: datetime) -> None:
-        if self._tls.ensure(at):
-            os.kill(os.getpid(), signal.SIGHUP)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from attestd.cli.api import AdminApi
+from attestd.cli.calls import service
 from attestd.cli.devices import read_file
 from attestd.cli.options import DEFAULT_DIR, Dir, Json
 from attestd.cli.output import emit, failing, moment, say, table
@@ -30,7 +30,7 @@ def add(
     that this instance believes in.
     """
     with failing(as_json=as_json):
-        done = AdminApi.connect(dir).upload("/trust", read_file(file), "application/octet-stream")
+        done = service(dir).upload("/trust", read_file(file), "application/octet-stream")
         shown = [entry | {"kind": "root" if entry["is_root"] else "intermediate"} for entry in done["makers"]]
         lines = "\n".join(f"  {entry['kind']}  sha256:{entry['sha256']}  {entry['subject']}" for entry in shown)
         emit(done["makers"], as_json=as_json, text=f"Trusted from now on:\n{lines}")
@@ -76,7 +76,7 @@ def import_(
         from attestd.issuance.makers import known_makers
 
         choice = Choice(frozenset(yes or ()), every_maker, read_fingerprints(certificate or ()), expired)
-        api = AdminApi.connect(dir)
+        api = service(dir)
         survey = Survey.of(
             find_certificates(source, now=datetime.now(UTC)),
             known_makers(),
@@ -107,7 +107,7 @@ def list_(dir: Dir = DEFAULT_DIR, as_json: Json = False) -> None:
     with failing(as_json=as_json):
         from attestd.issuance.makers import known_makers
 
-        makers = AdminApi.connect(dir).get("/trust")["makers"]
+        makers = service(dir).get("/trust")["makers"]
         known = known_makers().certificates
         rows = [
             entry
@@ -130,5 +130,5 @@ def remove(
 ) -> None:
     """Trust a certificate no longer. Devices that enrolled through it stay: quarantine or retire those that must go."""
     with failing(as_json=as_json):
-        done = AdminApi.connect(dir).delete(f"/trust/{sha256}")
+        done = service(dir).delete(f"/trust/{sha256}")
         emit(done, as_json=as_json, text="Not trusted any more.")

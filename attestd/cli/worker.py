@@ -1,4 +1,4 @@
-"""What each worker process of `attestd serve` runs: the application behind its front. Made anew in every process."""
+"""What each worker process of `attestd serve` runs: the application behind its front. Made in every process."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from attestd.ca.sealing import SealingKeys
 from attestd.cli import counting, descriptors
 from attestd.cli.following import follow_keys
 from attestd.cli.instance import Instance, now, open_instance
+from attestd.cli.nursery import DIR_VARIABLE
 from attestd.config import LimitSettings
 from attestd.errors import Unavailable
 from attestd.issuance.challenges import NonceExpired, NonceInvalid, RequestNonce
@@ -26,8 +27,6 @@ from attestd.web.logs import configure
 from attestd.web.pressure import Pressure
 from attestd.web.sources import Proxies, within
 from attestd.web.vetting import OpenNonce, Rates, Vetting
-
-DIR_VARIABLE = "ATTESTD_DIR"
 
 _log = logging.getLogger(__name__)
 _OPEN_AGAIN = 1.0  # seconds

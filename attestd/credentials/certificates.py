@@ -10,29 +10,38 @@ verified, and an issuer's key is made ready once, not for each signature.
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, Self, TypeGuard
+from functools import lru_cache
+from typing import Any, NamedTuple, Self, TypeGuard
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
 
 from attestd.credentials.facts import FACTS_OID
+from attestd.credentials.fields import (
+    FACTS,
+    KEY_ID,
+    URIS,
+    WITH_SHA256,
+    WITH_SHA384,
+    WITH_SHA512,
+    Fields,
+    KnownParts,
+)
 from attestd.errors import Unauthenticated
 from attestd.ids import MalformedName, Serial
-from attestd.protocol.encoding import b64encode
 
 MAX_CERTIFICATE = 8 * 1024  # octets of DER
 
 _CURVES = (ec.SECP256R1, ec.SECP384R1)
 _SIGNATURES = {
-    SignatureAlgorithmOID.ECDSA_WITH_SHA256: ec.ECDSA(hashes.SHA256()),
-    SignatureAlgorithmOID.ECDSA_WITH_SHA384: ec.ECDSA(hashes.SHA384()),
-    SignatureAlgorithmOID.ECDSA_WITH_SHA512: ec.ECDSA(hashes.SHA512()),
+    SignatureAlgorithmOID.ECDSA_WITH_SHA256: WITH_SHA256,
+    SignatureAlgorithmOID.ECDSA_WITH_SHA384: WITH_SHA384,
+    SignatureAlgorithmOID.ECDSA_WITH_SHA512: WITH_SHA512,
 }
 _CONSTRAINTS = ExtensionOID.BASIC_CONSTRAINTS
 _USAGE = ExtensionOID.KEY_USAGE
@@ -102,17 +111,16 @@ class KeyUsageWrong(CertificateRefused):
     """The certificate's key usage is not a leaf's"""
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedCertificate:
+class ParsedCertificate(NamedTuple):
     """A certificate's fields, well formed, with no critical extension left aside. Nothing is proven yet."""
 
     der: bytes
-    certificate: x509.Certificate
     signed: bytes  # the TBS part, as it came
+    signature: bytes
+    algorithm: ec.ECDSA
     issuer_name: bytes  # DER, as it came
     subject_name: bytes  # DER, as it came
     serial: Serial
-    key: ec.EllipticCurvePublicKey
     not_before: datetime
     not_after: datetime
     constraints: x509.BasicConstraints | None
@@ -122,6 +130,7 @@ class ParsedCertificate:
     key_id: bytes | None
     issuer_key_id: bytes | None
     facts: bytes | None  # the extension's value
+    point: bytes  # the key's, uncompressed
 
     @classmethod
     def parse(cls, der: bytes) -> Self:
@@ -130,18 +139,21 @@ class ParsedCertificate:
             raise CertificateMalformed(
                 "The certificate is too large.", seen=f"{len(der)} octets", expected=f"at most {MAX_CERTIFICATE}"
             )
+        read = _KNOWN.read(der)
+        return cls._read(der) if read is None else cls._of(der, *read)
+
+    @classmethod
+    def _read(cls, der: bytes) -> Self:
+        """The long way, with `cryptography`, for every form of certificate; the parts that it reads are known then."""
         try:
             certificate = x509.load_der_x509_certificate(der)
             key = certificate.public_key()
             algorithm = certificate.signature_algorithm_oid
             found = {extension.oid: extension for extension in certificate.extensions}
-            serial = Serial(certificate.serial_number)
         except UnsupportedAlgorithm:
             raise AlgorithmRefused from None
         except (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
             raise CertificateMalformed from None
-        except MalformedName as error:
-            raise CertificateMalformed("The serial number is out of range.", expected=error.expected) from None
         if certificate.version is not x509.Version.v3:
             raise CertificateMalformed("The certificate is not of version 3.", seen=certificate.version.name)
         # The one field that is not signed is the signature: its BIT STRING has one spelling, without unused bits.
@@ -156,34 +168,60 @@ class ParsedCertificate:
         signed, inner, issuer_name, subject_name, outer = _cut(der)
         if inner != outer:  # RFC 5280, 4.1.1.2: only the inner one is signed
             raise CertificateMalformed("The certificate names two signature algorithms.")
-        values: dict[x509.ObjectIdentifier, Any] = {}
         for oid, extension in found.items():
             if extension.critical and oid not in _PROCESSED:
                 raise CriticalExtensionUnknown(seen=oid.dotted_string)
-            values[oid] = extension.value
-        return cls(
-            der=der,
-            certificate=certificate,
+        values = dict(map(_said, found.values()))
+        _KNOWN.learn(der, values)
+        fields = Fields(
             signed=signed,
+            serial=certificate.serial_number,
+            algorithm=_SIGNATURES[algorithm],
             issuer_name=issuer_name,
-            subject_name=subject_name,
-            serial=serial,
-            key=key,
             not_before=certificate.not_valid_before_utc,
             not_after=certificate.not_valid_after_utc,
-            constraints=values.get(_CONSTRAINTS),
-            usage=found.get(_USAGE),
-            purposes=frozenset(values[_PURPOSES]) if _PURPOSES in values else None,
-            uris=tuple(values[_NAMES].get_values_for_type(x509.UniformResourceIdentifier)) if _NAMES in values else (),
-            key_id=values[_KEY_ID].digest if _KEY_ID in values else None,
-            issuer_key_id=values[_ISSUER_KEY_ID].key_identifier if _ISSUER_KEY_ID in values else None,
-            facts=values[FACTS_OID].value if FACTS_OID in values else None,
+            subject_name=subject_name,
+            point=key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint),
+            signature=certificate.signature,
+        )
+        return cls._of(der, fields, values)
+
+    @classmethod
+    def _of(cls, der: bytes, fields: Fields, values: Mapping[str, Any]) -> Self:
+        try:
+            serial = Serial(fields.serial)
+        except MalformedName as error:
+            raise CertificateMalformed("The serial number is out of range.", expected=error.expected) from None
+        said = values.get
+        return cls(
+            der,
+            fields.signed,
+            fields.signature,
+            fields.algorithm,
+            fields.issuer_name,
+            fields.subject_name,
+            serial,
+            fields.not_before,
+            fields.not_after,
+            said("constraints"),
+            said("usage"),
+            said("purposes"),
+            said(URIS, ()),
+            said(KEY_ID),
+            said("issuer_key_id"),
+            said(FACTS),
+            fields.point,
         )
 
     @property
-    def thumbprint(self) -> str:
-        """SHA-256 of the DER, base64url: x5t#S256 (RFC 8705, section 3.1)."""
-        return b64encode(hashlib.sha256(self.der).digest())
+    def key(self) -> ec.EllipticCurvePublicKey:
+        """Made ready once. A leaf's is seldom asked for: that the peer holds it, the TLS handshake proves."""
+        return _ready(self.point)
+
+    @property
+    def certificate(self) -> x509.Certificate:
+        """As `cryptography` reads it."""
+        return x509.load_der_x509_certificate(self.der)
 
     def names_issuer(self, issuer: ParsedCertificate) -> bool:
         """Whether `issuer`'s key may be this certificate's, by the key identifiers alone: no more than a filter."""
@@ -195,9 +233,8 @@ class ParsedCertificate:
             raise IssuerMismatch("The certificate names another issuer's key.")
         if self.issuer_name != issuer.subject_name:  # octet by octet: the service writes a name in one way
             raise IssuerMismatch
-        algorithm = _SIGNATURES[self.certificate.signature_algorithm_oid]
         try:
-            issuer.key.verify(self.certificate.signature, self.signed, algorithm)
+            issuer.key.verify(self.signature, self.signed, self.algorithm)
         except InvalidSignature:
             raise CertificateForged from None
 
@@ -233,6 +270,33 @@ class ParsedCertificate:
             raise KeyUsageWrong("A leaf's key may sign neither certificates nor revocation lists.")
         if self.purposes is None or purpose not in self.purposes:
             raise PurposeWrong(expected=f"extendedKeyUsage: {purpose.dotted_string}")
+
+
+# What each extension says, under its name in ParsedCertificate.
+_SAID: Mapping[x509.ObjectIdentifier, tuple[str, Callable[[x509.Extension[Any]], Any]]] = {
+    _CONSTRAINTS: ("constraints", lambda extension: extension.value),
+    _USAGE: ("usage", lambda extension: extension),
+    _PURPOSES: ("purposes", lambda extension: frozenset(extension.value)),
+    _NAMES: (URIS, lambda extension: tuple(extension.value.get_values_for_type(x509.UniformResourceIdentifier))),
+    _KEY_ID: (KEY_ID, lambda extension: extension.value.digest),
+    _ISSUER_KEY_ID: ("issuer_key_id", lambda extension: extension.value.key_identifier),
+    FACTS_OID: (FACTS, lambda extension: extension.value.value),
+}
+
+
+def _said(extension: x509.Extension[Any]) -> tuple[str, Any]:
+    """Of an extension that is not processed here nothing is read."""
+    name, read = _SAID.get(extension.oid, (extension.oid.dotted_string, lambda _: None))
+    return name, read(extension)
+
+
+_KNOWN = KnownParts()
+_CURVE_OF = {1 + 2 * curve.key_size // 8: curve for curve in (ec.SECP256R1(), ec.SECP384R1())}  # by a point's octets
+
+
+@lru_cache(maxsize=256)
+def _ready(point: bytes) -> ec.EllipticCurvePublicKey:
+    return ec.EllipticCurvePublicKey.from_encoded_point(_CURVE_OF[len(point)], point)
 
 
 def _is_of_ours(key: object) -> TypeGuard[ec.EllipticCurvePublicKey]:

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from cryptography import x509
 
@@ -69,32 +69,36 @@ class Facts:
     boot: Mapping[str, str | bool | int]
     status_index: int
     attested_at: int  # unix seconds
+    # `boot`, `labels` and `vector` in their canonical JSON, where it is known.
+    _spelled: tuple[bytes, bytes, bytes] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for claim, value in self.vector.items():
-            if claim not in VECTOR_CLAIMS:
-                raise MalformedFacts("This is not a claim of AR4SI.", seen=repr(claim[:40]), expected=VECTOR_CLAIMS)
-            if type(value) is not int or not -128 <= value <= 127:
-                raise MalformedFacts(f"vec.{claim} is not a trust claim's value.", expected="-128 to 127")
-        for name, text in self.labels.items():
-            _check_name("lbl", name)
-            _check_text("lbl", name, text)
-        for name, fact in self.boot.items():
-            _check_name("boot", name)
-            if type(fact) is int:
-                if abs(fact) > _MAX_NUMBER:
-                    raise MalformedFacts(f"boot.{name} is too large a number.", expected="at most 2^53")
-            elif type(fact) is not bool:
-                _check_text("boot", name, fact)
+        _check_vector(self.vector)
+        _check_labels(self.labels)
+        _check_boot(self.boot)
         if type(self.status_index) is not int or not 0 <= self.status_index < MAX_INDEX:
             raise MalformedFacts("idx is not a status index.", expected=f"0 to {MAX_INDEX - 1}")
         if type(self.attested_at) is not int or not 0 < self.attested_at < _MAX_TIME:
             raise MalformedFacts("att is not a time.", expected="unix seconds")
-        for field in ("vector", "labels", "boot"):  # frozen all the way down: identities are kept in memory for long
-            object.__setattr__(self, field, MappingProxyType(dict(getattr(self, field))))
+        for name in ("vector", "labels", "boot"):  # frozen all the way down: identities are kept in memory for long
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     def __hash__(self) -> int:
         return hash((self.status_index, self.attested_at, tuple(sorted(self.vector.items()))))
+
+    @classmethod
+    def of_fleet(
+        cls,
+        vector: Mapping[str, int],
+        labels: Mapping[str, str],
+        boot: Mapping[str, str | bool | int],
+        *,
+        status_index: int,
+        attested_at: int,
+    ) -> Facts:
+        """These facts, too. What a fleet's devices have in common is checked and kept once for all."""
+        spelled = write_object(dict(boot)), write_object(dict(labels)), write_object(dict(vector))
+        return _shared(spelled, status_index, attested_at)
 
     def to_members(self) -> dict[str, Any]:
         """The JSON object, as the JWT claim `attestd` holds it."""
@@ -109,16 +113,26 @@ class Facts:
 
     def encode(self) -> bytes:
         """The canonical JSON, at most 1024 octets; FactsTooLarge otherwise."""
-        data = write_object(self.to_members())
+        boot, labels, vector = self._spelled or [
+            write_object(dict(part)) for part in (self.boot, self.labels, self.vector)
+        ]
+        data = b'{"att":%d,"boot":%b,"idx":%d,"lbl":%b,"v":1,"vec":%b}' % (
+            self.attested_at,
+            boot,
+            self.status_index,
+            labels,
+            vector,
+        )
         if len(data) > MAX_FACTS:
             raise FactsTooLarge(seen=f"{len(data)} octets", expected=f"at most {MAX_FACTS}")
         return data
 
     @classmethod
-    def read(cls, members: Members) -> Self:
-        """From an object that came with something already parsed, such as a token's claims."""
+    def read(cls, members: Members, *, octets: int = MAX_FACTS + 1) -> Self:
+        """From an object that came with something already parsed, such as a token's claims, within so many `octets`."""
         facts = cls._read(members)
-        facts.encode()  # the same bound for every carrier
+        if octets > MAX_FACTS:  # the canonical spelling is the shortest, so what came in fewer fits
+            facts.encode()  # the same bound for every carrier
         return facts
 
     @classmethod
@@ -137,11 +151,11 @@ class Facts:
     @classmethod
     def decode(cls, data: bytes) -> Facts:
         """From the canonical JSON, and no other spelling of it. Raises MalformedInput or InputTooLarge."""
-        # A fleet's facts differ in index and time alone. `"idx":` can't stand within a string, where quotes are
-        # escaped; where it stands once, it is the member.
-        if len(data) <= MAX_FACTS and (match := _CANONICAL.fullmatch(data)) and data.count(b'"idx":') == 1:
-            alike = _alike(match["boot"], match["lbl"], match["vec"])
-            return alike._at(int(match["idx"]), int(match["att"]))
+        if len(data) <= MAX_FACTS:
+            try:
+                return _parts(data)
+            except MalformedInput:
+                pass  # the long way names the fault
         return cls._decode(data)
 
     @classmethod
@@ -151,21 +165,10 @@ class Facts:
             raise MalformedFacts("The facts are not in their canonical spelling.", expected="sorted, compact JSON")
         return facts
 
-    def _at(self, status_index: int, attested_at: int) -> Facts:
-        """These facts with another index and time; what they share is shared, and was checked."""
-        if status_index >= MAX_INDEX or not 0 < attested_at < _MAX_TIME:
-            return Facts(self.vector, self.labels, self.boot, status_index, attested_at)  # raises
-        made = object.__new__(Facts)
-        for field in ("vector", "labels", "boot"):
-            object.__setattr__(made, field, getattr(self, field))
-        object.__setattr__(made, "status_index", status_index)
-        object.__setattr__(made, "attested_at", attested_at)
-        return made
-
     def to_extension(self) -> x509.UnrecognizedExtension:
         """The X.509 extension: a DER UTF8String; to be added as not critical."""
         data = self.encode()
-        return x509.UnrecognizedExtension(FACTS_OID, _UTF8_STRING + _der_length(len(data)) + data)
+        return x509.UnrecognizedExtension(FACTS_OID, bytes((_UTF8_STRING,)) + der_length(len(data)) + data)
 
     @classmethod
     def from_extension(cls, value: bytes) -> Facts:
@@ -174,38 +177,133 @@ class Facts:
             raise FactsTooLarge(
                 "The facts extension is too large.", seen=f"{len(value)} octets", expected=f"at most {MAX_FACTS + 4}"
             )
-        # The length is known from the outside, so the only header DER allows is compared rather than parsed.
-        for header in (2, 3, 4):
-            size = len(value) - header
-            if size >= 0 and value[:header] == _UTF8_STRING + _der_length(size):
-                return cls.decode(value[header:])
-        raise MalformedFacts("The facts extension is not a UTF8String.", expected="DER: tag 12, definite length")
+        header = der_header(_UTF8_STRING, len(value))
+        if header is None or not value.startswith(header):
+            raise MalformedFacts("The facts extension is not a UTF8String.", expected="DER: tag 12, definite length")
+        return cls.decode(value[len(header) :])
 
 
-# The canonical spelling, its index and time told apart; whether the rest is one, `_alike` finds out.
-_CANONICAL = re.compile(
-    rb'\{"att":(?P<att>[1-9][0-9]{0,12}),"boot":(?P<boot>\{.*\}),"idx":(?P<idx>0|[1-9][0-9]{0,7}),'
-    rb'"lbl":(?P<lbl>\{.*\}),"v":1,"vec":(?P<vec>\{.*\})\}',
-    re.DOTALL,
-)
+def _parts(data: bytes) -> Facts:
+    """The short way, for a fleet's facts differ in little, such as index, time, a label. Raises MalformedInput.
+
+    Three objects and two numbers in their canonical spelling, put into the canonical frame, are the canonical whole;
+    where the cuts were made does not matter then.
+    """
+    attested_at, _, rest = data.removeprefix(b'{"att":').partition(b',"boot":')
+    boot, _, rest = rest.partition(b',"idx":')
+    status_index, _, rest = rest.partition(b',"lbl":')
+    labels, _, rest = rest.rpartition(b',"v":1,"vec":')
+    if not (attested_at.isdigit() and status_index.isdigit()):
+        raise MalformedFacts
+    vector, index, at = rest[:-1], int(status_index), int(attested_at)
+    if data != b'{"att":%d,"boot":%b,"idx":%d,"lbl":%b,"v":1,"vec":%b}' % (at, boot, index, labels, vector):
+        raise MalformedFacts
+    return _shared((boot, labels, vector), index, at)
+
+
+def _shared(spelled: tuple[bytes, bytes, bytes], status_index: int, attested_at: int) -> Facts:
+    """Facts from their parts' spelling (boot, labels, vector); equal parts are one object. Raises MalformedInput."""
+    boot, labels, vector = _boot(spelled[0]), _labels(spelled[1]), _vector(spelled[2])
+    if (
+        type(status_index) is not int
+        or not 0 <= status_index < MAX_INDEX
+        or type(attested_at) is not int
+        or not 0 < attested_at < _MAX_TIME
+    ):
+        return Facts(vector, labels, boot, status_index, attested_at)  # raises
+    made = object.__new__(Facts)
+    put = object.__setattr__
+    put(made, "vector", vector)
+    put(made, "labels", labels)
+    put(made, "boot", boot)
+    put(made, "status_index", status_index)
+    put(made, "attested_at", attested_at)
+    put(made, "_spelled", spelled)
+    return made
 
 
 @lru_cache(maxsize=1024)
-def _alike(boot: bytes, labels: bytes, vector: bytes) -> Facts:
-    """The facts that these parts stand for, with an index and a time of no meaning. Raises as `Facts.decode` does."""
-    return Facts._decode(b'{"att":1,"boot":%s,"idx":0,"lbl":%s,"v":1,"vec":%s}' % (boot, labels, vector))
+def _vector(data: bytes) -> Mapping[str, int]:
+    """A part in its canonical spelling, as `Facts` keep it. Raises MalformedInput; the two below do so too."""
+    return MappingProxyType(_check_vector(_part(data)))
 
 
-_UTF8_STRING = b"\x0c"
+@lru_cache(maxsize=1024)
+def _labels(data: bytes) -> Mapping[str, str]:
+    if data.isascii() and b"\\" not in data:  # then JSON's text is what stands between the quotes
+        text = data.decode("ascii")
+        labels = dict(_LABEL.findall(text))
+        spelled = ",".join([f'"{name}":"{labels[name]}"' for name in sorted(labels)])
+        if text == f"{{{spelled}}}":
+            return MappingProxyType(_check_labels(labels))
+    return MappingProxyType(_check_labels(_part(data)))
 
 
-def _der_length(size: int) -> bytes:
+@lru_cache(maxsize=1024)
+def _boot(data: bytes) -> Mapping[str, str | bool | int]:
+    return MappingProxyType(_check_boot(_part(data)))
+
+
+_LABEL = re.compile(rf'"({LABEL_NAME.pattern})":"([^"]*)"', re.ASCII)
+
+
+def _part(data: bytes) -> dict[str, Any]:
+    part = read_object(data, limit=MAX_FACTS, name="facts")
+    if write_object(part) != data:
+        raise MalformedFacts("The facts are not in their canonical spelling.", expected="sorted, compact JSON")
+    return part
+
+
+_UTF8_STRING = 0x0C
+
+
+@lru_cache(maxsize=4096)
+def der_header(tag: int, size: int) -> bytes | None:
+    """The only beginning that DER allows for an element of `size` octets in all, so that it is compared rather than
+    parsed. None if no length fits, as for 130."""
+    for octets in (1, 2, 3):
+        if size > octets and len(length := der_length(size - 1 - octets)) == octets:
+            return bytes((tag,)) + length
+    return None
+
+
+def der_length(size: int) -> bytes:
     """DER's shortest form (X.690, 8.1.3 and 10.1), up to two octets of length."""
     if size < 0x80:
         return bytes((size,))
     if size < 0x100:
         return bytes((0x81, size))
     return bytes((0x82, size >> 8, size & 0xFF))
+
+
+Part = TypeVar("Part", bound=Mapping[str, Any])
+
+
+def _check_vector(vector: Part) -> Part:
+    for claim, value in vector.items():
+        if claim not in VECTOR_CLAIMS:
+            raise MalformedFacts("This is not a claim of AR4SI.", seen=repr(claim[:40]), expected=VECTOR_CLAIMS)
+        if type(value) is not int or not -128 <= value <= 127:
+            raise MalformedFacts(f"vec.{claim} is not a trust claim's value.", expected="-128 to 127")
+    return vector
+
+
+def _check_labels(labels: Part) -> Part:
+    for name, text in labels.items():
+        _check_name("lbl", name)
+        _check_text("lbl", name, text)
+    return labels
+
+
+def _check_boot(boot: Part) -> Part:
+    for name, fact in boot.items():
+        _check_name("boot", name)
+        if type(fact) is int:
+            if abs(fact) > _MAX_NUMBER:
+                raise MalformedFacts(f"boot.{name} is too large a number.", expected="at most 2^53")
+        elif type(fact) is not bool:
+            _check_text("boot", name, fact)
+    return boot
 
 
 def _check_name(where: str, name: str) -> None:

@@ -6,7 +6,7 @@ and asks what no credential can say about itself, whether it still stands (docs/
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -92,8 +92,34 @@ def admit(
     `serials`: the certificate's serial number, then its issuers' as far as they are known.
     Raises NotADevice, FactsMissing, CredentialRevoked, StatusUnknown, DeviceSuspended, DeviceRevoked.
     """
+    (tier, site, device_id), known = standing(spiffe_id, facts, serials, status=status, revoked=revoked)
+    return VerifiedIdentity(
+        spiffe_id=spiffe_id,
+        tier=tier,
+        site=site,
+        device_id=device_id,
+        facts=known,
+        credential_id=credential_id,
+        certificate_serial=serials[0],
+        not_after=not_after,
+        kind=kind,
+    )
+
+
+def standing(
+    spiffe_id: SpiffeId,
+    facts: Facts | None,
+    serials: Iterable[Serial],
+    *,
+    status: StatusList,
+    revoked: Container[Serial],
+) -> tuple[tuple[Tier, Site, DeviceId], Facts]:
+    """The device that a proven credential names and what is known of it, if that credential and its device stand.
+
+    Raises NotADevice, FactsMissing, CredentialRevoked, StatusUnknown, DeviceSuspended, DeviceRevoked.
+    """
     try:
-        tier, site, device_id = spiffe_id.device
+        device = spiffe_id.device
     except MalformedName as error:
         raise NotADevice(seen=spiffe_id, expected="spiffe://<trust domain>/<tier>/<site>/<device id>") from error
     if facts is None:
@@ -108,14 +134,4 @@ def admit(
         raise DeviceSuspended(seen=spiffe_id)
     if state is not Status.VALID:
         raise DeviceRevoked(seen=spiffe_id)
-    return VerifiedIdentity(
-        spiffe_id=spiffe_id,
-        tier=tier,
-        site=site,
-        device_id=device_id,
-        facts=facts,
-        credential_id=credential_id,
-        certificate_serial=serials[0],
-        not_after=not_after,
-        kind=kind,
-    )
+    return device, facts

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Self
 
 from cryptography.exceptions import InvalidSignature
@@ -22,6 +23,7 @@ from attestd.protocol.encoding import Members, b64decode, b64encode, read_object
 from attestd.protocol.signed import Sign
 
 MAX_HEADER = 4096  # octets; the largest holds one certificate
+_SHORT_HEADER = 512  # characters, of which a token's and a proof's have less
 _SHA256 = ec.ECDSA(hashes.SHA256())
 
 
@@ -89,9 +91,8 @@ class UnverifiedJws:
         if len(parts) != 3 or not text.isascii():
             raise MalformedJws(f"The {name} is not a compact JWS.", expected="three parts")
         protected, payload, signature = parts
-        header = Members(
-            read_object(b64decode(protected, name="header"), limit=MAX_HEADER, name=f"{name}'s header"), "header"
-        )
+        read = _known_header if len(protected) <= _SHORT_HEADER else _read_header
+        header = Members(read(protected, name), "header")
         if (alg := header.text("alg", limit=MAX_HEADER)) != "ES256":
             raise AlgorithmNotAllowed(seen=repr(alg[:20]), expected="ES256")
         if (seen := header.text("typ", limit=MAX_HEADER)) != typ:
@@ -103,6 +104,14 @@ class UnverifiedJws:
         self.unverified_header.done()
         verify_es256(key, signature=self._signature, message=self._signing_input)
         return b64decode(self._payload, name="payload")
+
+
+def _read_header(protected: str, name: str) -> Mapping[str, Any]:
+    return read_object(b64decode(protected, name="header"), limit=MAX_HEADER, name=f"{name}'s header")
+
+
+# All tokens of one key have one header; those of proofs come again with each request. They are read, not believed.
+_known_header = lru_cache(maxsize=512)(_read_header)
 
 
 def sign_jws(header: Mapping[str, Any], payload: bytes, *, typ: str, sign: Sign) -> str:

@@ -35,6 +35,9 @@ class Status(IntEnum):
     SUSPENDED = 2
 
 
+_STATUSES = (Status.VALID, Status.INVALID, Status.SUSPENDED, Status.INVALID)  # by what two bits say
+
+
 @dataclass(frozen=True, slots=True)
 class StatusList:
     """The states of all devices, by status index. What the list does not say is INVALID."""
@@ -62,8 +65,7 @@ class StatusList:
         """INVALID for an index outside the list and for the value that has no meaning here."""
         if not 0 <= index < len(self):
             return Status.INVALID
-        value = self.octets[index // _PER_OCTET] >> BITS * (index % _PER_OCTET) & 3
-        return Status(value) if value <= Status.SUSPENDED else Status.INVALID
+        return _STATUSES[self.octets[index // _PER_OCTET] >> BITS * (index % _PER_OCTET) & 3]
 
     def encode(self) -> str:
         """The `lst` member's text: ZLIB at the highest level, base64url."""

@@ -17,7 +17,7 @@ import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -36,6 +36,16 @@ MAX_TOKEN = 8 * 1024  # characters
 CLOCK_SKEW = timedelta(seconds=60)  # by which the service's clock may be ahead of ours
 _MAX_TIME = 1 << 40
 _JTI = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+# The claims as the service writes them: canonical JSON, without escapes but in the facts, which come first. What is
+# behind them is cut off where the last `,"aud":` is; the texts there hold no quotes, so it can't be one of theirs.
+_BEFORE_FACTS = b'{"attestd":'
+_TEXT, _SECONDS = r"([ !#-\[\]-~]{0,2048})", r"([1-9][0-9]{0,11})"
+_AFTER_FACTS = re.compile(
+    rf'"{_TEXT}","cnf":\{{"(x5t#S256|jkt)":"([A-Za-z0-9_-]{{42}}[AEIMQUYcgkosw048])"\}},"exp":{_SECONDS},'
+    rf'"iat":{_SECONDS},"iss":"{_TEXT}","jti":"({_JTI.pattern})","nbf":{_SECONDS},"srl":"([0-9a-f]{{1,40}})",'
+    rf'"sub":"{_TEXT}"\}}',
+    re.ASCII,
+)
 
 
 class TokenRefused(Unauthenticated):
@@ -135,42 +145,86 @@ def verify_token(
         if (key := keys.get(kid)) is None:
             raise TokenKeyUnknown(seen=repr(kid), expected="one of the bundle's token keys")
         # 2. Signed: from here on the claims are the service's words.
-        payload = signed.verified_by(key)
-        claims = Members(read_object(payload, limit=MAX_TOKEN, name="token's claims"), "token")
+        claims = _claims(signed.verified_by(key))
         # 3. The service's, for us, now.
-        if (seen := claims.text("iss", limit=2048)) != issuer:
-            raise TokenIssuerWrong(seen=repr(seen), expected=issuer)
-        if (seen := claims.text("aud", limit=2048)) != audience:  # a list, of one too, is not a string
-            raise TokenAudienceWrong(seen=repr(seen), expected=audience)
-        issued_at, not_before, expires = (_time(claims, name) for name in ("iat", "nbf", "exp"))
+        if claims.issuer != issuer:
+            raise TokenIssuerWrong(seen=repr(claims.issuer), expected=issuer)
+        if claims.audience != audience:
+            raise TokenAudienceWrong(seen=repr(claims.audience), expected=audience)
+        expires = datetime.fromtimestamp(claims.expires, UTC)
         if expires <= now:
             raise TokenExpired(seen=now, expected=f"before {expires}")
-        if max(not_before, issued_at) > now + CLOCK_SKEW:
-            raise TokenNotYetValid(seen=now, expected=f"from {max(not_before, issued_at)} on")
+        begins = datetime.fromtimestamp(max(claims.not_before, claims.issued_at), UTC)
+        if begins > now + CLOCK_SKEW:
+            raise TokenNotYetValid(seen=now, expected=f"from {begins} on")
         # 4. About a device of ours, bound to exactly one key.
-        spiffe_id = _subject(claims.text("sub", limit=2048), trust_domain)
-        binding, thumbprint = _confirmation(claims.object("cnf"))
         verified = VerifiedToken(
             text=token,
-            spiffe_id=spiffe_id,
-            facts=Facts.read(claims.object("attestd")),
-            jti=_jti(claims.text("jti", limit=64)),
-            certificate_serial=Serial.parse(claims.text("srl", limit=40)),
+            spiffe_id=_subject(claims.subject, trust_domain),
+            facts=claims.facts,
+            jti=claims.jti,
+            certificate_serial=Serial.parse(claims.serial),
             not_after=expires,
-            binding=binding,
-            thumbprint=thumbprint,
+            binding=claims.binding,
+            thumbprint=claims.thumbprint,
         )
-        claims.done()
     except (MalformedInput, InputTooLarge) as error:
         raise TokenMalformed(error.detail, seen=error.seen, expected=error.expected) from error
     return verified
 
 
-def _time(claims: Members, name: str) -> datetime:
+class _Claims(NamedTuple):
+    """A token's claims, well formed each by itself."""
+
+    facts: Facts
+    audience: str
+    binding: Literal["x5t#S256", "jkt"]
+    thumbprint: str
+    expires: int  # unix seconds
+    issued_at: int  # unix seconds
+    not_before: int  # unix seconds
+    issuer: str
+    jti: str
+    serial: str
+    subject: str
+
+
+def _claims(payload: bytes) -> _Claims:
+    """Raises MalformedInput, InputTooLarge or TokenNotBound."""
+    facts, between, rest = payload.rpartition(b',"aud":')
+    match = _AFTER_FACTS.fullmatch(rest.decode("ascii", "replace"))
+    if between and match is not None and facts.startswith(_BEFORE_FACTS):
+        try:
+            said = Facts.decode(facts[len(_BEFORE_FACTS) :])
+        except (MalformedInput, InputTooLarge):
+            pass  # the long way names the fault
+        else:
+            audience, binding, thumbprint, expires, issued_at, issuer, jti, not_before, serial, subject = match.groups()
+            times = int(expires), int(issued_at), int(not_before)
+            kind: Literal["x5t#S256", "jkt"] = "jkt" if binding == "jkt" else "x5t#S256"
+            return _Claims(said, audience, kind, thumbprint, *times, issuer, jti, serial, subject)
+    return _read_claims(payload)
+
+
+def _read_claims(payload: bytes) -> _Claims:
+    """The long way, for every spelling."""
+    claims = Members(read_object(payload, limit=MAX_TOKEN, name="token's claims"), "token")
+    issuer, audience = claims.text("iss", limit=2048), claims.text("aud", limit=2048)  # a list, of one too, is no text
+    issued_at, not_before, expires = _time(claims, "iat"), _time(claims, "nbf"), _time(claims, "exp")
+    subject = claims.text("sub", limit=2048)
+    binding, thumbprint = _confirmation(claims.object("cnf"))
+    facts = Facts.read(claims.object("attestd"), octets=len(payload))
+    jti, serial = _jti(claims.text("jti", limit=64)), claims.text("srl", limit=40)
+    claims.done()
+    times = expires, issued_at, not_before
+    return _Claims(facts, audience, binding, thumbprint, *times, issuer, jti, serial, subject)
+
+
+def _time(claims: Members, name: str) -> int:
     seconds = claims.integer(name)
     if not 0 < seconds < _MAX_TIME:
         raise MalformedJson(f"{name} is not a time.", expected="unix seconds")
-    return datetime.fromtimestamp(seconds, UTC)
+    return seconds
 
 
 def _subject(text: str, trust_domain: TrustDomain) -> SpiffeId:

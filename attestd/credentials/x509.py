@@ -11,6 +11,7 @@ Of leaves nothing is remembered here; the edge memoises verdicts.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -26,10 +27,11 @@ from attestd.credentials.certificates import (
     PurposeWrong,
 )
 from attestd.credentials.facts import Facts
-from attestd.credentials.identity import FactsMissing, VerifiedIdentity, admit
+from attestd.credentials.identity import FactsMissing, VerifiedIdentity, admit, standing
 from attestd.credentials.status import StatusList
 from attestd.errors import InputTooLarge, MalformedInput, Misconfigured
 from attestd.ids import MalformedName, Serial, SpiffeId, Tier, TrustDomain
+from attestd.protocol.encoding import b64encode
 
 CLIENT_AUTH: Final = ExtendedKeyUsageOID.CLIENT_AUTH
 _TIERS = frozenset(Tier)
@@ -79,18 +81,23 @@ class _Authority:
     parsed: ParsedCertificate
     above: _Authority | None  # None for a root
     allowed_below: int  # by its own path length constraint and by those above it
+    path: tuple[ParsedCertificate, ...] = field(init=False, repr=False)  # itself, then what is above it
+    serials: tuple[Serial, ...] = field(init=False, repr=False)
+    not_after: datetime = field(init=False, repr=False)  # the earliest end on the path
+
+    def __post_init__(self) -> None:
+        path = (self.parsed, *(() if self.above is None else self.above.path))
+        object.__setattr__(self, "path", path)
+        object.__setattr__(self, "serials", tuple(issuer.serial for issuer in path))
+        object.__setattr__(self, "not_after", min(issuer.not_after for issuer in path))
 
     def check_dates(self, now: datetime) -> None:
-        self.parsed.check_dates(now)
-        if self.above is not None:
-            self.above.check_dates(now)
-
-    def path(self) -> tuple[ParsedCertificate, ...]:
-        return (self.parsed, *(() if self.above is None else self.above.path()))
+        for issuer in self.path:
+            issuer.check_dates(now)
 
     def leads_up(self, *, below: int, now: datetime) -> bool:
         """Whether the path still holds; if not, the certificates presented may show another one."""
-        in_time = all(issuer.not_before <= now <= issuer.not_after for issuer in self.path())
+        in_time = all(issuer.not_before <= now <= issuer.not_after for issuer in self.path)
         return in_time and below <= self.allowed_below
 
 
@@ -153,7 +160,7 @@ def _path_length(parsed: ParsedCertificate) -> int:
 
 
 def _leads_to(authority: _Authority, parsed: ParsedCertificate) -> bool:
-    if any(parsed.der == other.der for other in authority.path()):
+    if any(parsed.der == other.der for other in authority.path):
         return False
     try:
         parsed.check_issued_by(authority.parsed)
@@ -180,17 +187,21 @@ class VerifiedCertificate:
 
     Not yet asked: whether it was revoked, and whether its device still stands (`device_identity`). Nor does it say
     that the peer holds the key: that is the TLS handshake's to prove.
-    `not_after` is the earliest end on its path. `thumbprint` is x5t#S256, base64url (RFC 8705, section 3.1).
+    `not_after` is the earliest end on its path.
     """
 
     der: bytes
     spiffe_id: SpiffeId
     serial: Serial
     issuer_serials: tuple[Serial, ...]
-    thumbprint: str
     facts: Facts | None  # never None for a device
     not_before: datetime
     not_after: datetime
+
+    @property
+    def thumbprint(self) -> str:
+        """SHA-256 of the DER, base64url: x5t#S256 (RFC 8705, section 3.1)."""
+        return b64encode(hashlib.sha256(self.der).digest())
 
 
 def verify_chain(chain: Sequence[bytes], *, authorities: Authorities, now: datetime) -> VerifiedCertificate:
@@ -212,18 +223,16 @@ def verify_chain(chain: Sequence[bytes], *, authorities: Authorities, now: datet
         raise TrustDomainWrong(seen=spiffe_id.trust_domain, expected=authorities.trust_domain)
     # 4. The path to a pinned root.
     issuer = _climb(leaf, chain[1:], authorities=authorities, below=0, now=now)
-    path = (leaf, *issuer.path())
     # 5. Only then what it says about the device.
     facts = _facts(leaf, spiffe_id)
     return VerifiedCertificate(
         der=leaf.der,
         spiffe_id=spiffe_id,
         serial=leaf.serial,
-        issuer_serials=tuple(issuer.serial for issuer in path[1:]),
-        thumbprint=leaf.thumbprint,
+        issuer_serials=issuer.serials,
         facts=facts,
         not_before=leaf.not_before,
-        not_after=min(certificate.not_after for certificate in path),
+        not_after=min(leaf.not_after, issuer.not_after),
     )
 
 
@@ -295,3 +304,9 @@ def device_identity(
         status=status,
         revoked=revoked,
     )
+
+
+def check_device_stands(verified: VerifiedCertificate, *, status: StatusList, revoked: Container[Serial]) -> None:
+    """Returns where `device_identity` does, and raises as it does: for a certificate beside another credential."""
+    serials = (verified.serial, *verified.issuer_serials)
+    standing(verified.spiffe_id, verified.facts, serials, status=status, revoked=revoked)

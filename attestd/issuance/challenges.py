@@ -10,19 +10,22 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Self
 
 from attestd.ca.sealing import SealBroken, SealingKeys
 from attestd.errors import Conflict, Unauthenticated
-from attestd.protocol.encoding import Members, b64encode, read_object, write_object
-from attestd.protocol.messages import MAX_SEALED, PcrSelection, parse_selection
+from attestd.protocol.messages import BANKS, MAX_SEALED, PcrSelection
 from attestd.tpm.activation import VettedAk, vet_ak
 from attestd.tpm.endorsement import VerifiedEndorsement, recall_endorsement
+from attestd.tpm.wire import Reader, sized, u64
 
 Entropy = Callable[[int], bytes]
 
-CHALLENGE = "attestd/challenge/1"
+CHALLENGE = "attestd/challenge/3"
 NONCE = "attestd/nonce/1"
+_PARTS = 2 + 5  # of a challenge: its own and the endorsement's
 _NONCE = struct.Struct(">16sQ")  # id, expiry in unix seconds: one size, as the derivations need
 
 
@@ -57,35 +60,20 @@ class EnrollmentChallenge:
     expires_at: int  # unix seconds
 
     def seal(self, keys: SealingKeys, entropy: Entropy) -> bytes:
-        return keys.seal(
-            write_object(
-                {
-                    "id": b64encode(self.id),
-                    "ek": self.endorsement.to_members(),
-                    "ak": b64encode(self.ak.public.area),
-                    "secret": b64encode(self.secret),
-                    "nonce": b64encode(self.nonce),
-                    "pcrs": {bank: list(indices) for bank, indices in self.pcrs.items()},
-                    "exp": self.expires_at,
-                }
-            ),
-            purpose=CHALLENGE,
-            entropy=entropy,
-        )
+        """Content: id ‖ secret ‖ nonce ‖ expiry (64 bits) ‖ the AK's public area, the PCRs and the endorsement's parts,
+        each after its size in 16 bits. A change of this layout takes another label."""
+        parts = (self.ak.public.area, _write_selection(self.pcrs), *self.endorsement.to_parts())
+        fixed = self.id + self.secret + self.nonce + u64(self.expires_at)
+        return keys.seal(fixed + b"".join(map(sized, parts)), purpose=CHALLENGE, entropy=entropy)
 
     @classmethod
     def open(cls, sealed: bytes, keys: SealingKeys) -> Self:
         """Raises SealBroken for anything this service did not seal. Expiry is the caller's to check."""
-        members = Members(read_object(keys.open(sealed, purpose=CHALLENGE), limit=MAX_SEALED), "challenge")
-        return cls(
-            id=members.octets("id", limit=16, least=16),
-            endorsement=recall_endorsement(dict(members.object("ek").items())),
-            ak=vet_ak(members.octets("ak", limit=1024)),
-            secret=members.octets("secret", limit=32, least=32),
-            nonce=members.octets("nonce", limit=32, least=32),
-            pcrs=parse_selection(members.object("pcrs")),
-            expires_at=members.integer("exp"),
-        )
+        reader = Reader(keys.open(sealed, purpose=CHALLENGE), "challenge")
+        number, secret, nonce, expires_at = reader.take(16), reader.take(32), reader.take(32), reader.u64()
+        ak, pcrs, *parts = [reader.sized(MAX_SEALED) for _ in range(_PARTS)]
+        reader.done()
+        return cls(number, recall_endorsement(parts), vet_ak(ak), secret, nonce, _read_selection(pcrs), expires_at)
 
     def require_alive(self, now: datetime) -> None:
         if now.timestamp() >= self.expires_at:
@@ -94,6 +82,29 @@ class EnrollmentChallenge:
                 seen=f"{int(now.timestamp() - self.expires_at)} s late",
                 expected="in time",
             )
+
+
+_BANKS = tuple(BANKS)
+
+
+def _write_selection(pcrs: PcrSelection) -> bytes:
+    """For each bank its place in `_BANKS`, then its PCRs as a bitmap of 24, the lowest bit first."""
+    written = b""
+    for bank, indices in pcrs.items():
+        bits = 0
+        for index in indices:
+            bits |= 1 << index
+        written += bytes([_BANKS.index(bank)]) + bits.to_bytes(3, "little")
+    return written
+
+
+@lru_cache(maxsize=16)  # the policy names the PCRs, so they are the same for all
+def _read_selection(octets: bytes) -> PcrSelection:
+    found = {}
+    for at in range(0, len(octets), 4):
+        bits = int.from_bytes(octets[at + 1 : at + 4], "little")
+        found[_BANKS[octets[at]]] = tuple(index for index in range(24) if bits >> index & 1)
+    return MappingProxyType(found)
 
 
 @dataclass(frozen=True, slots=True)

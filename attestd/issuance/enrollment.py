@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NoReturn
 
-from attestd.appraisal.results import AttestationResult, appraise
+from attestd.appraisal.results import AttestationResult
 from attestd.ca.sealing import SealingKeys
 from attestd.config import Settings
 from attestd.errors import AttestdError, Conflict, EvidenceRefused, Forbidden, Limited, MalformedInput
 from attestd.ids import DeviceId, Serial
+from attestd.issuance.appraising import Appraiser
 from attestd.issuance.challenges import EnrollmentChallenge
-from attestd.issuance.chips import Chips
 from attestd.issuance.grants import Grant, Granter
-from attestd.issuance.records import Placement, clock_members, record_granted, references_for, require_standing
+from attestd.issuance.records import Placement, clock_members, record_granted, require_standing
 from attestd.issuance.trust import Trust
 from attestd.protocol.derivations import (
     enrollment_certify_data,
@@ -116,6 +116,7 @@ class Enrollment:
     sealing: SealingKeys
     granter: Granter
     trust: Trust
+    appraiser: Appraiser
     entropy: Callable[[int], bytes]
 
     # ---- Begin ------------------------------------------------------------------------------------------------
@@ -234,12 +235,8 @@ class Enrollment:
     def _issue(self, proven: Proven, device: Device, now: datetime, request_id: str) -> bytes:
         """An approved device's first credentials, or an active one's new ones; a bad state quarantines the latter."""
         place = Placement.of(device)
-        result = appraise(
-            proven.quote,
-            chip=Chips.of(self.settings).endorsed(proven.endorsement, proven.quote, proven.ak),
-            references=references_for(self.settings, place.tier),
-            attested_at=int(now.timestamp()),
-        )
+        chip = self.appraiser.chips.endorsed(proven.endorsement, proven.quote, proven.ak)
+        result = self.appraiser.appraise(proven.quote, chip, tier=place.tier, labels=device.labels, now=now)
         if result.contraindicated:
             self._quarantine(proven, device, result, now, request_id)
         good_until = now + self.settings.attestation.validity
@@ -316,12 +313,8 @@ class Enrollment:
     def _wait(self, proven: Proven, now: datetime, request_id: str) -> WaitAnswer:
         """Records the evidence of a device that nobody approved yet. Such rows are capped and expire."""
         settings = self.settings.enrollment
-        result = appraise(
-            proven.quote,
-            chip=Chips.of(self.settings).endorsed(proven.endorsement, proven.quote, proven.ak),
-            references=references_for(self.settings, None),
-            attested_at=int(now.timestamp()),
-        )
+        chip = self.appraiser.chips.endorsed(proven.endorsement, proven.quote, proven.ak)
+        result = self.appraiser.appraise(proven.quote, chip, tier=None, labels={}, now=now)
         retry_after = int(settings.retry_after.total_seconds())
         with self.registry.acting() as c:
             admission.purge_pending(c, older_than=int((now - settings.pending_lifetime).timestamp()))

@@ -62,12 +62,9 @@ class Granter:
         is first (docs/protocol.md, section 4). Raises LifetimeExhausted if nothing is left."""
         profile = self.profiles[grant.tier.value]
         spiffe_id = SpiffeId.of_device(self.trust_domain, grant.tier, grant.site, grant.device_id)
-        facts = Facts(
-            vector=grant.result.vector,
-            labels=grant.labels,
-            boot=grant.result.facts,
-            status_index=grant.status_index,
-            attested_at=grant.result.attested_at,
+        result = grant.result
+        facts = Facts.of_fleet(
+            result.vector, grant.labels, result.facts, status_index=grant.status_index, attested_at=result.attested_at
         )
         issuer = self.hierarchy.issuer
         not_before, not_after = nested_validity(
@@ -90,7 +87,7 @@ class Granter:
             device_id=str(grant.device_id),
             spiffe_id=str(spiffe_id),
             chain=pem_chain(certificate, self.hierarchy),
-            result=grant.result.to_members(),
+            result=result.to_members(),
             renew_after=int(left * _RENEW_AT),
             expires_in=left,
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from attestd.appraisal.results import AttestationResult, appraise
+from attestd.appraisal.results import AttestationResult
 from attestd.ca.hierarchy import Hierarchy
 from attestd.ca.sealing import SealingKeys
 from attestd.ca.tokens import mint_token
@@ -21,11 +21,11 @@ from attestd.config import Settings
 from attestd.credentials.jwk import jwk_thumbprint
 from attestd.errors import EvidenceRefused, Forbidden, MalformedInput
 from attestd.ids import Serial, SpiffeId
+from attestd.issuance.appraising import Appraiser
 from attestd.issuance.challenges import RequestNonce
-from attestd.issuance.chips import Chips
 from attestd.issuance.enrollment import DeviceQuarantined
 from attestd.issuance.grants import Granted, Granter
-from attestd.issuance.records import clock_members, record_granted, references_for
+from attestd.issuance.records import clock_members, record_granted
 from attestd.issuance.requests import DeviceRequests, NonceSpent, Requested
 from attestd.policy import PolicySet, may_receive_token
 from attestd.protocol.derivations import device_certify_data, device_quote_data
@@ -76,6 +76,7 @@ class Lifecycle:
     hierarchy: Hierarchy
     sealing: SealingKeys
     granter: Granter
+    appraiser: Appraiser
     policies: Callable[[], PolicySet]
     entropy: Callable[[int], bytes]
 
@@ -98,13 +99,9 @@ class Lifecycle:
         except (EvidenceRefused, MalformedInput) as refusal:
             self._spend_refused(asked, "refuse-attestation", refusal, now=now, request_id=request_id)
             raise
-        place = asked.device.place
-        result = appraise(
-            quote,
-            chip=Chips.of(self.settings).known(asked.device.row, quote, asked.device.ak),
-            references=references_for(self.settings, place.tier),
-            attested_at=int(now.timestamp()),
-        )
+        row, tier = asked.device.row, asked.device.place.tier
+        chip = self.appraiser.chips.known(row, quote, asked.device.ak)
+        result = self.appraiser.appraise(quote, chip, tier=tier, labels=row.labels, now=now)
         good_until = now + self.settings.attestation.validity
         released = (
             asked.device.row.state is State.QUARANTINED

@@ -7,8 +7,6 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any, Self
 
-from attestd.appraisal.results import Reference
-from attestd.config import Settings
 from attestd.errors import AttestdError, Conflict
 from attestd.ids import DeviceId, Serial, Site, Tier
 from attestd.issuance.grants import Granted
@@ -23,13 +21,6 @@ class AnswerOutdated(Conflict):
     """The answer to this request no longer stands"""
 
     remedy = "Begin again; what this request was answered has been revoked or has expired."
-
-
-def references_for(settings: Settings, tier: Tier | None) -> tuple[Reference, ...]:
-    """The reference values that speak of devices of this tier."""
-    return tuple(
-        Reference(entry.name, entry.pcrs) for entry in settings.references if entry.tier is None or entry.tier is tier
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,12 @@ that fails, and a skipped `forbid` would open the door), an engine that raises.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from json import JSONEncoder
+from json.encoder import encode_basestring_ascii
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
 
@@ -19,13 +20,16 @@ import cedarpy
 from attestd.credentials.facts import AFFIRMING, NONE, Facts, tier_of
 from attestd.credentials.identity import VerifiedIdentity
 from attestd.ids import Site, Tier
+from attestd.policy.apart import OWN, OWN_ID, OWN_TYPE, stands_apart
 from attestd.policy.policies import PolicySet
 from attestd.policy.trust import CLAIMS, contraindicated_claims, worst_of
 
 _CROSS = {"type": "Action", "id": "cross"}
 _TOKEN = {"type": "Action", "id": "token"}
+_ANY = "device"  # the id of a machine that no policy can tell from others
 _KEPT = 1024  # machines, states and scenes that are kept as the engine reads them, of some kilobytes each
 _write = JSONEncoder(separators=(",", ":")).encode
+_text: Final[Callable[[str], str]] = encode_basestring_ascii  # the same for a text, at once
 # Boot facts by their type: attribute, entity type, Python's name of the type.
 _BOOT = (("flags", "Flags", "bool"), ("numbers", "Numbers", "int"), ("texts", "Texts", "str"))
 
@@ -117,32 +121,18 @@ class Look(NamedTuple):
             facts.attested_at if facts is not None and "attested_at" in sees else None,
         )
 
-    @property
-    def principal(self) -> str:
-        """The id under which the engine knows it."""
-        return "device" if self.device_id is None else self.device_id
-
 
 def _facing(sees: frozenset[str], look: Look, scene: str) -> cedarpy.Entities:
     """The machine before a scene (a boundary with labels, an audience): all that policies may ask about."""
-    attributes = []
-    if "id" in sees:
-        attributes.append(f'"id":{_write(look.device_id)}')
-    if "tier" in sees:
-        attributes.append(_TIER[look.tier])
-    if "site" in sees:
-        attributes.append(f'"site":{_write(look.site)}')
-    if "trust" in sees:
-        attributes.append(_TRUST)
-    if "boot" in sees:
-        attributes.append(_BOOTED)
-    if look.attested_at is not None:
-        attributes.append(f'"attested_at":{_write(_datetime(datetime.fromtimestamp(look.attested_at, UTC)))}')
-    uid, tags = _write(look.principal), ",".join(f"{_write(name)}:{_write(text)}" for name, text in look.labels or ())
-    around = _around(look.vector if "trust" in sees else None, look.boot, scene)
-    return around.with_added_json_str(
-        f'[{{"uid":{{"type":"Device","id":{uid}}},"attrs":{{{",".join(attributes)}}},"parents":[],"tags":{{{tags}}}}}]'
-    )
+    vector = look.vector if "trust" in sees else None
+    if not stands_apart(sees):
+        state = _around(sees, None, vector, look.boot, scene)
+        attributes = [*_shared(sees, look.tier, look.site), *_own(look)]
+        return state.with_added_json_str(_written("Device", _name(sees, look), attributes, look.labels))
+    shared = _around(sees, (look.tier, look.site), vector, look.boot, scene)
+    if not sees & OWN:
+        return shared
+    return shared.with_added_json_str(_written(OWN_TYPE, OWN_ID, _own(look), look.labels))
 
 
 # For policies that look at the time, which are asked at every crossing.
@@ -151,11 +141,16 @@ _facing_again = lru_cache(maxsize=_KEPT)(_facing)
 
 @lru_cache(maxsize=_KEPT)
 def _around(
+    sees: frozenset[str],
+    home: tuple[str, str] | None,
     vector: tuple[tuple[str, int], ...] | None,
     boot: tuple[tuple[str, str, str | bool | int], ...] | None,
     scene: str,
 ) -> cedarpy.Entities:
-    """A machine's state before a scene. Most of a fleet shares one of a few, so they are parsed once."""
+    """A machine's state before a scene; and the machine itself, of this tier and site, if its own stands apart.
+
+    Most of a fleet shares one of a few, so they are parsed once.
+    """
     entities = []
     if vector is not None:
         tiers = {claim: tier_of(value) for claim, value in vector}
@@ -167,12 +162,52 @@ def _around(
             _entity(kind, "boot", {}, tags={name: value for name, found, value in boot if found == wanted})
             for _, kind, wanted in _BOOT
         ]
-    return cedarpy.Entities.from_json_str(_write(entities)).with_added_json_str(scene)
+    around = cedarpy.Entities.from_json_str(_write(entities)).with_added_json_str(scene)
+    if home is None:
+        return around
+    return around.with_added_json_str(_written("Device", _ANY, _shared(sees, *home)))
+
+
+def _name(sees: frozenset[str], look: Look) -> str:
+    """The id under which the engine knows the machine: its own where a policy may compare it."""
+    return _ANY if stands_apart(sees) or look.device_id is None else look.device_id
+
+
+def _shared(sees: frozenset[str], tier: str, site: str) -> list[str]:
+    """A device's attributes that others of its fleet have too."""
+    attributes = []
+    if "tier" in sees:
+        attributes.append(_TIER[tier])
+    if "site" in sees:
+        attributes.append(f'"site":{_write(site)}')
+    if "trust" in sees:
+        attributes.append(_TRUST)
+    if "boot" in sees:
+        attributes.append(_BOOTED)
+    return attributes
+
+
+def _own(look: Look) -> list[str]:
+    """The attributes that are its own."""
+    attributes = []
+    if look.device_id is not None:
+        attributes.append(f'"id":{_write(look.device_id)}')
+    if look.attested_at is not None:
+        attributes.append(f'"attested_at":{_write(_datetime(datetime.fromtimestamp(look.attested_at, UTC)))}')
+    return attributes
+
+
+def _written(kind: str, name: str, attributes: Iterable[str], labels: tuple[tuple[str, str], ...] | None = None) -> str:
+    """One entity as the engine reads it: by hand, for it takes time at each device that is decided about anew."""
+    attrs = ",".join(attributes)
+    tags = ",".join([f"{_text(label)}:{_text(text)}" for label, text in labels or ()])
+    return f'[{{"uid":{{"type":"{kind}","id":{_text(name)}}},"attrs":{{{attrs}}},"parents":[],"tags":{{{tags}}}}}]'
 
 
 def decide(policies: PolicySet, who: VerifiedIdentity | Look, crossing: Crossing, now: datetime) -> Decision:
     """May this machine, or one that looks so to these policies, cross now? Never raises: what goes wrong denies."""
     try:
+        policies = policies.for_crossing(crossing.boundary.name)
         look = who if isinstance(who, Look) else Look.of(policies, who)
         # Only what some policy reads is written out: `context` is the dearest part of a decision.
         context: dict[str, Any] = {}
@@ -191,9 +226,7 @@ def decide(policies: PolicySet, who: VerifiedIdentity | Look, crossing: Crossing
         resource = {"type": "Boundary", "id": crossing.boundary.name}
     except Exception as error:  # noqa: BLE001 - anything at all: a decision that can't be made is a denial
         return _broken(policies, error)
-    answer = _ask(
-        policies, action=_CROSS, principal=look.principal, resource=resource, context=context, entities=entities
-    )
+    answer = _ask(policies, look, action=_CROSS, resource=resource, context=context, entities=entities)
     if isinstance(answer, Decision):
         return answer
     return _decision(policies, answer, "crossing", _against_crossing(look, crossing.boundary))
@@ -215,6 +248,7 @@ def may_receive_token(
     Policies that read facts, or the time, find them only if the caller gives them; without, such policies deny.
     """
     try:
+        policies = policies.for_token(audience)
         look = Look.seen(policies, labels, facts, device_id=device_id, tier=tier, site=site)
         context = {"now": _datetime(now)} if now is not None and "now" in policies.reads else {}
         named = _write([_entity("Audience", audience, {"name": audience})])
@@ -222,9 +256,7 @@ def may_receive_token(
     except Exception as error:  # noqa: BLE001 - see decide
         return _broken(policies, error)
     resource = {"type": "Audience", "id": audience}
-    answer = _ask(
-        policies, action=_TOKEN, principal=look.principal, resource=resource, context=context, entities=entities
-    )
+    answer = _ask(policies, look, action=_TOKEN, resource=resource, context=context, entities=entities)
     if isinstance(answer, Decision):
         return answer
     return _decision(policies, answer, f"token for {audience!r}", ())
@@ -232,14 +264,15 @@ def may_receive_token(
 
 def _ask(
     policies: PolicySet,
+    look: Look,
     *,
     action: Mapping[str, str],
-    principal: str,
     resource: Mapping[str, str],
     context: Mapping[str, Any],
     entities: cedarpy.Entities,
 ) -> cedarpy.AuthzResult | Decision:
-    request: dict[str, Any] = {"principal": {"type": "Device", "id": principal}, "action": action, "resource": resource}
+    principal = {"type": "Device", "id": _name(policies.sees, look)}
+    request: dict[str, Any] = {"principal": principal, "action": action, "resource": resource}
     if context:
         request["context"] = context
     try:

@@ -12,16 +12,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
-from typing import Self
+from typing import Final, Self
 
 import cedarpy
+from cedarpy import pst
 
+from attestd.policy.apart import set_apart, stands_apart
 from attestd.policy.reads import Reads
+from attestd.policy.scopes import applicable, resources_named
 from attestd.policy.source import PolicyInvalid, Source
+
+_REQUEST: Final = frozenset({"method", "path"})
 
 
 def default_policy() -> str:
@@ -48,14 +53,21 @@ def schema() -> cedarpy.Schema:
 class PolicySet:
     """Valid policies. `reads` are the members of `context` that any of them looks at, `sees` what they look at of a
     device (reads.py); `ids` maps the engine's ids to the @id annotations (or to the engine's id where a policy has
-    none)."""
+    none). `handle` is what the engine decides by: the same policies, which ask for a device's own apart (apart.py).
+
+    A request is decided by a part, of those policies that can apply to it (scopes.py): so a boundary does not pay for
+    what policies about others look at, either.
+    """
 
     version: int
     text: str
     reads: frozenset[str]
     sees: frozenset[str]
     ids: Mapping[str, str]
-    handle: cedarpy.PolicySet
+    handle: cedarpy.PolicySet = field(repr=False)
+    _tree: pst.PolicySet | None = field(default=None, repr=False)  # None for a part, which has no parts
+    _named: frozenset[tuple[str, str]] = field(default=frozenset(), repr=False)
+    _parts: dict[tuple[str, str | None], Self] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def parse(cls, text: str, version: int) -> Self:
@@ -89,8 +101,37 @@ class PolicySet:
             told = first.error if first else "the validator gave no reason"
             place = source.place_of_policy(_index(first.policy_id) if first else -1, told)
             raise PolicyInvalid(f"The policy does not fit the schema at {place}.", seen=told[:300])
+        try:
+            whole = cls._of(tree, version, text, MappingProxyType(ids))
+        except ValueError as error:
+            raise PolicyInvalid("The policy can't be examined.", seen=str(error)[:300]) from None
+        return replace(whole, _tree=tree, _named=resources_named(tree))
+
+    @classmethod
+    def _of(cls, tree: pst.PolicySet, version: int, text: str, ids: Mapping[str, str]) -> Self:
         reads = Reads.of(tree)
-        return cls(version, text, reads.context, reads.device, MappingProxyType(ids), handle)
+        handle = cedarpy.PolicySet.from_pst(set_apart(tree) if stands_apart(reads.device) else tree)
+        return cls(version, text, reads.context, reads.device, ids, handle)
+
+    def for_crossing(self, boundary: str) -> Self:
+        """Those that can apply to crossings of the boundary of this name."""
+        return self._part("cross", "Boundary", boundary)
+
+    def for_token(self, audience: str) -> Self:
+        """Those that can apply to tokens for this audience."""
+        return self._part("token", "Audience", audience)
+
+    def _part(self, action: str, kind: str, name: str) -> Self:
+        if self._tree is None:
+            return self
+        # One for each resource that a policy names, and one for all others: callers can't make up more.
+        key = kind, name if (kind, name) in self._named else None
+        part = self._parts.get(key)
+        if part is None:
+            resource = pst.EntityUid(pst.EntityType(kind), name)
+            part = self._of(applicable(self._tree, action, resource), self.version, self.text, self.ids)
+            self._parts[key] = part
+        return part
 
     @property
     def reads_time(self) -> bool:
@@ -100,7 +141,7 @@ class PolicySet:
     @property
     def reads_request(self) -> bool:
         """Whether a verdict depends on method or path, and so is kept for each of them apart."""
-        return bool({"method", "path"} & self.reads)
+        return not _REQUEST.isdisjoint(self.reads)
 
 
 def _index(policy_id: str) -> int:

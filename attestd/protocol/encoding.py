@@ -15,8 +15,10 @@ from typing import Any, NoReturn, cast
 
 from attestd.errors import InputTooLarge, MalformedInput
 
+_TO_URL = bytes.maketrans(b"+/", b"-_")
+# What is not in the alphabet becomes a NUL, which is in none; base64's own two and its padding are among that.
+_FROM_URL = bytes.maketrans(b"-_+/=", b"+/\0\0\0")
 _ALPHABET = re.compile(r"[A-Za-z0-9_-]*", re.ASCII)
-_TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
 _PADDING = (b"", b"", b"==", b"=")
 _LAST = ("", "", "AQgw", "AEIMQUYcgkosw048")
 MAX_DEPTH = 16  # nesting of JSON containers in any message
@@ -45,15 +47,17 @@ def b64encode(data: bytes) -> str:
 
 def b64decode(text: str, *, name: str = "value") -> bytes:
     """The only octets this text can stand for; a second spelling of the same octets is refused."""
-    if not _ALPHABET.fullmatch(text):
-        raise MalformedBase64(f"{name} holds a character outside base64url.", seen=repr(text[:40]))
     rest = len(text) % 4
-    if rest == 1:
-        raise MalformedBase64(f"{name} has an impossible length.", seen=f"{len(text)} characters")
+    try:
+        data = binascii.a2b_base64(text.encode("ascii").translate(_FROM_URL) + _PADDING[rest], strict_mode=True)
+    except ValueError:  # a character that is not ASCII, or binascii.Error
+        if rest == 1 and _ALPHABET.fullmatch(text):
+            raise MalformedBase64(f"{name} has an impossible length.", seen=f"{len(text)} characters") from None
+        raise MalformedBase64(f"{name} holds a character outside base64url.", seen=repr(text[:40])) from None
     # The last character of two or three has bits that stand for nothing: in one spelling they are zero.
     if rest and text[-1] not in _LAST[rest]:
         raise MalformedBase64(f"{name} has stray bits at its end.", expected="the canonical spelling")
-    return binascii.a2b_base64(text.encode("ascii").translate(_FROM_URL) + _PADDING[rest])
+    return data
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -85,12 +89,15 @@ def read_object(data: bytes, *, limit: int, name: str = "message") -> dict[str, 
         raise InputTooLarge(f"The {name} is too large.", seen=f"{len(data)} octets", expected=f"at most {limit}")
     _bound_depth(data, name)
     try:
-        found = _DECODER.decode(data.decode("utf-8"))
+        text = data.decode("utf-8").strip(" \t\n\r")
+        found, end = _DECODER.raw_decode(text)
+        if end != len(text):
+            raise ValueError("something follows")  # noqa: TRY301
     except (UnicodeDecodeError, ValueError, RecursionError):
         raise MalformedJson(f"The {name} is not JSON.", expected="one JSON object in UTF-8") from None
-    if _SURROGATE.search(data):
+    if b"\\" in data and _SURROGATE.search(data):
         _refuse_half_characters(found, name)
-    if not isinstance(found, dict):
+    if type(found) is not dict:
         raise MalformedJson(f"The {name} is not an object.", seen=type(found).__name__, expected="one JSON object")
     return cast("dict[str, Any]", found)
 
@@ -102,7 +109,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def _bound_depth(data: bytes, name: str) -> None:
-    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:  # most messages
+    if _has_few_brackets(data):  # most messages
         return
     depth = 0
     for token in _TOKENS.finditer(data):
@@ -112,6 +119,19 @@ def _bound_depth(data: bytes, name: str) -> None:
                 raise MalformedJson(f"The {name} is nested too deeply.", expected=f"at most {MAX_DEPTH} levels")
         elif token[0] in (b"]", b"}"):
             depth -= 1
+
+
+def _has_few_brackets(data: bytes) -> bool:
+    """So few that they could not nest too deeply. Looks for them one by one: counting reads each octet twice."""
+    left = MAX_DEPTH
+    for bracket in (b"[", b"{"):
+        at = data.find(bracket)
+        while at >= 0:
+            if left == 0:
+                return False
+            left -= 1
+            at = data.find(bracket, at + 1)
+    return True
 
 
 def _refuse_half_characters(found: Any, name: str) -> None:
@@ -128,37 +148,47 @@ def write_object(members: Mapping[str, Any]) -> bytes:
 
 
 class Members:
-    """Reads one object's members by name and type; `done()` refuses members that nobody asked for."""
+    """Reads one object's members by name and type; `done()` refuses members that nobody asked for.
+
+    The types are those that JSON is read as, exactly: a bool is no whole number.
+    """
+
+    __slots__ = ("_asked", "_members", "_where")
 
     def __init__(self, members: Mapping[str, Any], where: str) -> None:
         self._members = members
         self._where = where
         self._asked: set[str] = set()
 
-    def _take(self, name: str, kind: type[Any] | tuple[type[Any], ...], said: str) -> Any:
-        self._asked.add(name)
+    def _refuse_type(self, name: str, said: str) -> NoReturn:
         if name not in self._members:
             raise MalformedJson(f"{self._where}.{name} is missing.", expected=said)
-        value = self._members[name]
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise MalformedJson(f"{self._where}.{name} has the wrong type.", seen=type(value).__name__, expected=said)
-        return value
+        seen = type(self._members[name]).__name__
+        raise MalformedJson(f"{self._where}.{name} has the wrong type.", seen=seen, expected=said)
 
     def __contains__(self, name: str) -> bool:
         return name in self._members
 
     def text(self, name: str, *, limit: int = 1024) -> str:
-        value = cast("str", self._take(name, str, "a string"))
+        self._asked.add(name)
+        value = self._members.get(name)
+        if type(value) is not str:
+            self._refuse_type(name, "a string")
         if len(value) > limit:
-            raise InputTooLarge(
-                f"{self._where}.{name} is too long.", seen=len(value), expected=f"at most {limit} characters"
-            )
+            raise self._too_long(name, len(value), limit)
         if "\0" in value:  # no database and no C string takes it
             raise MalformedJson(f"{self._where}.{name} holds a NUL character.")
         return value
 
+    def _too_long(self, name: str, seen: int, limit: int) -> InputTooLarge:
+        return InputTooLarge(f"{self._where}.{name} is too long.", seen=seen, expected=f"at most {limit} characters")
+
     def integer(self, name: str) -> int:
-        return cast("int", self._take(name, int, "a whole number"))
+        self._asked.add(name)
+        value = self._members.get(name)
+        if type(value) is not int:
+            self._refuse_type(name, "a whole number")
+        return value
 
     def seconds(self, name: str) -> int:
         """A duration: nothing that a clock's arithmetic could stumble over."""
@@ -168,7 +198,12 @@ class Members:
 
     def octets(self, name: str, *, limit: int, least: int = 0) -> bytes:
         """A base64url member of `least` to `limit` octets."""
-        text = self.text(name, limit=limit * 4 // 3 + 4)
+        self._asked.add(name)
+        text = self._members.get(name)
+        if type(text) is not str:
+            self._refuse_type(name, "a string")
+        if len(text) > (most := limit * 4 // 3 + 4):
+            raise self._too_long(name, len(text), most)
         data = b64decode(text, name=f"{self._where}.{name}")
         if not least <= len(data) <= limit:
             raise MalformedJson(
@@ -176,34 +211,38 @@ class Members:
             )
         return data
 
+    def _array(self, name: str, most: int) -> Members:
+        """An array of at most `most` entries, as members that are named by their place."""
+        self._asked.add(name)
+        values = self._members.get(name)
+        if type(values) is not list:
+            self._refuse_type(name, "an array")
+        if len(values) > most:
+            raise InputTooLarge(
+                f"{self._where}.{name} has too many entries.", seen=len(values), expected=f"at most {most}"
+            )
+        return Members({str(place): value for place, value in enumerate(values)}, f"{self._where}.{name}")
+
     def many_octets(self, name: str, *, limit: int, most: int) -> tuple[bytes, ...]:
         """An array of at most `most` base64url strings of at most `limit` octets each."""
-        values = cast("list[Any]", self._take(name, list, "an array"))
-        if len(values) > most:
-            raise InputTooLarge(
-                f"{self._where}.{name} has too many entries.", seen=len(values), expected=f"at most {most}"
-            )
-        return tuple(Members({"0": value}, f"{self._where}.{name}").octets("0", limit=limit) for value in values)
+        array = self._array(name, most)
+        return tuple(array.octets(place, limit=limit) for place in array._members)
 
     def texts(self, name: str, *, most: int, limit: int = 1024) -> tuple[str, ...]:
-        values = cast("list[Any]", self._take(name, list, "an array"))
-        if len(values) > most:
-            raise InputTooLarge(
-                f"{self._where}.{name} has too many entries.", seen=len(values), expected=f"at most {most}"
-            )
-        return tuple(Members({"0": value}, f"{self._where}.{name}").text("0", limit=limit) for value in values)
+        array = self._array(name, most)
+        return tuple(array.text(place, limit=limit) for place in array._members)
 
     def object(self, name: str) -> Members:
-        return Members(cast("dict[str, Any]", self._take(name, dict, "an object")), f"{self._where}.{name}")
+        self._asked.add(name)
+        value = self._members.get(name)
+        if type(value) is not dict:
+            self._refuse_type(name, "an object")
+        return Members(value, f"{self._where}.{name}")
 
     def objects(self, name: str, *, most: int) -> tuple[Members, ...]:
         """An array of at most `most` objects."""
-        values = cast("list[Any]", self._take(name, list, "an array"))
-        if len(values) > most:
-            raise InputTooLarge(
-                f"{self._where}.{name} has too many entries.", seen=len(values), expected=f"at most {most}"
-            )
-        return tuple(Members({"0": value}, f"{self._where}.{name}").object("0") for value in values)
+        array = self._array(name, most)
+        return tuple(array.object(place) for place in array._members)
 
     def items(self) -> Iterable[tuple[str, Any]]:
         """All members, for objects whose names are data; counts as having asked for them."""
@@ -216,7 +255,8 @@ class Members:
             raise UnsupportedVersion("This protocol version is unknown here.", seen=seen, expected="1")
 
     def done(self) -> None:
-        if unknown := sorted(set(self._members) - self._asked):
+        if unknown := self._members.keys() - self._asked:
             raise MalformedJson(
-                f"{self._where} has members that the protocol does not know.", seen=", ".join(unknown[:5])[:200]
+                f"{self._where} has members that the protocol does not know.",
+                seen=", ".join(sorted(unknown)[:5])[:200],
             )

@@ -1,4 +1,4 @@
-"""The messages, one frozen type each: `parse` reads untrusted octets within bounds, `to_members` writes them.
+"""The messages, one read-only type each: `parse` reads untrusted octets within bounds, `to_members` writes them.
 
 Sizes: the largest TPM structures a message can hold, with room for RSA-4096 and P-521 (TPM 2.0 Library, Part 2).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from attestd.protocol.encoding import MalformedJson, Members, b64decode, b64encode, read_object, write_object
 
@@ -29,10 +29,10 @@ PcrValues = Mapping[str, Mapping[int, bytes]]
 PcrSelection = Mapping[str, tuple[int, ...]]
 
 BANKS = {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}  # digest sizes in octets
+_PCRS = {str(index): index for index in range(24)}  # as they are spelled
 
 
-@dataclass(frozen=True, slots=True)
-class IdentityKey:
+class IdentityKey(NamedTuple):
     """An IAK in an EK's place: its TPMT_PUBLIC, and its certificate with those of its issuers. Nothing is proven."""
 
     public: bytes
@@ -40,19 +40,16 @@ class IdentityKey:
 
     @classmethod
     def read(cls, members: Members) -> Self:
-        parsed = cls(
-            public=members.octets("public", limit=MAX_PUBLIC, least=1),
-            certificates=members.many_octets("certificates", limit=MAX_CERTIFICATE, most=MAX_CERTIFICATES),
-        )
+        public = members.octets("public", limit=MAX_PUBLIC, least=1)
+        certificates = members.many_octets("certificates", limit=MAX_CERTIFICATE, most=MAX_CERTIFICATES)
         members.done()
-        return parsed
+        return cls(public, certificates)
 
     def to_members(self) -> dict[str, Any]:
         return {"public": b64encode(self.public), "certificates": [b64encode(c) for c in self.certificates]}
 
 
-@dataclass(frozen=True, slots=True)
-class BeginRequest:
+class BeginRequest(NamedTuple):
     """`POST /v1/enrollments`: who the TPM says it is. `ek_public` and `ak_public` are TPMT_PUBLIC areas."""
 
     ek_public: bytes
@@ -67,17 +64,14 @@ class BeginRequest:
         ek, ak = message.object("ek"), message.object("ak")
         iak = IdentityKey.read(message.object("iak")) if "iak" in message else None
         message.done()
-        parsed = cls(
-            ek_public=ek.octets("public", limit=MAX_PUBLIC, least=1),
-            ek_certificates=ek.many_octets("certificates", limit=MAX_CERTIFICATE, most=MAX_CERTIFICATES),
-            ak_public=ak.octets("public", limit=MAX_PUBLIC, least=1),
-            iak=iak,
-        )
+        ek_public = ek.octets("public", limit=MAX_PUBLIC, least=1)
+        ek_certificates = ek.many_octets("certificates", limit=MAX_CERTIFICATE, most=MAX_CERTIFICATES)
+        ak_public = ak.octets("public", limit=MAX_PUBLIC, least=1)
         ek.done()
         ak.done()
-        if iak is not None and parsed.ek_certificates:
+        if iak is not None and ek_certificates:
             raise MalformedJson("A device enrolls by its EK or by its IAK.", seen="certificates of both")
-        return parsed
+        return cls(ek_public, ak_public, ek_certificates, iak)
 
     def to_bytes(self) -> bytes:
         return write_object(
@@ -104,8 +98,7 @@ def parse_selection(members: Members) -> dict[str, tuple[int, ...]]:
     return selection
 
 
-@dataclass(frozen=True, slots=True)
-class BeginAnswer:
+class BeginAnswer(NamedTuple):
     """What the device must answer: activate, certify, quote. `credential_blob` is a TPM2B_ID_OBJECT, `secret` a
     TPM2B_ENCRYPTED_SECRET, both with their size fields."""
 
@@ -151,8 +144,7 @@ class BeginAnswer:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class CertifiedKey:
+class CertifiedKey(NamedTuple):
     """A credential key with its certification: TPMT_PUBLIC, TPMS_ATTEST, TPMT_SIGNATURE. Nothing is proven yet."""
 
     public: bytes
@@ -161,13 +153,11 @@ class CertifiedKey:
 
     @classmethod
     def read(cls, members: Members) -> Self:
-        parsed = cls(
-            public=members.octets("public", limit=MAX_PUBLIC, least=1),
-            attest=members.octets("attest", limit=MAX_ATTEST, least=1),
-            signature=members.octets("signature", limit=MAX_SIGNATURE, least=1),
-        )
+        public = members.octets("public", limit=MAX_PUBLIC, least=1)
+        attest = members.octets("attest", limit=MAX_ATTEST, least=1)
+        signature = members.octets("signature", limit=MAX_SIGNATURE, least=1)
         members.done()
-        return parsed
+        return cls(public, attest, signature)
 
     def to_members(self) -> dict[str, Any]:
         return {
@@ -177,8 +167,7 @@ class CertifiedKey:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class QuoteEvidence:
+class QuoteEvidence(NamedTuple):
     """A quote, the PCR values that it is said to cover, and the logs. Nothing is proven yet."""
 
     attest: bytes
@@ -191,15 +180,13 @@ class QuoteEvidence:
     def read(cls, members: Members) -> Self:
         """Takes `quote`, `pcrs`, `eventlog?` and `ima?` out of `members`; the caller calls `done()`."""
         quote = members.object("quote")
-        parsed = cls(
-            attest=quote.octets("attest", limit=MAX_ATTEST, least=1),
-            signature=quote.octets("signature", limit=MAX_SIGNATURE, least=1),
-            pcrs=_read_pcrs(members.object("pcrs")),
-            eventlog=members.octets("eventlog", limit=MAX_LOG) if "eventlog" in members else None,
-            ima=members.octets("ima", limit=MAX_LOG) if "ima" in members else None,
-        )
+        attest = quote.octets("attest", limit=MAX_ATTEST, least=1)
+        signature = quote.octets("signature", limit=MAX_SIGNATURE, least=1)
         quote.done()
-        return parsed
+        pcrs = _read_pcrs(members.object("pcrs"))
+        eventlog = members.octets("eventlog", limit=MAX_LOG) if "eventlog" in members else None
+        ima = members.octets("ima", limit=MAX_LOG) if "ima" in members else None
+        return cls(attest, signature, pcrs, eventlog, ima)
 
     def to_members(self) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -220,25 +207,24 @@ def _read_pcrs(members: Members) -> dict[str, dict[int, bytes]]:
     for bank, values in members.items():
         if bank not in BANKS:
             raise MalformedJson("This is not a PCR bank.", seen=repr(bank[:20]), expected=", ".join(BANKS))
-        if not isinstance(values, dict) or len(values) > 24:
+        if type(values) is not dict or len(values) > 24:
             raise MalformedJson("A bank maps PCR indices to digests.", expected="at most 24 entries")
-        banks[bank] = {}
-        for index, text in values.items():
-            if not (index.isascii() and index.isdigit() and str(int(index[:3])) == index and int(index) < 24):
-                raise MalformedJson("This is not a PCR index.", seen=repr(index[:20]), expected="0 to 23")
-            if not isinstance(text, str) or len(text) > 100:
+        size = BANKS[bank]
+        found = banks[bank] = {}
+        for spelled, text in values.items():
+            index = _PCRS.get(spelled)
+            if index is None:
+                raise MalformedJson("This is not a PCR index.", seen=repr(spelled[:20]), expected="0 to 23")
+            if type(text) is not str or len(text) > 100:
                 raise MalformedJson("A PCR value is a base64url string.", seen=type(text).__name__)
-            digest = b64decode(text, name=f"pcrs.{bank}.{index}")
-            if len(digest) != BANKS[bank]:
-                raise MalformedJson(
-                    "A PCR value has the wrong size.", seen=len(digest), expected=f"{BANKS[bank]} octets"
-                )
-            banks[bank][int(index)] = digest
+            digest = b64decode(text, name=f"pcrs.{bank}.{spelled}")
+            if len(digest) != size:
+                raise MalformedJson("A PCR value has the wrong size.", seen=len(digest), expected=f"{size} octets")
+            found[index] = digest
     return banks
 
 
-@dataclass(frozen=True, slots=True)
-class Identification:
+class Identification(NamedTuple):
     """An AK's certification by an IAK: TPMS_ATTEST, TPMT_SIGNATURE. Nothing is proven yet."""
 
     attest: bytes
@@ -246,19 +232,16 @@ class Identification:
 
     @classmethod
     def read(cls, members: Members) -> Self:
-        parsed = cls(
-            attest=members.octets("attest", limit=MAX_ATTEST, least=1),
-            signature=members.octets("signature", limit=MAX_SIGNATURE, least=1),
-        )
+        attest = members.octets("attest", limit=MAX_ATTEST, least=1)
+        signature = members.octets("signature", limit=MAX_SIGNATURE, least=1)
         members.done()
-        return parsed
+        return cls(attest, signature)
 
     def to_members(self) -> dict[str, Any]:
         return {"attest": b64encode(self.attest), "signature": b64encode(self.signature)}
 
 
-@dataclass(frozen=True, slots=True)
-class EnrollmentEvidence:
+class EnrollmentEvidence(NamedTuple):
     """The completion's body: everything the device proves, in exact octets. `iak` goes with an IAK in the beginning."""
 
     key: CertifiedKey
@@ -278,8 +261,7 @@ class EnrollmentEvidence:
         return write_object({"ck": self.key.to_members(), **iak, **self.quote.to_members()})
 
 
-@dataclass(frozen=True, slots=True)
-class CompleteRequest:
+class CompleteRequest(NamedTuple):
     """`POST /v1/enrollments/complete`. `body` is kept as octets: the proof and the retry's digest are over these."""
 
     challenge: bytes
@@ -290,13 +272,11 @@ class CompleteRequest:
     def parse(cls, data: bytes) -> Self:
         message = Members(read_object(data, limit=MAX_COMPLETE), "message")
         message.version()
-        parsed = cls(
-            challenge=message.octets("challenge", limit=MAX_SEALED, least=1),
-            body=message.octets("body", limit=MAX_BODY, least=2),
-            proof=message.octets("proof", limit=32, least=32),
-        )
+        challenge = message.octets("challenge", limit=MAX_SEALED, least=1)
+        body = message.octets("body", limit=MAX_BODY, least=2)
+        proof = message.octets("proof", limit=32, least=32)
         message.done()
-        return parsed
+        return cls(challenge, body, proof)
 
     def to_bytes(self) -> bytes:
         return write_object(
@@ -376,8 +356,7 @@ class WaitAnswer:
         return write_object({"v": 1, "state": self.state, "retry_after": self.retry_after, "result": self.result})
 
 
-@dataclass(frozen=True, slots=True)
-class AttestationRequest:
+class AttestationRequest(NamedTuple):
     """`POST /v1/attestations`, the payload of a signed request: re-attests and renews in one round trip."""
 
     quote: QuoteEvidence
@@ -394,8 +373,7 @@ class AttestationRequest:
         return write_object({"v": 1, **self.quote.to_members()})
 
 
-@dataclass(frozen=True, slots=True)
-class RenewalRequest:
+class RenewalRequest(NamedTuple):
     """`POST /v1/renewals`: a new certificate for the same key, or for a new one certified by the AK."""
 
     key: CertifiedKey | None = None

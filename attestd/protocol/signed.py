@@ -10,8 +10,7 @@ Here the envelope is only read. Who the key belongs to, and whether the signatur
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from attestd.errors import Unauthenticated
 from attestd.protocol.encoding import Members, b64decode, b64encode, read_object, write_object
@@ -31,8 +30,7 @@ class MalformedSignature(Unauthenticated):
     remedy = "Sign the request as docs/protocol.md, section 2, describes."
 
 
-@dataclass(frozen=True, slots=True)
-class SignedEnvelope:
+class SignedEnvelope(NamedTuple):
     """A JWS as it came: `unverified_*` until somebody checks `signature` over `signing_input`."""
 
     unverified_kid: str
@@ -71,22 +69,16 @@ class SignedEnvelope:
         header = Members(
             read_object(b64decode(protected, name="protected"), limit=MAX_HEADER, name="protected header"), "protected"
         )
-        parsed = cls(
-            unverified_kid=header.text("kid", limit=2048),
-            alg=header.text("alg", limit=16),
-            url=header.text("url", limit=2048),
-            nonce=header.octets("nonce", limit=256, least=1),
-            typ=header.text("typ", limit=64),
-            method=header.text("htm", limit=8) if detached else "POST",
-            unverified_payload=b64decode(payload, name="payload"),
-            signing_input=f"{protected}.{payload}".encode("ascii"),
-            signature=signature,
-        )
+        kid, alg = header.text("kid", limit=2048), header.text("alg", limit=16)
+        url, nonce = header.text("url", limit=2048), header.octets("nonce", limit=256, least=1)
+        typ, method = header.text("typ", limit=64), header.text("htm", limit=8) if detached else "POST"
         header.done()  # so `crit`, `jku`, `jwk`, `x5c` and `none`'s friends are refused, not ignored
         expected = CALLER_TYP if detached else DEVICE_TYP
-        if parsed.typ != expected:
-            raise MalformedSignature("The signature is of another kind.", seen=repr(parsed.typ), expected=expected)
-        return parsed
+        if typ != expected:
+            raise MalformedSignature("The signature is of another kind.", seen=repr(typ), expected=expected)
+        unverified_payload = b64decode(payload, name="payload")
+        signing_input = f"{protected}.{payload}".encode("ascii")
+        return cls(kid, alg, url, nonce, typ, method, unverified_payload, signing_input, signature)
 
 
 def sign_flattened(payload: bytes, *, sign: Sign, alg: str, kid: str, url: str, nonce: bytes) -> bytes:

@@ -8,10 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, select
-
-# Its ON CONFLICT is the one that every database here understands.
-from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy import ColumnElement, Connection, Insert, Row, bindparam, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from attestd.errors import Conflict, NotFound
@@ -187,7 +184,7 @@ def _issued_of(row: Row[Any]) -> Issued:
 # ---- Revocation -------------------------------------------------------------------------------------------------
 
 
-def _revocations_of(*wanted: ColumnElement[bool]) -> Insert:
+def _revocations_of(*wanted: ColumnElement[bool], ending: str = "") -> Insert:
     source = select(
         issued.c.serial,
         bindparam("now", type_=revocations.c.at.type),
@@ -196,7 +193,7 @@ def _revocations_of(*wanted: ColumnElement[bool]) -> Insert:
     )
     columns = ("serial", "at", "reason", "not_after")
     # Whoever binds something to the certificate right now, in a transaction of its own, is waited for.
-    source = source.where(*wanted).with_for_update(of=issued)
+    source = source.where(*wanted).with_for_update(of=issued).suffix_with(ending)
     return insert(revocations).inline().from_select(columns, source)
 
 
@@ -207,7 +204,9 @@ _REVOKE_ALL = Statement(
         issued.c.device_id == bindparam("wanted"),
         issued.c.not_after > bindparam("now"),
         ~select(revocations.c.serial).where(revocations.c.serial == issued.c.serial).exists(),
-    ).on_conflict_do_nothing(index_elements=["serial"])
+        # Every database here understands this. Core has it only in the modules of single ones, which are large.
+        ending="ON CONFLICT (serial) DO NOTHING",
+    )
 )
 _HOLD = Statement(select(issued.c.serial).where(issued.c.serial == bindparam("wanted")).with_for_update(read=True))
 

@@ -99,14 +99,17 @@ class ActivationProofWrong(EvidenceRefused):
 
 
 # What must be SET. Unrestricted, the AK would sign octets of anybody's making, a forged quote among them.
-_REQUIRED: tuple[tuple[Attributes, type[EvidenceRefused]], ...] = (
-    (Attributes.FIXED_TPM, AkNotFixedTpm),
-    (Attributes.FIXED_PARENT, AkNotFixedParent),
-    (Attributes.SENSITIVE_DATA_ORIGIN, AkNotMadeByTpm),
-    (Attributes.RESTRICTED, AkNotRestricted),
-    (Attributes.SIGN, AkNotSigning),
+_REQUIRED: tuple[tuple[int, type[EvidenceRefused]], ...] = (
+    (Attributes.FIXED_TPM.value, AkNotFixedTpm),
+    (Attributes.FIXED_PARENT.value, AkNotFixedParent),
+    (Attributes.SENSITIVE_DATA_ORIGIN.value, AkNotMadeByTpm),
+    (Attributes.RESTRICTED.value, AkNotRestricted),
+    (Attributes.SIGN.value, AkNotSigning),
 )
-_STRONG_HASHES = (HASHES[Alg.SHA256], HASHES[Alg.SHA384], HASHES[Alg.SHA512])
+_DECRYPT = Attributes.DECRYPT.value
+_SHA256, _ECC = HASHES[Alg.SHA256], Alg.ECC
+_STRONG_HASHES = (_SHA256, HASHES[Alg.SHA384], HASHES[Alg.SHA512])
+_SCHEMES = {Alg.ECC: (Alg.ECDSA,), Alg.RSA: (Alg.RSASSA, Alg.RSAPSS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,25 +151,26 @@ def vet_ak(area: bytes) -> VettedAk:
     """
     public = parse_public(area)
     # 1. Name by SHA-256: every derivation of the protocol counts on 34 octets.
-    if public.name_alg.alg is not Alg.SHA256:
+    if public.name_alg is not _SHA256:
         raise AkNameAlgUnsuitable(seen=public.name_alg.name, expected="sha256")
     # 2. Attributes (Part 2, section 8.3.3): made in this TPM, bound to it, signs only what the TPM itself composes.
+    attributes = public.attributes
     for attribute, refusal in _REQUIRED:
-        if not public.has(attribute):
-            raise refusal(seen=f"0x{public.attributes:08x}", expected=f"{attribute.name} set")
-    if public.has(Attributes.DECRYPT):
-        raise AkDecrypts(seen=f"0x{public.attributes:08x}", expected="DECRYPT clear")
+        if not attributes & attribute:
+            raise refusal(seen=f"0x{attributes:08x}", expected=f"{Attributes(attribute).name} set")
+    if attributes & _DECRYPT:
+        raise AkDecrypts(seen=f"0x{attributes:08x}", expected="DECRYPT clear")
     # 3. A signing key has no symmetric algorithm (Part 2, sections 12.2.3.5 and 12.2.3.6).
     if public.symmetric is not None:
         raise AkSymmetricPresent(seen=public.symmetric, expected="NULL")
     # 4. The scheme is fixed in the key and fits its kind.
-    fitting = (Alg.ECDSA,) if public.type is Alg.ECC else (Alg.RSASSA, Alg.RSAPSS)
+    fitting = _SCHEMES[public.type]
     if public.scheme not in fitting:
         raise AkSchemeUnsuitable(seen=public.scheme.name, expected=" or ".join(scheme.name for scheme in fitting))
     if public.scheme_hash not in _STRONG_HASHES:
         raise AkHashWeak(seen=public.signs_by, expected="sha256, sha384 or sha512")
     # 5. The key is strong enough, and of a kind that clients are tested with.
-    if public.curve not in (P256, P384) if public.type is Alg.ECC else public.bits < 2048:
+    if public.curve not in (P256, P384) if public.type is _ECC else public.bits < 2048:
         raise AkKeyUnsuitable(
             seen=f"{public.type.name} {public.bits}", expected="ECC P-256 or P-384, RSA of 2048 bits or more"
         )
@@ -181,9 +185,10 @@ def make_credential(
     `secret` is fresh and random, 32 octets; `entropy(n)` gives n random octets.
     """
     _check_secret(secret)
-    seed, encrypted_secret = share_seed(endorsement.ek, entropy=entropy)
+    ek = endorsement.ek
+    seed, encrypted_secret = share_seed(ek, entropy=entropy)
     return MadeCredential(
-        credential_blob=protect(endorsement.ek, seed=seed, name=ak.name, secret=secret),
+        credential_blob=protect(ek, seed=seed, name=ak.name, secret=secret),
         encrypted_secret=encrypted_secret,
     )
 

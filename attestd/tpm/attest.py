@@ -9,14 +9,13 @@ with them. What is still open afterwards: whether the PCR values are good ones. 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Self
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from attestd.errors import EvidenceRefused
@@ -34,7 +33,7 @@ from attestd.tpm.objects import (
     parse_public,
     parse_signature,
 )
-from attestd.tpm.statements import ClockInfo, Quote, Statement, parse_certification, parse_quote
+from attestd.tpm.statements import ClockInfo, Quote, parse_certification, parse_quote
 from attestd.tpm.wire import u32
 
 _MEND_CK = "Create the credential key as docs/protocol.md describes it; `attestd-agent enroll` does."
@@ -182,7 +181,7 @@ def verify_identified_ak(
     # 2. The identity key signed these very octets; it is restricted, so a TPM composed them.
     _check_signature(AttestingKey.of(identity), attest, parse_signature(signature))
     # 3. It signed them for this challenge.
-    _check_nonce(certification, qualifying_data)
+    _check_nonce(certification.extra_data, qualifying_data)
     # 4. The key that signed has the public area that was vetted: its qualified Name is that of a primary key of the
     # endorsement hierarchy with this Name, and no certificate says as much (Part 1, section 16).
     expected = qualified_name(identity, parent=u32(RH_ENDORSEMENT))
@@ -207,7 +206,7 @@ def verify_certified_key(
     # 2. The AK signed these very octets.
     _check_signature(AttestingKey.of(ak.public), attest, parse_signature(signature))
     # 3. It signed them for this challenge.
-    _check_nonce(certification, qualifying_data)
+    _check_nonce(certification.extra_data, qualifying_data)
     # 4. The Name certified is that of the public area in hand: so every attribute below is the TPM's word.
     if certification.certified_name != unverified_key.name:
         raise CertifiedNameMismatch(seen=certification.certified_name.hex(), expected=unverified_key.name.hex())
@@ -239,7 +238,7 @@ def verify_quote(
     signed = verify_signed_quote(AttestingKey.of(ak.public), attest=attest, signature=parse_signature(signature))
     quote = signed.quote
     # 4. It signed them for this challenge.
-    _check_nonce(quote, qualifying_data)
+    _check_nonce(quote.extra_data, qualifying_data)
     # 5. It covers what was asked for: neither less nor more.
     if dict(quote.selection) != {bank: tuple(sorted(indices)) for bank, indices in selection.items()}:
         raise PcrSelectionMismatch(seen=dict(quote.selection), expected=dict(selection))
@@ -263,11 +262,12 @@ class AttestingKey:
     def check(self, signature: TpmSignature) -> None:
         """The signature is by this key's own scheme; by a bare key's, of its kind and over a strong hash."""
         if self.scheme is not None:
-            if signature.scheme is self.scheme and signature.hash == self.hash:
+            if signature.scheme is self.scheme and signature.hash is self.hash:
                 return
             expected = f"{self.scheme.name} with {self.hash.name if self.hash else 'no hash'}"
         else:
-            fitting = (Alg.RSASSA, Alg.RSAPSS) if isinstance(self.key, rsa.RSAPublicKey) else (Alg.ECDSA,)
+            on_curve = isinstance(self.key, ec.EllipticCurvePublicKey)
+            fitting = (Alg.ECDSA,) if on_curve else (Alg.RSASSA, Alg.RSAPSS)
             if signature.scheme in fitting and signature.hash.alg is not Alg.SHA1:
                 return
             expected = f"{' or '.join(scheme.name for scheme in fitting)} with SHA-2"
@@ -279,15 +279,15 @@ class SignedQuote:
     """A quote by a key at hand. For whom it was made, and over which values, is still open."""
 
     quote: Quote
-    scheme_hash: str
+    scheme_hash: Hash
 
     def match(self, pcrs: PcrValues) -> PcrValues:
         """The quoted PCRs' values, if these are they: all of them and no other, since what a quote does not cover is
         not evidence. Raises PcrValuesMismatch and PcrDigestMismatch."""
         values = _match_values(self.quote, pcrs)
         # The digest is over the values in the quote's own order, by the hash of the signing scheme (Part 3, 18.4.1).
-        in_order = b"".join(values[bank][index] for bank, indices in self.quote.selection for index in indices)
-        digest = hashlib.new(self.scheme_hash, in_order).digest()
+        in_order = b"".join([values[bank][index] for bank, indices in self.quote.selection for index in indices])
+        digest = self.scheme_hash.digest(in_order)
         if digest != self.quote.digest:
             raise PcrDigestMismatch(seen=digest.hex(), expected=self.quote.digest.hex())
         return MappingProxyType(values)
@@ -302,41 +302,40 @@ def verify_signed_quote(key: AttestingKey, *, attest: bytes, signature: TpmSigna
     return SignedQuote(quote, _check_signature(key, attest, signature))
 
 
-def _check_signature(by: AttestingKey, attest: bytes, parsed: TpmSignature) -> str:
-    """Proves the signature over `attest` and gives the name of the scheme's hash.
+def _check_signature(by: AttestingKey, attest: bytes, parsed: TpmSignature) -> Hash:
+    """Proves the signature over `attest` and gives the scheme's hash.
 
     The scheme is the key's own: a signature that names another one is refused before any arithmetic.
     """
     by.check(parsed)
-    key, algorithm = by.key, parsed.hash.algorithm
+    key = by.key
     try:
-        if isinstance(key, rsa.RSAPublicKey):
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(encode_dss_signature(parsed.r, parsed.s), attest, _ECDSA[parsed.hash.name])
+        else:
             # Part 1, annex B.7: TPMs differ in the salt's size (largest that fits, or the digest's), so it is read.
+            algorithm = parsed.hash.algorithm
             pss = padding.PSS(mgf=padding.MGF1(algorithm), salt_length=padding.PSS.AUTO)
             key.verify(parsed.value, attest, pss if parsed.scheme is Alg.RSAPSS else padding.PKCS1v15(), algorithm)
-        else:
-            key.verify(encode_dss_signature(parsed.r, parsed.s), attest, ec.ECDSA(algorithm))
     except InvalidSignature:
         raise AttestationSignatureWrong from None
-    return parsed.hash.name
+    return parsed.hash
 
 
-def _check_nonce(statement: Statement, qualifying_data: bytes) -> None:
-    if not qualifying_data or statement.extra_data != qualifying_data:
-        raise NonceMismatch(
-            seen=statement.extra_data.hex() or "nothing", expected=qualifying_data.hex() or "a challenge"
-        )
+def _check_nonce(extra_data: bytes, qualifying_data: bytes) -> None:
+    if not qualifying_data or extra_data != qualifying_data:
+        raise NonceMismatch(seen=extra_data.hex() or "nothing", expected=qualifying_data.hex() or "a challenge")
 
 
 def _vet_ck(public: TpmPublic) -> ec.EllipticCurvePublicKey:
     """A credential key of version 1: P-256, signing freely, made in this TPM and bound to it."""
-    if public.name_alg.alg is not Alg.SHA256:
+    if public.name_alg is not _SHA256:
         raise CkNameAlgUnsuitable(seen=public.name_alg.name, expected="sha256")
+    attributes = public.attributes
     for attribute, wanted, refusal in _CK_ATTRIBUTES:
-        if public.has(attribute) is not wanted:
-            raise refusal(
-                seen=f"0x{public.attributes:08x}", expected=f"{attribute.name} {'set' if wanted else 'clear'}"
-            )
+        if (attributes & attribute != 0) is not wanted:
+            name = Attributes(attribute).name
+            raise refusal(seen=f"0x{attributes:08x}", expected=f"{name} {'set' if wanted else 'clear'}")
     key = public.key
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise CkKeyUnsuitable(seen=f"{public.type.name} {public.bits}", expected="ECC P-256")
@@ -348,15 +347,17 @@ def _vet_ck(public: TpmPublic) -> ec.EllipticCurvePublicKey:
     return key
 
 
-_CK_ATTRIBUTES: tuple[tuple[Attributes, bool, type[EvidenceRefused]], ...] = (
-    (Attributes.FIXED_TPM, True, CkNotFixedTpm),
-    (Attributes.FIXED_PARENT, True, CkNotFixedParent),
-    (Attributes.SENSITIVE_DATA_ORIGIN, True, CkNotMadeByTpm),
-    (Attributes.SIGN, True, CkNotSigning),
-    (Attributes.RESTRICTED, False, CkRestricted),
-    (Attributes.DECRYPT, False, CkDecrypts),
+_CK_ATTRIBUTES: tuple[tuple[int, bool, type[EvidenceRefused]], ...] = (
+    (Attributes.FIXED_TPM.value, True, CkNotFixedTpm),
+    (Attributes.FIXED_PARENT.value, True, CkNotFixedParent),
+    (Attributes.SENSITIVE_DATA_ORIGIN.value, True, CkNotMadeByTpm),
+    (Attributes.SIGN.value, True, CkNotSigning),
+    (Attributes.RESTRICTED.value, False, CkRestricted),
+    (Attributes.DECRYPT.value, False, CkDecrypts),
 )
-_CK_SCHEMES = ((Alg.NULL, None), (Alg.ECDSA, HASHES[Alg.SHA256]))
+_SHA256 = HASHES[Alg.SHA256]
+_CK_SCHEMES = ((Alg.NULL, None), (Alg.ECDSA, _SHA256))
+_ECDSA = {known.name: ec.ECDSA(known.algorithm) for known in HASHES.values()}
 
 
 def _match_values(quote: Quote, pcrs: PcrValues) -> dict[str, Mapping[int, bytes]]:

@@ -34,19 +34,25 @@ class Element(NamedTuple):
 
 def element(data: bytes, at: int = 0) -> Element:
     """The element that begins at `at`; octets may follow it."""
-    head = data[at : at + 2]
-    if len(head) < 2 or head[0] & 0x1F == 0x1F:
+    return _cut(data, at)[0]
+
+
+def _cut(data: bytes, at: int) -> tuple[Element, int]:
+    """The element that begins at `at`, and where it ends."""
+    size = len(data)
+    if at + 2 > size or data[at] & 0x1F == 0x1F:
         raise MalformedCertificate("A certificate ends too early, or holds a tag that no certificate has.")
-    begin, length = at + 2, head[1]
+    begin, length = at + 2, data[at + 1]
     if length & 0x80:
         count = length & 0x7F
         if not 1 <= count <= 3:  # a count of zero is BER's indefinite form
             raise MalformedCertificate("A certificate holds a length that can't be read.", seen=f"0x{length:02x}")
-        length = int.from_bytes(data[begin : begin + count], "big")
         begin += count
-    if length > len(data) - begin:
-        raise MalformedCertificate("A certificate ends too early.", seen=f"{len(data) - begin} octets", expected=length)
-    return Element(head[0], data[begin : begin + length], data[at : begin + length])
+        length = int.from_bytes(data[at + 2 : begin], "big")
+    end = begin + length
+    if end > size:
+        raise MalformedCertificate("A certificate ends too early.", seen=f"{size - begin} octets", expected=length)
+    return Element(data[at], data[begin:end], data[at:end]), end
 
 
 def whole(data: bytes) -> Element:
@@ -59,16 +65,17 @@ def whole(data: bytes) -> Element:
 
 def children(parent: Element) -> list[Element]:
     """The elements that make up a constructed element's content, to its last octet."""
-    found, at = [], 0
-    while at < len(parent.content):
-        found.append(element(parent.content, at))
-        at += len(found[-1].raw)
+    content, found, at = parent.content, [], 0
+    size = len(content)
+    while at < size:
+        item, at = _cut(content, at)
+        found.append(item)
     return found
 
 
 def expect(items: Sequence[Element], *tags: int) -> Sequence[Element]:
     """These elements, if they have these tags and no others."""
-    if [item.tag for item in items] != list(tags):
+    if tuple([item.tag for item in items]) != tags:
         raise MalformedCertificate(
             "A certificate's parts are not those of a certificate.",
             seen=" ".join(f"{item.tag:02x}" for item in items[:12]),

@@ -39,9 +39,10 @@ checked by `cryptography` over the original octets.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -144,30 +145,31 @@ _ALGORITHMS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class MakerCertificate:
+class MakerCertificate(NamedTuple):
     """One certificate, read and not verified. `issuer` and `subject` are DER names, compared octet for octet.
 
     Octet for octet is stricter than RFC 5280, section 7.1, and enough: each of the 2,240 known makers' CA certificates
     names its issuer with the very octets that the issuer uses. `algorithm` is None where it is unknown.
     """
 
-    der: bytes = field(repr=False)
+    der: bytes
     sha256: bytes
-    tbs: bytes = field(repr=False)
-    signature: bytes = field(repr=False)
+    tbs: bytes
+    signature: bytes
     algorithm: SignatureAlgorithm | None
     algorithm_oid: str
     issuer: bytes
     subject: bytes
     serial: int
-    key: PublicKey = field(compare=False, repr=False)
+    key: PublicKey
     claims: Claims
     quirks: frozenset[Quirk]
 
+    def __repr__(self) -> str:
+        return f"MakerCertificate(sha256={self.sha256.hex()})"
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
+
+class _Parts(NamedTuple):
     """The octets of one certificate, cut but not interpreted (RFC 5280, section 4.1)."""
 
     der: bytes
@@ -192,32 +194,38 @@ def parse_certificate(unverified: bytes) -> MakerCertificate:
     if len(unverified) > MAX_CERTIFICATE:
         raise CertificateTooLarge(seen=f"{len(unverified)} octets", expected=f"at most {MAX_CERTIFICATE}")
     # 2. The certificate is cut out of what surrounds it, and taken apart.
-    der, around = _cut(unverified)
-    parts = _take_apart(der)
+    outer, around = _cut(unverified)
+    parts, der = _take_apart(outer), outer.raw
     # 3. Strictly first; leniently only for the departures that have a name.
     claims, within = _read_claims(parts)
     key, marked = _read_key(parts.spki)
     identifier = parts.algorithm.content
     return MakerCertificate(
-        der=der,
-        sha256=hashlib.sha256(der).digest(),
-        tbs=parts.tbs.raw,
-        signature=octets_of(parts.signature),
-        algorithm=_ALGORITHMS.get(identifier),
-        algorithm_oid=read_oid(element(identifier).content),
-        issuer=parts.issuer.raw,
-        subject=parts.subject.raw,
-        serial=int.from_bytes(parts.serial.content, "big", signed=True),
-        key=key,
-        claims=claims,
-        quirks=around | within | marked,
+        der,
+        hashlib.sha256(der).digest(),
+        parts.tbs.raw,
+        octets_of(parts.signature),
+        _ALGORITHMS.get(identifier),
+        _oid_of(identifier),
+        parts.issuer.raw,
+        parts.subject.raw,
+        int.from_bytes(parts.serial.content, "big", signed=True),
+        key,
+        claims,
+        around | within | marked,
     )
+
+
+@lru_cache(maxsize=64)  # there are few
+def _oid_of(identifier: bytes) -> str:
+    """What an AlgorithmIdentifier's content begins with."""
+    return read_oid(element(identifier).content)
 
 
 def read_names(unverified: bytes) -> tuple[bytes, bytes]:
     """Issuer and subject of a DER certificate, as `MakerCertificate` has them, and nothing else of it: to look through
     thousands for the few that matter. Raises MalformedCertificate."""
-    parts = _take_apart(element(unverified).raw)
+    parts = _take_apart(element(unverified))
     return parts.issuer.raw, parts.subject.raw
 
 
@@ -226,23 +234,22 @@ def read_names(unverified: bytes) -> tuple[bytes, bytes]:
 STORED_CERTIFICATE, _FULL_CERT = b"\x10\x01\x00", b"\x10\x02"
 
 
-def _cut(data: bytes) -> tuple[bytes, frozenset[Quirk]]:
+def _cut(data: bytes) -> tuple[Element, frozenset[Quirk]]:
     quirks: set[Quirk] = set()
     if data.startswith(STORED_CERTIFICATE):
         data = data[5:].removeprefix(_FULL_CERT)
         quirks.add(Quirk.NV_HEADER)
-    der = element(data).raw
-    if len(der) < len(data):
+    outer = element(data)
+    if len(outer.raw) < len(data):
         quirks.add(Quirk.PADDED)
-    return der, frozenset(quirks)
+    return outer, frozenset(quirks)
 
 
 _VERSION, _EXTENSIONS = 0xA0, 0xA3
 _VERSION_3 = b"\x02\x01\x02"
 
 
-def _take_apart(der: bytes) -> _Parts:
-    outer = whole(der)
+def _take_apart(outer: Element) -> _Parts:
     expect([outer], SEQUENCE)
     tbs, algorithm, signature = expect(children(outer), SEQUENCE, SEQUENCE, BITS)
     fields = children(tbs)
@@ -254,7 +261,7 @@ def _take_apart(der: bytes) -> _Parts:
     if inner.raw != algorithm.raw:  # RFC 5280, section 4.1.1.2
         raise SignatureAlgorithmsDiffer(seen=algorithm.content.hex(), expected=inner.content.hex())
     extensions = next((item for item in fields[7:] if item.tag == _EXTENSIONS), None)
-    return _Parts(der, tbs, algorithm, signature, serial, issuer, validity, subject, spki, extensions)
+    return _Parts(outer.raw, tbs, algorithm, signature, serial, issuer, validity, subject, spki, extensions)
 
 
 # ---- The key ----------------------------------------------------------------------------------------------------
@@ -296,7 +303,7 @@ def _read_claims(parts: _Parts) -> tuple[Claims, frozenset[Quirk]]:
     # `cryptography` warns of a serial number below one and announces that it will refuse it: asn1crypto reads these.
     if int.from_bytes(parts.serial.content, "big", signed=True) > 0:
         try:
-            return read_strictly(parts.der), frozenset()
+            return read_strictly(parts.der, parts.extensions.raw if parts.extensions else b""), frozenset()
         except MalformedCertificate:
             departures = _departures(parts)
             if not departures:

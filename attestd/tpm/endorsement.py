@@ -14,17 +14,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from attestd.errors import EvidenceRefused, InputTooLarge
 from attestd.ids import EkHash
-from attestd.protocol.encoding import Members, b64encode
-from attestd.protocol.messages import MAX_CERTIFICATE, MAX_CERTIFICATES, MAX_PUBLIC
-from attestd.tpm.chain import TrustAnchors
+from attestd.protocol.messages import MAX_CERTIFICATES
+from attestd.tpm.chain import USE_INVENTORY, TrustAnchors
 from attestd.tpm.ekcert import REFUSED_BY_DEFAULT, MakerCertificate, Quirk, parse_certificate
-from attestd.tpm.ekprofile import USE_INVENTORY, check_not_weak, verify_ek_certificate
+from attestd.tpm.ekprofile import check_not_weak, verify_ek_certificate
 from attestd.tpm.ektemplates import check_ek_template
 from attestd.tpm.identity import VettedIdentityKey, verify_identity_certificate
 from attestd.tpm.objects import TpmPublic, parse_public
@@ -65,13 +64,14 @@ class VerifiedEndorsement:
     """A key that a trusted maker, or this fleet's inventory, vouches for; made by this module only.
 
     `certificate` and the SHA-256 fingerprints are None for kind "inventory", as are manufacturer, model and firmware
-    version empty. `firmware_version` is the one at manufacture. The EK and its hash are lifelong trackers: not shown.
+    version empty; a recalled endorsement has no `certificate` either. `firmware_version` is the one at manufacture. The
+    EK's public area and its hash are lifelong trackers: not shown.
 
-    Kind "iak": `identity` is the key that was certified and that the device is known by, `ek_hash` is its hash, and
-    `ek` is an EK that nobody vouches for.
+    Kind "iak": `identity_area` is the key that was certified and that the device is known by, `ek_hash` is its hash,
+    and the EK is one that nobody vouches for.
     """
 
-    ek: TpmPublic = field(repr=False)
+    ek_area: bytes = field(repr=False)
     ek_hash: EkHash = field(repr=False)
     kind: Literal["certificate", "inventory", "iak"]
     manufacturer: str = ""
@@ -81,55 +81,46 @@ class VerifiedEndorsement:
     certificate_sha256: bytes | None = field(default=None, repr=False)
     root_sha256: bytes | None = None
     quirks: tuple[str, ...] = ()
-    identity: TpmPublic | None = field(default=None, repr=False)
+    identity_area: bytes = field(default=b"", repr=False)
 
     @property
     def area(self) -> bytes:
         """The public area of the key that the device is known by, whose hash is `ek_hash`."""
-        return (self.identity or self.ek).area
+        return self.identity_area or self.ek_area
 
-    def to_members(self) -> dict[str, Any]:
-        """What `recall_endorsement` makes this again from; for sealed storage only."""
-        members: dict[str, Any] = {
-            "ek": b64encode(self.ek.area),
-            "kind": self.kind,
-            "manufacturer": self.manufacturer,
-            "model": self.model,
-            "firmware_version": self.firmware_version,
-            "quirks": list(self.quirks),
-        }
-        for name in ("certificate", "certificate_sha256", "root_sha256"):
-            if (value := getattr(self, name)) is not None:
-                members[name] = b64encode(value)
-        if self.identity is not None:
-            members["identity"] = b64encode(self.identity.area)
-        return members
+    @property
+    def ek(self) -> TpmPublic:
+        """The key, read when it is asked for: what comes back from a seal is not used to make another credential."""
+        return parse_public(self.ek_area)
+
+    @property
+    def identity(self) -> TpmPublic | None:
+        """The identity key, likewise."""
+        return parse_public(self.identity_area) if self.identity_area else None
+
+    def to_parts(self) -> tuple[bytes, ...]:
+        """What `recall_endorsement` makes this again from, all but the certificate; for sealed storage only."""
+        words = (self.kind, self.manufacturer, self.model, self.firmware_version, *self.quirks)  # none holds a NUL
+        certificate, root = self.certificate_sha256 or b"", self.root_sha256 or b""
+        return self.ek_area, self.identity_area, certificate, root, "\0".join(words).encode()
 
 
-def recall_endorsement(members: Mapping[str, Any]) -> VerifiedEndorsement:
-    """The endorsement that `to_members` wrote. Nothing is verified again: the members must come from a sealed place."""
-    reader = Members(members, "endorsement")
-    area, kind = reader.octets("ek", limit=MAX_PUBLIC), reader.text("kind")
-
-    def optional(name: str, limit: int) -> bytes | None:
-        return reader.octets(name, limit=limit) if name in reader else None
-
-    identity = optional("identity", MAX_PUBLIC)
-    recalled = VerifiedEndorsement(
-        ek=parse_public(area),
-        ek_hash=EkHash.of(area if identity is None else identity),
+def recall_endorsement(parts: Sequence[bytes]) -> VerifiedEndorsement:
+    """The endorsement that `to_parts` took apart. Nothing is verified again: the parts must come out of a seal."""
+    area, identity_area, certificate_sha256, root_sha256, words = parts
+    kind, manufacturer, model, firmware_version, *quirks = words.decode().split("\0")
+    return VerifiedEndorsement(
+        ek_area=area,
+        ek_hash=EkHash.of(identity_area or area),
         kind=_KINDS[kind],
-        identity=None if identity is None else parse_public(identity),
-        manufacturer=reader.text("manufacturer"),
-        model=reader.text("model"),
-        firmware_version=reader.text("firmware_version"),
-        certificate=optional("certificate", MAX_CERTIFICATE),
-        certificate_sha256=optional("certificate_sha256", 32),
-        root_sha256=optional("root_sha256", 32),
-        quirks=reader.texts("quirks", most=len(Quirk)),
+        manufacturer=manufacturer,
+        model=model,
+        firmware_version=firmware_version,
+        certificate_sha256=certificate_sha256 or None,
+        root_sha256=root_sha256 or None,
+        quirks=tuple(quirks),
+        identity_area=identity_area,
     )
-    reader.done()
-    return recalled
 
 
 _KINDS: Mapping[str, Literal["certificate", "inventory", "iak"]] = {
@@ -161,13 +152,13 @@ def verify_endorsement(
         raise TooManyCertificates(seen=len(certificates), expected=f"at most {MAX_CERTIFICATES}")
     leaf, *intermediates = map(parse_certificate, certificates)
     # 3. The certificate is for this very key.
-    if leaf.key.public_numbers() != ek.key.public_numbers():
+    if leaf.key != ek.key:
         raise CertificateForAnotherKey(seen=_key_kind(leaf), expected=f"the {ek.type.name} key of the EK public area")
     # 4. and 5. A valid path from it to a trusted root, and an EK certificate at its end.
     intermediates += map(parse_certificate, fetched)
     verified = verify_ek_certificate(leaf, intermediates=intermediates, anchors=anchors, now=now, refused=refused)
     return VerifiedEndorsement(
-        ek=ek,
+        ek_area=ek_public,
         ek_hash=EkHash.of(ek_public),
         kind="certificate",
         manufacturer=verified.identity.manufacturer,
@@ -195,7 +186,7 @@ def endorse_by_identity(
     that the AK is in its TPM, is still open: `attest.verify_identified_ak` proves both.
     """
     # 1. The EK can carry a secret as EKs do.
-    ek = _check_key(ek_public)
+    _check_key(ek_public)
     # 2. The certificates, within bounds; the first is for this very key.
     if not certificates:
         raise NoEndorsementCertificate(seen="no certificate", expected="the IAK's certificate first")
@@ -207,7 +198,7 @@ def endorse_by_identity(
     # 3. A maker that is trusted says that it is in a TPM, and restricted.
     verified = verify_identity_certificate(leaf, intermediates=intermediates, anchors=anchors, now=now, refused=refused)
     return VerifiedEndorsement(
-        ek=ek,
+        ek_area=ek_public,
         ek_hash=EkHash.of(identity.public.area),
         kind="iak",
         manufacturer=verified.manufacturer,
@@ -215,16 +206,16 @@ def endorse_by_identity(
         certificate_sha256=leaf.sha256,
         root_sha256=verified.path.root.sha256,
         quirks=tuple(sorted(verified.quirks)),
-        identity=identity.public,
+        identity_area=identity.public.area,
     )
 
 
 def endorse_by_inventory(ek_public: bytes, *, known: EkHash) -> VerifiedEndorsement:
     """Accepts an EK whose public area's hash the inventory holds; it must still be a sound EK."""
-    ek = _check_key(ek_public)
+    _check_key(ek_public)
     if EkHash.of(ek_public) != known:
         raise EkNotInInventory
-    return VerifiedEndorsement(ek=ek, ek_hash=known, kind="inventory")
+    return VerifiedEndorsement(ek_area=ek_public, ek_hash=known, kind="inventory")
 
 
 def _check_key(ek_public: bytes) -> TpmPublic:

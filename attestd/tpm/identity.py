@@ -120,7 +120,7 @@ def vet_identity_key(area: bytes) -> VettedIdentityKey:
     """Reads a TPMT_PUBLIC and refuses it unless it is fit for an IAK. Raises MalformedTpmStructure, or
     IdentityKeyUnfit naming what is wrong."""
     public = parse_public(area)
-    if not public.has(_ATTRIBUTES) or public.has(Attributes.DECRYPT):
+    if public.attributes & (_ATTRIBUTES | Attributes.DECRYPT) != _ATTRIBUTES:
         raise IdentityKeyUnfit(seen=f"0x{public.attributes:08x}", expected=f"0x{_ATTRIBUTES:08x}, and no DECRYPT")
     fitting = (Alg.ECDSA,) if public.type is Alg.ECC else (Alg.RSASSA, Alg.RSAPSS)
     if public.scheme not in fitting or public.scheme_hash not in _STRONG or public.name_alg not in _STRONG:
@@ -165,7 +165,7 @@ def verify_identity_certificate(
     claims = leaf.claims
     if claims.is_ca:
         raise IdentityCertificateIsCa(expected="basicConstraints with cA FALSE, or none")
-    if claims.usages != {"digital_signature"}:
+    if claims.usages != frozenset({"digital_signature"}):
         seen = ", ".join(sorted(claims.usages or ())) or "no key usage"
         raise IdentityKeyUsageWrong(seen=seen, expected="digital_signature, and nothing else")
     if claims.purposes is not None and ATTESTATION_KEY_CERTIFICATE not in claims.purposes:

@@ -16,17 +16,17 @@ from collections.abc import Callable
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
-from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFHMAC, CounterLocation, Mode
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestd.tpm.ektemplates import EkProtectionWrong
 from attestd.tpm.objects import Alg, Hash, TpmPublic, coordinate_size
-from attestd.tpm.wire import sized
+from attestd.tpm.wire import sized, u32
 
 Entropy = Callable[[int], bytes]
 
 _IDENTITY = b"IDENTITY\0"  # the label's terminating zero counts (annex B.4; section 11.4.10.3)
 _BLOCK = 16  # octets of an AES block
+_ECDH = ec.ECDH()
 
 
 def share_seed(ek: TpmPublic, *, entropy: Entropy) -> tuple[bytes, bytes]:
@@ -41,12 +41,10 @@ def share_seed(ek: TpmPublic, *, entropy: Entropy) -> tuple[bytes, bytes]:
     # 64 bits more than the order, so that the remainder is not biased (FIPS 186-5, annex A.2.1).
     scalar = int.from_bytes(_draw(entropy, size + 8), "big") % (curve.group_order - 1) + 1
     ephemeral = ec.derive_private_key(scalar, curve)
-    point = ephemeral.public_key().public_numbers()
-    x, y = point.x.to_bytes(size, "big"), point.y.to_bytes(size, "big")
-    z = ephemeral.exchange(ec.ECDH(), ek.key)
-    # KDFe (section 11.4.10.3): H(counter ‖ Z ‖ label ‖ PartyUInfo ‖ PartyVInfo), coordinates padded (C.8).
-    parties = _IDENTITY + x + ek.unique[:size]
-    seed = ConcatKDFHash(ek.name_alg.algorithm, length=ek.name_alg.size, otherinfo=parties).derive(z)
+    point = ephemeral.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)  # 04 ‖ x ‖ y, padded
+    x, y = point[1 : 1 + size], point[1 + size :]
+    z = ephemeral.exchange(_ECDH, ek.key)
+    seed = _kdf_e(ek.name_alg, z, _IDENTITY + x + ek.unique[:size])  # PartyUInfo and PartyVInfo: both keys' x
     return seed, sized(sized(x) + sized(y))
 
 
@@ -93,19 +91,16 @@ def _mgf1(hash: Hash, seed: bytes, length: int) -> bytes:
     return b"".join(hash.digest(seed + counter.to_bytes(4, "big")) for counter in blocks)[:length]
 
 
+def _kdf_e(hash: Hash, z: bytes, info: bytes) -> bytes:
+    """KDFe (section 11.4.10.3) of as many octets as one digest has: H(counter ‖ Z ‖ label ‖ parties), once."""
+    return hash.digest(u32(1) + z + info)
+
+
 def _kdf_a(hash: Hash, key: bytes, label: bytes, context: bytes, bits: int) -> bytes:
     """KDFa (section 11.4.10.2): NIST SP 800-108 in counter mode; the label's terminating zero is its separator."""
-    return KBKDFHMAC(
-        algorithm=hash.algorithm,
-        mode=Mode.CounterMode,
-        length=bits // 8,
-        rlen=4,
-        llen=4,
-        location=CounterLocation.BeforeFixed,
-        label=label,
-        context=context,
-        fixed=None,
-    ).derive(key)
+    fixed = label + b"\0" + context + u32(bits)
+    blocks = range(1, -(-bits // (8 * hash.size)) + 1)
+    return b"".join(hmac.digest(key, u32(counter) + fixed, hash.name) for counter in blocks)[: bits // 8]
 
 
 def _encrypt_cfb(key: bytes, plaintext: bytes) -> bytes:
@@ -123,7 +118,10 @@ def _encrypt_cfb(key: bytes, plaintext: bytes) -> bytes:
 
 
 def _xor(left: bytes, right: bytes) -> bytes:
-    return bytes(a ^ b for a, b in zip(left, right, strict=False))
+    """As long as `left`, which `right` covers."""
+    size = len(left)
+    mixed = int.from_bytes(left, "big") ^ int.from_bytes(right[:size], "big")
+    return mixed.to_bytes(size, "big")
 
 
 def _draw(entropy: Entropy, count: int) -> bytes:

@@ -8,8 +8,8 @@ Nothing here is proven: anybody can write these octets. `attest` checks who sign
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from struct import Struct
+from typing import NamedTuple
 
 from attestd.errors import EvidenceRefused
 from attestd.tpm.objects import read_hash, read_name
@@ -23,6 +23,7 @@ _MAX_DATA = 2 + 64  # TPM2B_DATA holds at most a TPMT_HA (Part 2, section 10.4.3
 _MAX_DIGEST = 64  # TPM2B_DIGEST (Part 2, section 10.4.2)
 _MAX_SELECTIONS = 16  # TPML_PCR_SELECTION has one entry for each hash that a TPM implements
 _MAX_SELECT = 4  # octets of one bitmap: 32 PCRs, more than any platform has (Part 2, section 10.6.1)
+_HEAD = Struct(">IH")  # magic and type
 _CLOCK = Struct(">QIIBQ")  # clock, resetCount, restartCount, safe; then TPMS_ATTEST's firmwareVersion
 
 
@@ -36,8 +37,7 @@ class AttestationTypeWrong(EvidenceRefused):
     remedy = "Send TPM2_Certify's attestation for a key, and TPM2_Quote's for PCRs."
 
 
-@dataclass(frozen=True, slots=True)
-class ClockInfo:
+class ClockInfo(NamedTuple):
     """TPMS_CLOCK_INFO: milliseconds of power-on time and the counts that tell one boot from the next.
 
     AKs outside the endorsement and platform hierarchies see the counts (and the firmware version) obfuscated: these
@@ -50,27 +50,29 @@ class ClockInfo:
     safe: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """The part that every TPMS_ATTEST has. `extra_data` is what the caller gave the TPM as qualifyingData."""
+class Certification(NamedTuple):
+    """TPM2_Certify's: an object with this Name is loaded in the TPM.
+
+    The first four are those of every TPMS_ATTEST; `extra_data` is what the caller gave the TPM as qualifyingData.
+    """
 
     qualified_signer: bytes
     extra_data: bytes
     clock: ClockInfo
     firmware_version: int
-
-
-@dataclass(frozen=True, slots=True)
-class Certification(Statement):
-    """TPM2_Certify's: an object with this Name is loaded in the TPM."""
-
     certified_name: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Quote(Statement):
-    """TPM2_Quote's: `selection` has the banks in the order in which they were digested, each one's PCRs ascending."""
+class Quote(NamedTuple):
+    """TPM2_Quote's: `selection` has the banks in the order in which they were digested, each one's PCRs ascending.
 
+    The first four are those of every TPMS_ATTEST; `extra_data` is what the caller gave the TPM as qualifyingData.
+    """
+
+    qualified_signer: bytes
+    extra_data: bytes
+    clock: ClockInfo
+    firmware_version: int
     selection: tuple[tuple[str, tuple[int, ...]], ...]
     digest: bytes
 
@@ -103,9 +105,10 @@ def parse_quote(attest: bytes) -> Quote:
 
 def _read_common(reader: Reader, wanted: int) -> tuple[bytes, bytes, ClockInfo, int]:
     """TPMS_ATTEST up to its union. The magic comes first: a restricted key signs it for its own TPM only."""
-    if (magic := reader.u32()) != TPM_GENERATED:
+    magic, kind = reader.unpack(_HEAD)
+    if magic != TPM_GENERATED:
         raise NotMadeByTpm(seen=f"0x{magic:08x}", expected=f"0x{TPM_GENERATED:08x}")
-    if (kind := reader.u16()) != wanted:
+    if kind != wanted:
         raise AttestationTypeWrong(seen=f"0x{kind:04x}", expected=f"0x{wanted:04x}")
     qualified_signer = read_name(reader)
     extra_data = reader.sized(_MAX_DATA)
@@ -136,5 +139,5 @@ def _read_selection(reader: Reader) -> tuple[tuple[str, tuple[int, ...]], ...]:
         if bank in found:
             raise MalformedTpmStructure("The quote selects one bank twice.", seen=bank)
         bits = int.from_bytes(reader.take(size), "little")  # the first octet holds PCRs 0 to 7, lowest bit first
-        found[bank] = tuple(index for index in range(bits.bit_length()) if bits >> index & 1)
+        found[bank] = tuple([index for index in range(bits.bit_length()) if bits >> index & 1])
     return tuple(found.items())

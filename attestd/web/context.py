@@ -1,4 +1,4 @@
-"""What every door works with: the service's verbs, and the one request that is being answered."""
+"""What every door works with: the service (`Service`), and the one request that is being answered."""
 
 from __future__ import annotations
 
@@ -10,32 +10,15 @@ from typing import TYPE_CHECKING, cast
 
 from flask import g
 
-from attestd.callers import Caller, Callers
-from attestd.config import Settings
+from attestd.callers import Caller
 from attestd.errors import AttestdError
-from attestd.issuance.enrollment import Enrollment
-from attestd.issuance.lifecycle import Lifecycle
-from attestd.operations import Act, Operations
-from attestd.publication import Publication
-from attestd.registry.engine import Registry
+from attestd.operations import Act
+from attestd.web.service import Service
 
 if TYPE_CHECKING:
     from attestd.web.access import Door
 
-
-@dataclass(frozen=True)
-class Service:
-    """Everything that requests are answered with. One a process, made after forking."""
-
-    settings: Settings
-    registry: Registry
-    enrollment: Enrollment
-    lifecycle: Lifecycle
-    operations: Operations
-    callers: Callers
-    publication: Publication
-    clock: Callable[[], datetime]
-    entropy: Callable[[int], bytes]
+__all__ = ["Exchange", "NoCaller", "Service", "exchange"]
 
 
 class NoCaller(AttestdError):

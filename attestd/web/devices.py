@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
+import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import sha256
 
 from flask import Blueprint, Response, request
-from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import FixedWindowRateLimiter
 
 from attestd.errors import Limited, MalformedInput
 from attestd.protocol.encoding import MalformedBase64, b64decode
@@ -19,12 +17,14 @@ from attestd.protocol.signed import SignedEnvelope
 from attestd.tpm.activation import ActivationProofWrong
 from attestd.web.access import signed_url
 from attestd.web.context import Service, exchange
+from attestd.web.sources import Buckets, source_of
 
 JSON = "application/json"
 JOSE = "application/jose"
 
-WRONG_PROOFS_A_SOURCE = 10  # a minute
-WRONG_PROOFS_A_CHALLENGE = 5  # a minute
+WRONG_PROOFS_A_SOURCE = 10  # at once, and as many a minute
+WRONG_PROOFS_A_CHALLENGE = 5  # the same
+_REMEMBERED = 4096  # sources, and challenges, that are told apart: 1 MB
 
 
 class TooManyWrongProofs(Limited):
@@ -37,55 +37,29 @@ class TimeNonceMalformed(MalformedInput):
     remedy = "Ask for /v1/time?nonce=<16 to 64 random octets, base64url>."
 
 
-@dataclass(frozen=True, slots=True)
 class ProofLimits:
-    """How many wrong proofs one source may send, and one challenge may see; per process, in fixed windows of a minute.
+    """How many wrong proofs one source may send, and one challenge may see; per process.
 
     A wrong proof spends nothing, so that a stranger can't spoil a device's enrollment. Past the limit a wrong one is
-    told to wait, and a right one still passes: who shares an address with a fleet can't keep it from enrolling. The
-    window is of the process's own clock. One IPv6 /64 counts as one source.
+    told to wait, and a right one still passes: who shares an address with a fleet can't keep it from enrolling.
     """
 
-    limiter: FixedWindowRateLimiter = field(default_factory=lambda: FixedWindowRateLimiter(MemoryStorage()))
-    source_limit: RateLimitItemPerMinute = field(default_factory=lambda: RateLimitItemPerMinute(WRONG_PROOFS_A_SOURCE))
-    challenge_limit: RateLimitItemPerMinute = field(
-        default_factory=lambda: RateLimitItemPerMinute(WRONG_PROOFS_A_CHALLENGE)
-    )
-
-    def require_room(self, source: str, challenge: bytes) -> None:
-        """Raises TooManyWrongProofs once either limit is used up."""
-        for limit, key in self._keys(source, challenge):
-            if not self.limiter.test(limit, key):
-                reset_time = self.limiter.get_window_stats(limit, key).reset_time
-                raise TooManyWrongProofs(
-                    "Too many wrong proofs.",
-                    retry_after=max(1, int(reset_time - time.time()) + 1),
-                    seen=f"more than {limit.amount} a minute",
-                )
-
-    def count(self, source: str, challenge: bytes) -> None:
-        """One wrong proof more."""
-        for limit, key in self._keys(source, challenge):
-            self.limiter.hit(limit, key)
-
-    def _keys(self, source: str, challenge: bytes) -> tuple[tuple[RateLimitItemPerMinute, str], ...]:
-        return (
-            (self.source_limit, f"source/{_network(source)}"),
-            (self.challenge_limit, f"challenge/{sha256(challenge).hexdigest()}"),
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._sources, self._challenges = (
+            Buckets(amount / 60, amount, _REMEMBERED) for amount in (WRONG_PROOFS_A_SOURCE, WRONG_PROOFS_A_CHALLENGE)
         )
 
-
-def _network(source: str) -> str:
-    """What one party can be expected to hold of the address space: an IPv4 address, an IPv6 /64."""
-    try:
-        address = ipaddress.ip_address(source)
-    except ValueError:
-        return source
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.IPv6Network((address, 64), strict=False))
-    return source
+    def count(self, source: str, challenge: bytes) -> None:
+        """One wrong proof more. Raises TooManyWrongProofs if either limit was used up before it."""
+        with self._lock:
+            now = self._clock()
+            wait = self._sources.take(source_of(source), now) or self._challenges.take(
+                sha256(challenge).hexdigest(), now
+            )
+        if wait:
+            raise TooManyWrongProofs("Too many wrong proofs.", retry_after=int(wait) + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +82,6 @@ class _Devices:
         try:
             answer = self.service.enrollment.complete(asked, now=current.now, request_id=current.request_id)
         except ActivationProofWrong:
-            self.limits.require_room(current.source, asked.challenge)
             self.limits.count(current.source, asked.challenge)
             raise
         return _answered(answer)

@@ -7,7 +7,7 @@ before the work, where a slow client costs a buffer and no thread:
 1. whose request is it (`sources`), and may its source ask for this now (`vetting`);
 2. its body, within the path's limit, in time, and within what all bodies together may hold;
 3. which class of work is it (`vetting`), and its turn for a thread (`admission`);
-4. the WSGI application, in that thread.
+4. the WSGI application, in that thread; for a device's request with the baton in hand (`baton`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import io
 import sys
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 from wsgiref.types import StartResponse, WSGIApplication
 
 from attestd.errors import AttestdError, InputTooLarge, Limited, Unavailable
 from attestd.protocol.encoding import write_object
 from attestd.web.admission import Admission, Overloaded, Told, Work
+from attestd.web.baton import Baton
 from attestd.web.problems import MEDIA_TYPE, RequestTooSlow, document, status_of
 from attestd.web.sources import Proxies, source_of
 from attestd.web.vetting import TooManyRequests, Vetting, Visit
@@ -87,10 +89,15 @@ class Front:
         vetting: Vetting | None = None,
         proxies: Proxies | None = None,
         told: Told | None = None,
+        baton: Baton | None = None,
         started: Callable[[], object] = lambda: None,
     ) -> None:
-        """`started` is called on the event loop when the process is about to serve."""
+        """`baton`: devices' requests are computed with it; the registry puts it down where it waits.
+
+        `started` is called on the event loop when the process is about to serve.
+        """
         self._application = application
+        self._baton = baton
         self._limits = limits = limits or Limits()
         self._vetting = vetting or Vetting()
         self._proxies = proxies or Proxies()
@@ -148,7 +155,11 @@ class Front:
             if visit.kind.signed == "body":
                 self._look(visit, b"", reading.body)  # 3
             environ = _environ(scope, bytes(reading.body), address)
-            answer = await self._admission.run(visit.work, lambda: self._run(environ), lambda: _gone(receive))  # 4
+            # What takes long, an import say or a large log, shares the processor with everybody, as threads do.
+            call = partial(self._run, environ)
+            if self._baton is not None and visit.kind.of_devices and len(reading.body) <= SMALL:
+                call = partial(self._baton.run, call)
+            answer = await self._admission.run(visit.work, call, partial(_gone, receive))  # 4
         finally:
             reading.done()
         self._vetting.leave(visit, answer[0])

@@ -29,7 +29,7 @@ from prometheus_client.registry import Collector
 
 from attestd.errors import AttestdError
 from attestd.protocol.encoding import write_object
-from attestd.registry import audit, audit_tree, bundles, devices
+from attestd.registry import audit, audit_tree, bundles, devices, followers
 from attestd.web.context import Service, exchange
 
 # Nothing worth having is issued by a certificate that ends so soon; the gauge of its end warns long before.
@@ -138,6 +138,7 @@ class _Gauges(Collector):
                 bundle = bundles.newest(c)
                 unsealed = audit.lag(c)
                 size, archived = audit_tree.size(c), audit_tree.archived(c)
+                places = {hook.name: followers.place(c, hook.name) for hook in self._service.settings.webhooks}
         except AttestdError:  # the other counts matter now more than ever
             yield GaugeMetricFamily("attestd_database_up", "Whether the database answers.", value=0)
             return
@@ -150,6 +151,12 @@ class _Gauges(Collector):
         yield GaugeMetricFamily("attestd_audit_unsealed", "Audit rows that wait to be sealed.", value=unsealed.count)
         yield GaugeMetricFamily("attestd_audit_lag_seconds", "The age of the oldest of them.", value=waits)
         yield GaugeMetricFamily("attestd_audit_size", "Leaves of the audit trail's tree.", value=size)
+        untold = GaugeMetricFamily(
+            "attestd_webhook_lag", "Leaves of the trail that a webhook's receiver has not seen.", labels=("webhook",)
+        )
+        for name, place in places.items():
+            untold.add_metric((name,), 0 if place is None else size - place)
+        yield untold
         yield GaugeMetricFamily("attestd_audit_archived", "Leaves whose rows are in archive files.", value=archived)
         if bundle is not None:
             yield GaugeMetricFamily("attestd_bundle_epoch", "The newest bundle's epoch.", value=bundle.epoch)

@@ -125,6 +125,12 @@ _RESULT: Final = closed(
     },
     # Not in results of before these were kept.
     facts={"type": "object", "additionalProperties": {"type": ["string", "boolean", "integer"]}},
+    policies=_list({"type": "string"}),
+    monitored=_list(
+        closed(
+            {"policy": {"type": "string"}, "would": {"enum": ["hold", "refuse"]}, "reasons": _list({"type": "string"})}
+        )
+    ),
 )
 _DEVICE: Final[Mapping[str, Schema]] = {
     "id": SEGMENT,

@@ -50,6 +50,11 @@ class Kind:
     bucket: str = ""
     signed: str = ""  # "body" or "header"
 
+    @property
+    def of_devices(self) -> bool:
+        """Whether devices come here, to enroll or with what they signed."""
+        return self.signed == "body" or self.work is Work.ENROLLMENT
+
 
 def _kinds() -> dict[str, Kind]:
     """From the table of callers, by path; of a route with a variable part, by what comes before it."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
-import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,28 +15,17 @@ from typing import Annotated, Any
 import typer
 from cryptography import x509
 
-from attestd.errors import AttestdError, Misconfigured
+from attestd.errors import AttestdError
 from attestd.protocol.messages import WaitAnswer
 from attestd_agent.agent import Agent, NotEnrolled
-from attestd_agent.assemble import DEFAULT_TCTI, Options, assemble, boot_clock, open_clock, open_device, read_file
-from attestd_agent.daemon import Daemon, Notifier, StopRequest
+from attestd_agent.assemble import DEFAULT_TCTI, Options, assemble, open_clock, open_device, read_file
+from attestd_agent.daemon import StopRequest
 from attestd_agent.ekcerts import read_certificate_file
-from attestd_agent.failures import HierarchyLocked, TpmFailed, TpmFull, TpmUnavailable
 from attestd_agent.journal import configure
+from attestd_agent.outcomes import CODES, EXPIRED, NOT_ENROLLED, OK, WAITING, report
 from attestd_agent.records import Enrolled
-from attestd_agent.schedule import Schedule
-from attestd_agent.server import ServerRefused
+from attestd_agent.resident import become
 from attestd_agent.state import StateDir
-from attestd_agent.transport import ServerTooSlow, ServerUnreachable
-
-_log = logging.getLogger(__name__)
-
-OK, FAILED, MISUSED, NOT_ENROLLED, WAITING, EXPIRED, REFUSED, UNREACHABLE, TPM = 0, 1, 2, 3, 4, 5, 6, 7, 8
-_CODES = (
-    "Exit codes: 0 done, or healthy · 1 failed · 2 wrong option or setting · 3 not enrolled · 4 waiting: for approval, "
-    "or quarantined · 5 the certificate has expired · 6 the service refused · 7 the service can't be reached · "
-    "8 the TPM can't be used."
-)
 
 app = typer.Typer(
     name="attestd-agent",
@@ -52,7 +39,7 @@ app = typer.Typer(
 
     The key never leaves the TPM. Programs use STATE/credentials/key.pem and chain.pem through OpenSSL's tpm2 provider.
     """,
-    epilog=_CODES,
+    epilog=CODES,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -108,7 +95,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON; logs t
 DEFAULT_STATE = Path(os.environ.get("STATE_DIRECTORY", "/var/lib/attestd-agent").partition(":")[0])
 
 
-@app.command(epilog=_CODES)
+@app.command(epilog=CODES)
 def enroll(
     state_dir: StateOption = DEFAULT_STATE,
     tcti: TctiOption = DEFAULT_TCTI,
@@ -142,7 +129,7 @@ def enroll(
         _show_answer("enrolled", answer, as_json)
 
 
-@app.command(epilog=_CODES)
+@app.command(epilog=CODES)
 def run(
     state_dir: StateOption = DEFAULT_STATE,
     tcti: TctiOption = DEFAULT_TCTI,
@@ -158,29 +145,21 @@ def run(
 
     Uses the TPM for moments only. Goes on through a dead service until the certificate ends, and after. SIGTERM stops.
     """
+    options = Options(state_dir, tcti, server, ca, ek, ek_cert)
+    if not once:
+        become(options, as_json=as_json, debug=debug)
     configure(objects=as_json, debug=debug)
     with _reported(as_json):
-        stop = StopRequest()
-        options = Options(state_dir, tcti, server, ca, ek, ek_cert)
-        if once:
-            agent = assemble(options)
-            waiting = agent.state.waiting()
-            pending = waiting is not None and waiting.state == "pending"
-            if pending or agent.state.load() is None:
-                _show_answer("enrolled", agent.enroll(), as_json)
-            else:
-                _show_answer("attested", agent.attest(), as_json)
-            return
-        stop.listen()
-        notifier = Notifier(os.environ)
-        notifier.tell(READY="1")
-        daemon_agent = _assembled(options, stop, notifier)
-        if daemon_agent is not None:
-            schedule = Schedule(random.SystemRandom().random)
-            Daemon(daemon_agent, schedule=schedule, stop=stop, notifier=notifier, boot=boot_clock).run()
+        agent = assemble(options)
+        waiting = agent.state.waiting()
+        pending = waiting is not None and waiting.state == "pending"
+        if pending or agent.state.load() is None:
+            _show_answer("enrolled", agent.enroll(), as_json)
+        else:
+            _show_answer("attested", agent.attest(), as_json)
 
 
-@app.command(epilog=_CODES)
+@app.command(epilog=CODES)
 def renew(
     state_dir: StateOption = DEFAULT_STATE,
     tcti: TctiOption = DEFAULT_TCTI,
@@ -194,7 +173,7 @@ def renew(
         _show_answer("renewed", _enrolled(state_dir, tcti).renew(new_key=new_key), as_json)
 
 
-@app.command(epilog=_CODES)
+@app.command(epilog=CODES)
 def token(
     audience: Annotated[str, typer.Option("--audience", help="Whom the token is for; issuance policy names them.")],
     state_dir: StateOption = DEFAULT_STATE,
@@ -210,7 +189,7 @@ def token(
         _show({"token": answer.token, "expires_in": answer.expires_in}, answer.token, as_json)
 
 
-@app.command(epilog=_CODES)
+@app.command(epilog=CODES)
 def status(state_dir: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -> None:
     """Say who this device is, until when, and when it renews. Asks neither the TPM nor the service.
 
@@ -241,7 +220,7 @@ def status(state_dir: StateOption = DEFAULT_STATE, as_json: JsonOption = False) 
         raise typer.Exit(code)
 
 
-@app.command(epilog=_CODES)
+@app.command(epilog=CODES)
 def evidence(
     tcti: TctiOption = DEFAULT_TCTI, ek: EkOption = None, ek_cert: EkCertOption = None, as_json: JsonOption = False
 ) -> None:
@@ -285,49 +264,13 @@ def _enrolled(state_dir: Path, tcti: str) -> Agent:
     return assemble(Options(state_dir, tcti))
 
 
-def _assembled(options: Options, stop: StopRequest, notifier: Notifier) -> Agent | None:
-    """A daemon that starts before the network, the TPM or its settings are there waits for them."""
-    delay = 1.0
-    while not stop.requested:
-        try:
-            return assemble(options, interruptible=stop.interruptible)
-        except (ServerUnreachable, ServerTooSlow) as failure:
-            notifier.tell(WATCHDOG="1", STATUS=f"fetching the service's root: {failure.detail}")
-            _log.warning("no root yet", extra={"why": str(failure), "retry_in": delay})
-            stop.sleep(delay)
-            delay = min(delay * 2, 60.0)
-    return None
-
-
 @contextmanager
 def _reported(as_json: bool) -> Iterator[None]:
-    """Errors as people and machines can use them, with the exit code that says what kind it was."""
+    """Ends the command with a typed error's exit code, after its report."""
     try:
         yield
     except AttestdError as error:
-        if as_json:
-            members = {"name": error.slug(), "title": error.title(), "detail": error.detail, "seen": error.seen}
-            members |= {"expected": error.expected, "remedy": error.what_to_do}
-            if isinstance(error, ServerRefused):
-                members |= {"problem": error.problem, "status": str(error.status), "request_id": error.request_id}
-            typer.echo(json.dumps({"error": {name: value for name, value in members.items() if value}}))
-        else:
-            told = str(error)
-            if not isinstance(error, ServerRefused) and not told.startswith(error.title()):
-                told = f"{error.title()}. {told}"
-            typer.echo(f"attestd-agent: {told}\n  what to do: {error.what_to_do}", err=True)
-        raise typer.Exit(_code(error)) from None
-
-
-def _code(error: AttestdError) -> int:
-    table: tuple[tuple[tuple[type[AttestdError], ...], int], ...] = (
-        ((NotEnrolled,), NOT_ENROLLED),
-        ((ServerRefused,), REFUSED),
-        ((ServerUnreachable, ServerTooSlow), UNREACHABLE),
-        ((TpmUnavailable, TpmFailed, TpmFull, HierarchyLocked), TPM),
-        ((Misconfigured,), MISUSED),
-    )
-    return next((code for kinds, code in table if isinstance(error, kinds)), FAILED)
+        raise typer.Exit(report(error, as_json=as_json)) from None
 
 
 def _show(members: dict[str, Any], text: str, as_json: bool) -> None:

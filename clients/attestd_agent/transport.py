@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import http.client
+import os
+import socket
 import ssl
 import time
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
-import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -32,6 +36,12 @@ class ServerUnreachable(Unavailable):
     """The service can't be reached"""
 
     remedy = "Check --server and the network; the agent tries again by itself."
+
+
+class ProxyUnusable(ServerUnreachable):
+    """The proxy that the environment names can't be used"""
+
+    remedy = "Set HTTPS_PROXY to http://[USER:PASSWORD@]HOST:PORT, or name the service in NO_PROXY."
 
 
 class ServerTooSlow(Unavailable):
@@ -88,10 +98,11 @@ class Reply:
 def read_url(text: str) -> str:
     """`https://host[:port][/path]` without a trailing slash. Raises ServerUrlInvalid."""
     try:
-        url = httpx.URL(text)
-    except httpx.InvalidURL:
-        url = None
-    if url is None or url.scheme != "https" or not url.host or url.userinfo or url.query or url.fragment:
+        url = urlsplit(text)
+        usable = url.scheme == "https" and bool(url.hostname) and url.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not text.isprintable() or any(sign in text for sign in " @?#\\"):
         raise ServerUrlInvalid(seen=repr(text[:200]), expected="https://HOST[:PORT]")
     return text.rstrip("/")
 
@@ -203,65 +214,129 @@ class _Exchange:
             raise ssl.SSLError(refusal.detail) from refusal
 
     def run(self, context: ssl.SSLContext, method: str, url: str, body: bytes | None, headers: dict[str, str]) -> Reply:
-        context.sslsocket_class = _watched_socket(self)
         headers |= {"Accept-Encoding": "identity", "User-Agent": "attestd-agent"}
         if body is not None:
             headers["Content-Type"] = "application/json"
+        address = urlsplit(url)
+        target = address._replace(scheme="", netloc="").geturl()
         try:
-            with (
-                httpx.Client(verify=context, timeout=self.left(), trust_env=not _is_here(url)) as client,
-                client.stream(method, url, content=body, headers=headers) as response,
-            ):
-                return Reply(response.status_code, dict(response.headers), self._read(response))
-        except (httpx.TimeoutException, TimeoutError) as error:
+            connection = http.client.HTTPSConnection(address.hostname or "", address.port, context=context)
+            with closing(connection):
+                connection.sock = self._reach(context, address)
+                connection.request(method, target, body, headers)
+                response = connection.getresponse()
+                return Reply(response.status, _joined(response.getheaders()), _read(response))
+        except TimeoutError as error:
             raise ServerTooSlow(seen=str(error) or type(error).__name__) from error
-        except (httpx.TransportError, httpx.InvalidURL) as error:
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
             if self._refusal is not None:
                 raise self._refusal from error
-            if (cause := _cause(error, ssl.SSLCertVerificationError)) is not None:
-                raise ServerNotTrusted(seen=getattr(cause, "verify_message", "") or str(cause)) from error
+            if isinstance(error, ssl.SSLCertVerificationError):
+                raise ServerNotTrusted(seen=error.verify_message or str(error)) from error
             raise ServerUnreachable(seen=str(error) or type(error).__name__, expected=url) from error
 
-    def _read(self, response: httpx.Response) -> bytes:
-        body = b""
-        for chunk in response.iter_raw():
-            body += chunk
-            if len(body) > MAX_ANSWER:
-                raise AnswerTooLarge(expected=f"at most {MAX_ANSWER} octets")
-            self.left()
-        return body
+    def _reach(self, context: ssl.SSLContext, address: SplitResult) -> ssl.SSLSocket:
+        """TLS with the service, through a proxy where the environment names one. The time limit goes with it."""
+        plain_class, context.sslsocket_class = _sockets(self)
+        proxy = _proxy_for(address)
+        near = address if proxy is None else proxy
+        port = near.port or (443 if near is address else 80)
+        with socket.create_connection((near.hostname or "", port), self.left()) as made:
+            plain = plain_class(fileno=made.detach())
+        try:
+            plain.settimeout(self.left())
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if proxy is not None:
+                _tunnel(plain, proxy, address)
+            return context.wrap_socket(plain, server_hostname=address.hostname)
+        finally:
+            plain.close()  # TLS has taken it over, or failed
 
 
-def _watched_socket(exchange: _Exchange) -> type[ssl.SSLSocket]:
-    class WatchedSocket(ssl.SSLSocket):
-        def _bound(self) -> None:
-            own = self.gettimeout()
-            left = exchange.left()
-            self.settimeout(left if own is None else min(own, left))
+def _sockets(exchange: _Exchange) -> tuple[type[socket.socket], type[ssl.SSLSocket]]:
+    """Sockets that keep the time limit of their exchange by themselves, without and with TLS."""
 
+    class Plain(socket.socket):
+        def recv_into(self, *args: Any, **kwargs: Any) -> int:
+            self.settimeout(exchange.left())
+            return super().recv_into(*args, **kwargs)
+
+    class Secure(ssl.SSLSocket):
         def do_handshake(self, block: bool = False) -> None:
-            self._bound()
+            self.settimeout(exchange.left())
             super().do_handshake(block)
             exchange.judge(self.getpeercert(binary_form=True))
 
-        def recv(self, *args: Any, **kwargs: Any) -> bytes:
-            self._bound()
-            return super().recv(*args, **kwargs)
+        def recv_into(self, *args: Any, **kwargs: Any) -> int:
+            self.settimeout(exchange.left())
+            return super().recv_into(*args, **kwargs)
 
         def send(self, *args: Any, **kwargs: Any) -> int:
-            self._bound()
+            self.settimeout(exchange.left())
             return super().send(*args, **kwargs)
 
-    return WatchedSocket
+    return Plain, Secure
 
 
-def _is_here(url: str) -> bool:
-    """Is this machine's own service meant? Proxies from the environment (HTTPS_PROXY) don't lead there."""
-    host = httpx.URL(url).host
+def _read(response: http.client.HTTPResponse) -> bytes:
+    body = response.read(MAX_ANSWER + 1)
+    if len(body) > MAX_ANSWER:
+        raise AnswerTooLarge(expected=f"at most {MAX_ANSWER} octets")
+    if response.length:  # what was promised and did not come; of chunks, http.client says so itself
+        raise http.client.IncompleteRead(body, response.length)
+    return body
+
+
+def _joined(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Values of one name with commas between them (RFC 9110, section 5.3)."""
+    found: dict[str, str] = {}
+    for spelled, value in headers:
+        name = spelled.lower()
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
+
+
+# ---- A proxy on the way ---------------------------------------------------------------------------------------------
+
+
+def _proxy_for(address: SplitResult) -> SplitResult | None:
+    """The proxy that HTTPS_PROXY or ALL_PROXY names, unless NO_PROXY names the host or the host is this machine itself.
+
+    Raises ProxyUnusable.
+    """
+    host = address.hostname or ""
+    if _is_here(host) or not any(name.lower() in ("https_proxy", "all_proxy") for name in os.environ):
+        return None
+    from urllib.request import getproxies, proxy_bypass  # noqa: PLC0415 - large, and rarely used
+
+    named = getproxies()
+    text = named.get("https") or named.get("all")
+    if not text or proxy_bypass(host, named):
+        return None
+    try:
+        proxy = urlsplit(text if "://" in text else f"http://{text}")
+        usable = proxy.scheme == "http" and bool(proxy.hostname) and proxy.port != 0
+    except ValueError:
+        usable = False
+    if not usable:  # nothing of it is repeated: it may hold a password
+        raise ProxyUnusable(expected="http://HOST:PORT")
+    return proxy
+
+
+def _is_here(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def _cause(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
-    while error is not None and not isinstance(error, kind):
-        error = error.__cause__ or error.__context__
-    return error
+def _tunnel(plain: socket.socket, proxy: SplitResult, address: SplitResult) -> None:
+    """CONNECT (RFC 9110, section 9.3.6)."""
+    host = (address.hostname or "").encode("idna").decode("ascii")
+    target = f"[{host}]:{address.port or 443}" if ":" in host else f"{host}:{address.port or 443}"
+    lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
+    if proxy.username is not None:
+        secret = unquote_to_bytes(proxy.username) + b":" + unquote_to_bytes(proxy.password or "")
+        lines.append(f"Proxy-Authorization: Basic {b64encode(secret).decode('ascii')}")
+    plain.sendall("\r\n".join([*lines, "", ""]).encode("ascii"))
+    answer = http.client.HTTPResponse(plain, method="CONNECT")
+    answer.begin()
+    if not 200 <= answer.status < 300:
+        raise ProxyUnusable("The proxy refuses.", seen=f"{answer.status} {answer.reason}"[:200], expected=200)

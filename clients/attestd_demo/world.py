@@ -136,7 +136,7 @@ class World:
         self.gadgets.append(gadget)
         return gadget
 
-    def start_daemon(self, gadget: Gadget) -> None:
+    def start_daemon(self, gadget: Gadget, **environ: str) -> None:
         """Leaves a machine to `attestd-agent run`, as on a real one."""
         with (self.props / "agent.log").open("ab") as log:
             self.daemon = subprocess.Popen(
@@ -145,6 +145,7 @@ class World:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                env=os.environ | environ,
             )
 
     # ---- The edge ---------------------------------------------------------------------------------------------

@@ -39,7 +39,13 @@ from attestd.credentials.tokens import (
     token_identity,
     verify_token,
 )
-from attestd.credentials.x509 import Authorities, VerifiedCertificate, device_identity, verify_chain
+from attestd.credentials.x509 import (
+    Authorities,
+    VerifiedCertificate,
+    check_device_stands,
+    device_identity,
+    verify_chain,
+)
 from attestd.errors import AttestdError, Forbidden, Unauthenticated, Unavailable
 from attestd.policy import Boundary, Crossing, Decision, Look, PolicySet, decide
 from attestd_edge.memo import Memo
@@ -166,16 +172,16 @@ class Decisions:
 
     def __init__(self, policies: PolicySet) -> None:
         self.policies = policies
-        self.reads_request = policies.reads_request
         self._found: Memo[Hashable, Decision] = Memo(DECISIONS, octets=DECISIONS_OCTETS)
 
     def about(self, identity: VerifiedIdentity, crossing: Crossing, circumstances: Hashable, now: datetime) -> Decision:
         """`circumstances`: what beside the machine sets this crossing apart from others, as `judge` writes it."""
-        look = Look.of(self.policies, identity)
+        policies = self.policies.for_crossing(crossing.boundary.name)
+        look = Look.of(policies, identity)
         key = (look, circumstances)
         found = self._found.get(key)
         if found is None:
-            found = decide(self.policies, look, crossing, now)
+            found = decide(policies, look, crossing, now)
             if found.cacheable:
                 self._found.keep(key, found, octets=DECISION_OBJECTS + _octets_of(crossing))
         return found
@@ -254,7 +260,8 @@ def judge(
     path = read_path(request.target)
     # Was just this judged before? Then nothing is left but the time.
     labels = tuple(sorted(request.labels.items())) if request.labels else ()
-    circumstances = (boundary.key, labels, (request.method, path) if view.decisions.reads_request else None)
+    reads_request = view.decisions.policies.for_crossing(boundary.name).reads_request
+    circumstances = (boundary.key, labels, (request.method, path) if reads_request else None)
     key: Hashable = None
     if presented.token is None or presented.scheme == "bearer":
         key = (presented.chain, presented.token, None if tokens is None else tokens.audience, circumstances)
@@ -323,9 +330,9 @@ def _identify(
     # 5. It stands; and so does the certificate beside it, which must be the same machine's.
     identity = token_identity(bound, status=status, revoked=revoked)
     if certificate is not None:
-        beside = device_identity(certificate, status=status, revoked=revoked)
-        if beside.spiffe_id != identity.spiffe_id:
-            raise CredentialsDisagree(seen=f"{identity.spiffe_id} and {beside.spiffe_id}")
+        check_device_stands(certificate, status=status, revoked=revoked)
+        if certificate.spiffe_id != identity.spiffe_id:
+            raise CredentialsDisagree(seen=f"{identity.spiffe_id} and {certificate.spiffe_id}")
     return identity
 
 

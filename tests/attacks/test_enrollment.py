@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -319,7 +318,7 @@ def test_a_key_put_in_the_place_of_the_certified_one(world: World, ledger: Count
     device = world.enrolled()
     challenge = device.begin()
     honest = device.evidence(challenge)
-    swapped = EnrollmentEvidence(replace(honest.key, public=forge_ck().public), honest.quote)
+    swapped = EnrollmentEvidence(honest.key._replace(public=forge_ck().public), honest.quote)
     before = ledger()
     assert refused(device.complete(challenge, swapped.to_bytes()), 403, "nonce-mismatch")
     assert ledger() == before

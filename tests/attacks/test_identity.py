@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +109,7 @@ def complete(device: SoftDevice, word: f.Attestation | None) -> Any:
     """The enrollment, with another word of the identity key, or none."""
     challenge = device.begin()
     iak = None if word is None else Identification(*word)
-    return device.complete(challenge, replace(device.evidence(challenge), iak=iak).to_bytes())
+    return device.complete(challenge, device.evidence(challenge)._replace(iak=iak).to_bytes())
 
 
 def test_an_attestation_key_that_nobody_vouches_for(world: World) -> None:
@@ -125,7 +124,7 @@ def test_a_stranger_with_the_victim_s_certificate(world: World) -> None:
     thief.iak = victim.iak
     challenge = thief.begin()
     forged = thief.tpm.identify(f.forge_iak(), b"whatever")
-    body = replace(thief.evidence(challenge), iak=Identification(*forged)).to_bytes()
+    body = thief.evidence(challenge)._replace(iak=Identification(*forged)).to_bytes()
     assert refused(thief.complete(challenge, body), 403, "attestation-signature-wrong")
     assert world.row(victim).state is State.ACTIVE
     assert victim.renew().status_code == 200
@@ -145,7 +144,7 @@ def test_a_word_for_another_attestation_key(world: World) -> None:
     honest = device.evidence(challenge)
     other = f.Forger()
     word = other.identify(device.iak, _extra_data(honest))
-    body = replace(honest, iak=Identification(*word)).to_bytes()
+    body = honest._replace(iak=Identification(*word)).to_bytes()
     assert refused(device.complete(challenge, body), 403, "certified-name-mismatch")
 
 
@@ -156,7 +155,7 @@ def test_a_key_of_the_owner_s_hierarchy(world: World) -> None:
     challenge = device.begin()
     honest = device.evidence(challenge)
     word = device.tpm.identify(device.iak, _extra_data(honest), hierarchy=0x40000001)
-    body = replace(honest, iak=Identification(*word)).to_bytes()
+    body = honest._replace(iak=Identification(*word)).to_bytes()
     assert refused(device.complete(challenge, body), 403, "identity-name-mismatch")
 
 
@@ -169,7 +168,7 @@ def test_a_public_area_that_is_not_the_certified_key_s(world: World) -> None:
     challenge = device.begin()
     evidence = device.evidence(challenge)
     word = device.tpm.identify(honest, _extra_data(evidence))
-    body = replace(evidence, iak=Identification(*word)).to_bytes()
+    body = evidence._replace(iak=Identification(*word)).to_bytes()
     assert refused(device.complete(challenge, body), 403, "identity-name-mismatch")
 
 
@@ -177,7 +176,7 @@ def test_a_word_that_nobody_asked_for(world: World) -> None:
     device = world.device()
     challenge = device.begin()
     word = device.tpm.identify(f.forge_iak(), b"whatever")
-    body = replace(device.evidence(challenge), iak=Identification(*word)).to_bytes()
+    body = device.evidence(challenge)._replace(iak=Identification(*word)).to_bytes()
     assert refused(device.complete(challenge, body), 403, "identity-unexpected")
 
 

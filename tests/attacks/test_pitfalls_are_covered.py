@@ -22,6 +22,7 @@ TPM, WEB, CREDENTIALS, EDGE = (
     "unit/attestd_edge/test_edge_",
 )
 ATTACK = "attacks/test_"
+RUNTIME = "unit/appraisal/test_runtime"
 
 COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     # ---- Endorsement
@@ -153,14 +154,104 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("a restart count that decreases is taken for an attack", "TPM 2.0 Library, Part 2, 10.11"): (
         f"{ATTACK}quote.py::test_a_new_boot_is_recorded_and_is_no_attack",
     ),
-    ("logs without bounds", "google/go-attestation"): (f"{ATTACK}quote.py::test_a_log_is_bounded",),
+    ("logs without bounds", "google/go-attestation"): (
+        f"{ATTACK}quote.py::test_a_log_is_bounded",
+        f"{TPM}eventlog.py::test_sizes_and_counts_beyond_all_bounds",
+        f"{TPM}eventlog.py::test_no_more_events_than_bounded",
+        f"{TPM}eventlog.py::test_hostile_logs_take_little_time_and_memory",
+        f"{TPM}eventlog.py::test_a_log_cut_anywhere",
+        f"{TPM}sipa.py::test_events_that_are_none",
+        "vectors/test_shared_eventlogs.py::test_a_mutated_log_is_read_or_refused_by_name",
+    ),
     ("unauthenticated log data is believed", "go-attestation, docs/event-log-disclosure.md"): (
         f"{ATTACK}quote.py::test_a_log_that_nobody_asked_for_affirms_nothing",
+        f"{ATTACK}eventlog.py::test_an_event_s_type_is_a_word",
+        f"{ATTACK}eventlog.py::test_data_that_hash_to_something_else",
+        f"{ATTACK}eventlog.py::test_a_loader_s_name_is_a_word",
+        f"{ATTACK}eventlog.py::test_a_file_s_name_is_a_word",
+        f"{TPM}secureboot.py::test_a_second_set_of_variables_behind_the_first",
+        f"{TPM}secureboot.py::test_one_unknown_measurement_and_nothing_of_pcr_7_is_believed",
+        f"{TPM}bootloaders.py::test_a_loader_can_not_be_renamed_away",
+        f"{TPM}bootloaders.py::test_a_command_line_can_not_lose_its_name",
+        "vectors/test_shared_eventlogs.py::test_no_name_that_a_log_gives_to_a_digest_is_a_fact",
+    ),
+    ("the pre-OS phase has no end", "PC Client Platform Firmware Profile, 2.3.2"): (
+        f"{ATTACK}eventlog.py::test_a_separator_that_is_called_something_else",
+        f"{ATTACK}eventlog.py::test_keys_of_ones_own_behind_the_separator",
+        f"{TPM}secureboot.py::test_a_separator_is_known_by_its_digest",
+        f"{TPM}secureboot.py::test_without_a_separator_nobody_knows_who_measured",
+    ),
+    ("EV_NO_ACTION extends, and PCR 0 always begins at zero", "tpm2_eventlog 5.4"): (
+        f"{TPM}replay.py::test_what_extends_nothing_extends_nothing",
+        f"{TPM}replay.py::test_pcr_0_begins_where_startup_came_from",
+        f"{ATTACK}eventlog.py::test_startup_locality_that_is_a_lie",
+        "vectors/test_tpm2_eventlog.py::test_the_two_agree_on_a_real_log_or_differ_for_a_known_reason",
+    ),
+    ("real logs break strict parsers", "go-attestation#157, #222, #235, #283"): (
+        f"{ATTACK}eventlog.py::test_real_logs_that_break_strict_parsers",
+        f"{TPM}secureboot.py::test_early_shims_log_more_than_they_measure",
+        "vectors/test_shared_eventlogs.py::test_every_log_has_facts_without_doubts",
+    ),
+    ("a log that does not replay is used", "PC Client Platform Firmware Profile, 10"): (
+        f"{ATTACK}eventlog.py::test_the_log_of_a_good_boot_for_a_bad_one",
+        f"{ATTACK}eventlog.py::test_events_left_out",
+        f"{TPM}replay.py::test_the_first_pcr_that_differs_is_named",
+        f"{TPM}replay.py::test_the_last_event_that_still_fits",
+        "unit/cli/test_appraise_eventlog.py::test_a_log_that_does_not_replay_is_refused",
+        "vectors/test_shared_eventlogs.py::test_each_log_replays_to_the_values_that_came_with_it_or_is_refused",
     ),
     ("a default policy that accepts every state", "keylime#1932"): (
         f"{ATTACK}quote.py::test_without_reference_values_nothing_is_affirmed",
         "unit/appraisal/test_results.py::test_without_reference_values_software_is_never_affirmed",
         "unit/appraisal/test_results.py::test_a_pcr_that_was_not_quoted_is_refused_not_ignored",
+    ),
+    # ---- IMA
+    ("entries appended to a list are believed", "IBM/ima-doc, event log format"): (
+        f"{TPM}ima.py::test_entries_after_the_quoted_one_are_ignored_and_never_read",
+        f"{TPM}ima.py::test_the_quote_may_be_of_any_entry",
+        f"{TPM}ima.py::test_a_list_with_one_lie_proves_nothing",
+        f"{RUNTIME}.py::test_what_follows_the_quoted_entry_is_not_judged",
+        f"{RUNTIME}.py::test_a_list_that_the_quote_does_not_prove_is_not_judged",
+        "unit/cli/appraise/test_appraise_ima.py::test_what_follows_the_proven_entry_decides_nothing",
+        "vectors/test_shared_ima.py::test_a_real_list_reaches_the_pcr_of_its_report",
+    ),
+    ("violations that extend their zeros, or are believed", "Linux, ima_queue.c"): (
+        f"{TPM}ima.py::test_a_violation_extends_all_ones",
+        f"{RUNTIME}.py::test_violations_are_counted_and_no_path_excuses_them",
+        "vectors/test_shared_ima.py::test_every_list_gets_its_stated_values",
+    ),
+    ("resuming on another boot, or with the whole list", "rust-keylime#1077"): (
+        f"{RUNTIME}.py::test_resuming_on_another_boot_by_another_policy_or_elsewhere",
+        f"{RUNTIME}.py::test_a_whole_list_where_a_continuation_was_announced",
+        f"{RUNTIME}.py::test_entries_left_out_between_two_attestations",
+        f"{RUNTIME}.py::test_what_was_refused_stays_refused",
+        f"{TPM}ima.py::test_a_whole_list_is_no_continuation",
+    ),
+    ("updates against one fixed list", "keylime#1515"): (
+        f"{RUNTIME}.py::test_updates_overlap",
+        f"{RUNTIME}.py::test_nothing_is_good_without_a_policy_or_by_an_empty_one",
+    ),
+    ("a list of another boot, or of another PCR", "Linux, ima_crypto.c and ima_policy.c"): (
+        f"{RUNTIME}.py::test_the_list_is_of_the_boot_that_was_quoted",
+        f"{TPM}imastate.py::test_one_pcr_that_differs",
+        f"{TPM}ima.py::test_entries_for_other_pcrs_extend_those",
+        f"{TPM}ima.py::test_a_pcr_of_zeros_proves_nothing",
+        "vectors/test_shared_ima.py::test_an_entry_for_another_pcr_is_no_part_of_pcr_10",
+    ),
+    ("sizes and counts of a list, and patterns, without bounds", "CWE-770, CWE-1333"): (
+        f"{TPM}ima.py::test_malformed_lists",
+        f"{TPM}ima.py::test_malformed_lists_cost_no_more_memory_than_they_have",
+        f"{TPM}ima.py::test_memory_does_not_grow_with_the_list",
+        "unit/appraisal/test_paths.py::test_no_path_makes_patterns_slow",
+        f"{RUNTIME}.py::test_refusals_told_are_bounded_and_printable",
+        f"{RUNTIME}.py::test_keys_learned_in_one_boot_are_bounded",
+    ),
+    ("a file's signature of another kind, hash or keyring", "Linux, digsig_asymmetric.c"): (
+        f"{TPM}imasignatures.py::test_one_kind_does_not_stand_for_the_other",
+        f"{TPM}imasignatures.py::test_one_lie_in_a_signature",
+        f"{TPM}imamodsig.py::test_a_certificate_that_comes_along_is_nobody_to_trust",
+        f"{TPM}imamodsig.py::test_one_lie_in_an_appended_signature",
+        f"{RUNTIME}.py::test_a_measured_key_counts_from_then_on_where_a_rule_says_so",
     ),
     # ---- Credentials, tokens, doors
     ("the header chooses the algorithm or the key", "RFC 8725, 2.1 and 3.1"): (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,7 @@ def test_a_quote_that_lies(
 
 
 def with_pcrs(values: Mapping[str, Mapping[int, bytes]]) -> Lie:
-    return lambda quote: replace(quote, pcrs=values)
+    return lambda quote: quote._replace(pcrs=values)
 
 
 HONEST = PCRS["sha256"]
@@ -126,7 +125,7 @@ def test_two_quotes_with_one_signature(world: World, ledger: Count, door: Callab
     device = world.enrolled()
     other, _ = device.tpm.quote(b"", device.pcrs)
     before = ledger()
-    assert refused(door(device, lambda quote: replace(quote, attest=other)), 403, "attestation-signature-wrong")
+    assert refused(door(device, lambda quote: quote._replace(attest=other)), 403, "attestation-signature-wrong")
     assert ledger() == before
 
 
@@ -210,10 +209,10 @@ def test_a_new_boot_is_recorded_and_is_no_attack(world: World, reset: int, resta
 def test_a_log_is_bounded(world: World, ledger: Count, door: Callable[..., TestResponse], log: str) -> None:
     device = world.enrolled()
     before = ledger()
-    answer = door(device, lambda quote: replace(quote, **{log: bytes(MAX_LOG + 1)}))
+    answer = door(device, lambda quote: quote._replace(**{log: bytes(MAX_LOG + 1)}))
     assert refused(answer, 400, "malformed-json")
     assert ledger() == before
-    assert door(device, lambda quote: replace(quote, **{log: bytes(1024)})).status_code == 200
+    assert door(device, lambda quote: quote._replace(**{log: bytes(1024)})).status_code == 200
 
 
 @both_doors
@@ -223,7 +222,7 @@ def test_a_log_that_nobody_asked_for_affirms_nothing(world: World, door: Callabl
     door(device)
     assert device.answer is not None
     without = device.answer.result["vector"]
-    door(device, lambda quote: replace(quote, eventlog=b"all is well", ima=b"all is well"))
+    door(device, lambda quote: quote._replace(eventlog=b"all is well", ima=b"all is well"))
     assert device.answer.result["vector"] == without
     assert without["executables"] == without["configuration"] == 0
 

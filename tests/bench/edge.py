@@ -59,6 +59,20 @@ LOOKING = default_policy() + (
     'forbid (principal, action == Action::"cross", resource) when '
     '{ principal.hasTag("unit") && principal.getTag("unit") == "recalled" };'
 )
+# The permit itself looks at the label, and at all else that there is about a device.
+ALL_AT_ONCE = """
+permit (principal is Device, action == Action::"cross", resource is Boundary) when {
+  principal.tier == resource.from.tier && resource.from has site && principal.site == resource.from.site &&
+  principal.trust.instance_identity == Trust::"affirming" && principal.trust.worst != Trust::"contraindicated" &&
+  principal.boot.flags.hasTag("secure_boot") && principal.boot.flags.getTag("secure_boot") &&
+  principal.hasTag("unit") && principal.getTag("unit") like "u-*"
+};"""
+# The policies of a hundred other boundaries beside those of this one.
+HUNDRED = LOOKING + "".join(
+    f'permit (principal, action == Action::"cross", resource == Boundary::"other-{number}") when '
+    '{ principal.hasTag("team") && principal.getTag("team") == "night" };'
+    for number in range(100)
+)
 VERIFY, SIGN = "P-256 verification", "P-256 signature"
 _ECDSA = ec.ECDSA(hashes.SHA256())
 _numbers = itertools.count(1)
@@ -141,6 +155,8 @@ class Device:
 def _figures(folder: Path) -> Iterator[Figure]:
     home = Guard(folder / "home", default_policy())
     looking = Guard(folder / "looking", LOOKING)
+    all_at_once = Guard(folder / "all", ALL_AT_ONCE)
+    hundred = Guard(folder / "hundred", HUNDRED)
     rootward = Guard(
         folder / "rootward", default_policy(), issuers=()
     )  # knows the root alone: issuers come with the leaf
@@ -187,6 +203,18 @@ def _figures(folder: Path) -> Iterator[Figure]:
     )
     asked, fleet = "policy asked anew", "of a fleet"
     yield Figure(f"edge cold, certificate, {asked}", cold(lambda: Device.new().connected()), looking.admit, 3.0)
+    yield Figure(
+        f"edge cold, certificate, {asked}, of one permit that looks at all",
+        cold(lambda: Device.new().connected()),
+        all_at_once.admit,
+        3.0,
+    )
+    yield Figure(
+        f"edge cold, certificate, {asked}, beside a hundred boundaries'",
+        cold(lambda: Device.new().connected()),
+        hundred.admit,
+        3.0,
+    )
     yield Figure(f"edge cold, certificate, {fleet}", cold(lambda: alike().connected()), home.admit, 3.0)
     yield Figure(
         f"edge cold, certificate, {fleet}, issuer not in the bundle",
@@ -261,17 +289,17 @@ def _doors(guard: Guard, device: Device) -> Iterator[Figure]:
 
         return lambda scopes: loop.run_until_complete(many(scopes))
 
-    def hundred(thing: Any) -> Callable[[], list[Any]]:
+    def hundred_of(thing: Any) -> Callable[[], list[Any]]:
         return lambda: [[thing] * 100]
 
     def served(app: Any) -> Callable[[Any], object]:
         return lambda environs: [list(app(dict(one), answered)) for one in environs]
 
-    yield Figure("/100 WSGI application alone", hundred(environ), served(wsgi_app))
-    yield Figure("/100 edge hot, WSGI, certificate from nginx", hundred(environ), served(guarded_wsgi))
-    yield Figure("/100 ASGI application alone", hundred(scope), through(asgi_app))
-    yield Figure("/100 edge hot, ASGI, certificate from TLS", hundred(scope), through(guarded_tls))
-    yield Figure("/100 edge hot, ASGI, certificate from nginx", hundred(by_hop), through(guarded_hop))
+    yield Figure("/100 WSGI application alone", hundred_of(environ), served(wsgi_app))
+    yield Figure("/100 edge hot, WSGI, certificate from nginx", hundred_of(environ), served(guarded_wsgi))
+    yield Figure("/100 ASGI application alone", hundred_of(scope), through(asgi_app))
+    yield Figure("/100 edge hot, ASGI, certificate from TLS", hundred_of(scope), through(guarded_tls))
+    yield Figure("/100 edge hot, ASGI, certificate from nginx", hundred_of(by_hop), through(guarded_hop))
 
 
 def measure() -> list[dict[str, Any]]:

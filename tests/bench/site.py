@@ -31,6 +31,7 @@ from attestd.registry import admission, devices
 from attestd.registry.engine import Registry
 from attestd.registry.inventory import InventoryEntry
 from tests.forger import Forger
+from tests.processes import workers_of
 from tests.soft_device import signer
 
 CLIENTS = 64
@@ -80,10 +81,10 @@ class Served:
 
     @classmethod
     @contextmanager
-    def running(cls, folder: Path) -> Iterator[Self]:
+    def running(cls, folder: Path, **environ: str) -> Iterator[Self]:
         command = [str(_BIN / "attestd"), "serve", "--dir", str(folder), "--listen", "127.0.0.1:0", "--json"]
         with (folder / "log").open("ab") as log:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | environ)
         assert process.stdout is not None
         try:
             said = ""
@@ -92,7 +93,7 @@ class Served:
                 if line.startswith("}"):
                     break
             served = cls(folder, process, json.loads(said)["url"])
-            served.pids = [process.pid, *_children(process.pid)]
+            served.pids = [process.pid, *workers_of(process.pid)]
             yield served
         finally:
             process.send_signal(signal.SIGTERM)
@@ -218,14 +219,6 @@ class Fleet:
                 )
             )
         return found
-
-
-def _children(pid: int) -> list[int]:
-    found = []
-    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, listed.read_text().split()):
-            found += [child, *_children(child)]
-    return [child for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def _cpu(pid: int) -> float:

@@ -33,6 +33,7 @@ from tests.soft_device import SoftDevice
 
 _PATIENCE = 60.0  # seconds for one act, restarts of the service included
 _PAUSE = 0.1  # seconds between attempts; a Retry-After is cut to it, so that a test is not spent waiting
+_RETURNS = 8  # acts that bring a machine back, at most: asking, waiting, enrolling, attesting, renewing
 _ECHO = 0.1  # of the answered requests are sent once more
 
 
@@ -176,7 +177,10 @@ class Machine:
 
     def step(self) -> str:
         """One act; returns what came of it: "", or the problem's name."""
-        problem = self._enroll() if not self._enrolled or self._rng.random() < 0.1 else self._verb()
+        return self._judge(self._enroll() if not self._enrolled or self._rng.random() < 0.1 else self._verb())
+
+    def _judge(self, problem: str) -> str:
+        """What a problem means for this machine's next act."""
         if problem in ("signature-wrong", "device-unknown", "device-not-active"):
             self._enrolled = False  # the service holds other keys of it, or none
         if problem in ("endorsement-key-blocked", "ek-blocked"):
@@ -189,6 +193,15 @@ class Machine:
 
     def renew(self) -> Answer:
         return self.device.renew()  # type: ignore[return-value]
+
+    def come_back(self) -> str:
+        """What an agent does to be in order again: a renewal, after whatever it takes. "" once it is, or a problem."""
+        if not self._enrolled:
+            return self._judge(self._enroll()) or "enrolled anew"
+        problem = self.renew().problem
+        if problem == "attestation-overdue":  # let out of quarantine, say: the last attestation does not count
+            return str(self.device.attest().problem) or "attested anew"
+        return self._judge(problem)
 
     def _enroll(self) -> str:
         fresh = Forger(ek=self.device.tpm.ek)  # each enrollment makes new keys
@@ -359,13 +372,12 @@ class Load:
         """After it all, with everybody let in again: each machine renews. Raises AssertionError."""
         self.operator.tidy()
         for machine in self.machines:
-            for _ in range(6):
-                if machine.id is not None and machine.renew().status_code == 200:
-                    break
-                machine.step()
+            problems: list[str] = []
+            while (problem := machine.come_back()) and len(problems) < _RETURNS:
+                problems.append(problem)
                 self.operator.tidy()
-            else:
-                raise AssertionError(f"machine {machine.id} does not come back")
+            if problem:
+                raise AssertionError(f"machine {machine.id} does not come back: {', '.join(problems)}")
 
     def close(self) -> None:
         self.stop()

@@ -21,6 +21,7 @@ from attestd.policy import default_policy, edge_tokens_policy
 from attestd.registry.engine import Registry
 from tests import ek_ca
 from tests.chaos.load import Load
+from tests.processes import status, workers_of
 from tests.service import URL
 
 BIN = Path(sys.executable).parent
@@ -121,7 +122,7 @@ class Served:
     @property
     def workers(self) -> list[int]:
         """The process ids of those that are alive, the oldest first."""
-        return [pid for pid in children(self.supervisor) if b"spawn_main" in command_line(pid)]
+        return workers_of(self.supervisor)
 
     def kill(self) -> list[int]:
         """All of it at once. Returns the workers that there were."""
@@ -171,26 +172,7 @@ def kill(pid: int) -> None:
 
 def alive(pid: int) -> bool:
     """Whether it runs; a zombie does not."""
-    return _stat(pid)[:1] not in ([], ["Z"])
-
-
-def children(parent: int) -> list[int]:
-    """Those that run."""
-    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    return sorted(pid for pid in pids if (stat := _stat(pid))[1:2] == [str(parent)] and stat[0] != "Z")
-
-
-def command_line(pid: int) -> bytes:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    return b""
-
-
-def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat behind the program's name: state, parent's id, …; none if there is no such one."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return []
+    return status(pid)[:1] not in ([], ["Z"])
 
 
 def _free_port() -> int:

@@ -13,6 +13,7 @@ import pytest
 from attestd.cli.api import running_url
 from attestd.cli.counting import FOLDER_VARIABLE, counting, reserve, tidy
 from tests.chaos.served import Served, alive, kill, until
+from tests.processes import children, nursery_of
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,30 @@ def test_a_worker_killed_over_and_over_is_replaced_over_and_over(served: Served)
     assert served.stop() == 0
 
 
+def test_the_workers_of_a_killed_nursery_are_replaced(served: Served) -> None:
+    """By those of another one: what its supervisor can't see any more does not serve."""
+    nursery, orphans = nursery_of(served.supervisor), served.workers
+    assert nursery is not None
+    kill(nursery)
+    until(lambda: not any(map(alive, (nursery, *orphans))), "the orphans have ended", patience=20)
+    until(lambda: len(served.workers) == 2, "both places are filled")
+    until(lambda: served.answers("/readyz"), "they answer")
+    assert served.stop() == 0
+
+
+def test_all_its_processes_may_be_told_to_stop_at_once(served: Served) -> None:
+    """As service managers and terminals do: those who see that the workers end must be there until they have."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        family = [served.supervisor, *children(served.supervisor), *served.workers]
+        for pid in family:
+            os.kill(pid, number)
+        assert served.process is not None
+        assert served.process.wait(30) == 0
+        until(lambda family=family: not any(map(alive, family)), "all have ended", patience=5)  # type: ignore[misc]
+        served.start()
+        until(lambda: len(served.workers) == 2, "both workers are there")
+
+
 def test_a_worker_that_can_not_start_ends_the_service(served: Served) -> None:
     """What is wrong with the instance is said, and not over and over."""
     settings = served.folder / "attestd.toml"
@@ -77,7 +102,7 @@ def test_a_worker_that_can_not_start_ends_the_service(served: Served) -> None:
 
 
 def test_a_note_of_a_dead_service_misleads_nobody(served: Served) -> None:
-    assert running_url(served.folder) == served.url
+    until(lambda: running_url(served.folder) == served.url, "the note is written, and found true")
     served.kill()
     note = json.loads((served.folder / "run" / "service.json").read_text())
     assert note["local_url"] == served.url

@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from tests.database import database_of_an_instance
+from tests.processes import workers_of
 
 BIN = Path(sys.executable).parent
 pytestmark = pytest.mark.database
@@ -50,13 +51,14 @@ class Served:
         return self.process.wait(30)
 
 
-def serve(folder: Path, *, port: int = 0) -> Served:
+def serve(folder: Path, *, port: int = 0, cwd: Path | None = None) -> Served:
     """Starts the service; it is up when it says so."""
     process = subprocess.Popen(
         [str(BIN / "attestd"), "serve", "--dir", str(folder), "--listen", f"127.0.0.1:{port}", "--json"],
         stdout=subprocess.PIPE,
         stderr=(folder / "log").open("ab"),
         text=True,
+        cwd=cwd,
     )
     assert process.stdout is not None
     text = ""
@@ -202,16 +204,29 @@ def test_a_taken_port_is_named(folder: Path, served: Served, tmp_path: Path) -> 
 
 
 def test_a_worker_that_dies_is_replaced(folder: Path, served: Served) -> None:
-    workers = _children(served.process.pid)
+    workers = workers_of(served.process.pid)
     os.kill(workers[0], signal.SIGKILL)
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         time.sleep(0.2)
-        now = _children(served.process.pid)
+        now = workers_of(served.process.pid)
         if len(now) >= len(workers) and workers[0] not in now:
             break
     for _ in range(10):
         assert served.get("/readyz").status_code == 200
+
+
+def test_what_lies_where_it_is_started_is_not_loaded(tmp_path: Path) -> None:
+    folder = tmp_path / "instance"
+    attestd(folder, "init", "--trust-domain", "example.org")
+    for name in ("attestd", "flask", "multiprocessing"):
+        (tmp_path / f"{name}.py").write_text("print('loaded by mistake', flush=True)\nraise SystemExit(9)\n")
+    running = serve(folder, cwd=tmp_path)
+    try:
+        assert len(workers_of(running.process.pid)) == 2
+        assert running.get("/readyz").status_code == 200
+    finally:
+        assert running.stop() == 0
 
 
 def test_it_stops_gracefully_and_starts_again_where_it_was(tmp_path: Path) -> None:
@@ -229,16 +244,3 @@ def test_it_stops_gracefully_and_starts_again_where_it_was(tmp_path: Path) -> No
         assert again.get("/v1/root").text == root
     finally:
         assert again.stop(signal.SIGINT) == 0
-
-
-def _children(pid: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        command = (stat.parent / "cmdline").read_bytes() if stat.parent.exists() else b""
-        if int(fields[1]) == pid and b"resource_tracker" not in command:
-            found.append(int(stat.parent.name))
-    return sorted(found)

@@ -4,10 +4,32 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.fuzz import agent, certificates, credentials, edge, files, messages, tpm_structures, trail_and_backups
+from tests.fuzz import (
+    agent,
+    certificates,
+    credentials,
+    edge,
+    eventlogs,
+    files,
+    measurements,
+    messages,
+    tpm_structures,
+    trail_and_backups,
+)
 from tests.fuzz.harness import Target
 
-FAMILIES: Final = (tpm_structures, certificates, messages, credentials, edge, agent, files, trail_and_backups)
+FAMILIES: Final = (
+    tpm_structures,
+    eventlogs,
+    certificates,
+    messages,
+    credentials,
+    edge,
+    agent,
+    files,
+    trail_and_backups,
+    measurements,
+)
 TARGETS: Final[tuple[Target, ...]] = tuple(target for family in FAMILIES for target in family.TARGETS)
 
 

@@ -25,6 +25,7 @@ from typing import Any, cast
 
 from attestd.protocol.encoding import b64decode
 from tests.forger import Forger
+from tests.processes import workers_of
 from tests.soft_device import URL, SoftDevice
 
 BIN = Path(sys.executable).parent
@@ -58,8 +59,7 @@ class Running:
 
     def workers(self) -> list[int]:
         """The processes that serve."""
-        listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [int(pid) for pid in listed if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return workers_of(self.process.pid)
 
     def memory(self) -> list[int]:
         """Resident MiB of each worker."""

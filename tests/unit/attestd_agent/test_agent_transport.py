@@ -6,8 +6,9 @@ import hashlib
 import socket
 import threading
 import time
+from base64 import b64decode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,6 +20,7 @@ from attestd_agent.clock import DeviceClock
 from attestd_agent.transport import (
     MAX_ANSWER,
     AnswerTooLarge,
+    ProxyUnusable,
     RootDiffers,
     RootMalformed,
     ServerCertificateOutdated,
@@ -49,19 +51,98 @@ def test_an_error_status_is_an_answer_too(service: FakeService, clock: DeviceClo
     assert transport(service, clock).exchange("GET", "/v1/nothing").status == 404
 
 
-def test_a_proxy_from_the_environment_is_for_other_machines(
-    service: FakeService, clock: DeviceClock, monkeypatch: pytest.MonkeyPatch
+class Proxy:
+    """Takes one connection, and answers CONNECT; a 200 leads to the service."""
+
+    def __init__(self, service: FakeService, answer: bytes = b"HTTP/1.1 200 Connected\r\nVia: me\r\n\r\n") -> None:
+        self._service, self._answer = service, answer
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.asked = b""
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        client, _ = self._listener.accept()
+        while not self.asked.endswith(b"\r\n\r\n"):
+            self.asked += client.recv(4096)
+        client.sendall(self._answer)
+        _pump(client, self._service.url)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def elsewhere(service: FakeService, clock: DeviceClock, monkeypatch: pytest.MonkeyPatch) -> Transport:
+    """To a service that only a proxy leads to."""
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    port = service.url.rpartition(":")[2]
+    return Transport(f"https://attestd.test:{port}", service.root_pem, clock, limit=1.0)
+
+
+def test_a_proxy_from_the_environment_leads_to_other_machines(
+    service: FakeService, clock: DeviceClock, elsewhere: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as proxy:
-        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.getsockname()[1]}")
-        monkeypatch.delenv("NO_PROXY", raising=False)
-        assert transport(service, clock).exchange("GET", "/v1/nonce").status == 204
-        elsewhere = Transport("https://attestd.test", service.root_pem, clock, limit=0.5)
-        with pytest.raises(ServerTooSlow):
+    with closing(Proxy(service)) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://me:se%3Acret@{proxy.address}")
+        assert transport(service, clock).exchange("GET", "/v1/nonce").status == 204, "this machine needs none"
+        assert proxy.asked == b""
+        with pytest.raises(ServerNotTrusted):  # there is a server behind it, which has another name
             elsewhere.exchange("GET", "/v1/nonce")
-        asked, _ = proxy.accept()
-        assert asked.recv(100).startswith(b"CONNECT attestd.test:443")
-        asked.close()
+        told = proxy.asked.decode("ascii").split("\r\n")
+        port = service.url.rpartition(":")[2]
+        assert told[:2] == [f"CONNECT attestd.test:{port} HTTP/1.1", f"Host: attestd.test:{port}"]
+        assert b64decode(told[2].removeprefix("Proxy-Authorization: Basic ")) == b"me:se:cret"
+
+
+def test_an_exchange_goes_through_a_proxy(
+    service: FakeService, elsewhere: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attestd_agent.transport._is_here", lambda host: False)
+    near = Transport(service.url, service.root_pem, elsewhere._clock, limit=5.0)
+    service.hooks.append(on("/v1/x", Answer(200, b"hello")))
+    with closing(Proxy(service)) as proxy:
+        monkeypatch.setenv("ALL_PROXY", proxy.address)
+        assert near.exchange("POST", "/v1/x", body=b"{}").body == b"hello"
+        assert proxy.asked.startswith(b"CONNECT 127.0.0.1:")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        assert near.exchange("GET", "/v1/nonce").status == 204, "the proxy takes one connection"
+
+
+@pytest.mark.parametrize(
+    ("answer", "refusal"),
+    [
+        (b"HTTP/1.1 407 Who are you\r\n\r\n", ProxyUnusable),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", ServerUnreachable),
+        (b"HTTP/1.1 200 Connected\r\n" + b"X: y\r\n" * 1000, ServerUnreachable),
+        (b"HTTP/1.1 200 Connected\r\n", ServerTooSlow),
+        (b"", ServerTooSlow),
+    ],
+    ids=["refuses", "is-none", "never-ends", "falls-silent", "says-nothing"],
+)
+def test_what_is_wrong_with_a_proxy_is_named(
+    service: FakeService,
+    elsewhere: Transport,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: bytes,
+    refusal: type[AttestdError],
+) -> None:
+    with closing(Proxy(service, answer)) as proxy:
+        monkeypatch.setenv("https_proxy", f"http://{proxy.address}")
+        began = time.monotonic()
+        with pytest.raises(refusal):
+            elsewhere.exchange("GET", "/v1/nonce")
+        assert _in_time(1.0, began)
+
+
+@pytest.mark.parametrize("address", ["socks5://a:1080", "https://a:3128", "http://", "http://a:x", "http://[::1"])
+def test_a_proxy_of_another_kind_is_refused(
+    elsewhere: Transport, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", address)
+    with pytest.raises(ProxyUnusable):
+        elsewhere.exchange("GET", "/v1/nonce")
 
 
 def test_redirects_are_not_followed(service: FakeService, clock: DeviceClock) -> None:
@@ -89,8 +170,12 @@ def test_another_name_is_not_trusted(service: FakeService, clock: DeviceClock) -
 
 
 def _forward(listener: socket.socket, url: str) -> None:
-    """Between a client and the service, octets as they come."""
     client, _ = listener.accept()
+    _pump(client, url)
+
+
+def _pump(client: socket.socket, url: str) -> None:
+    """Between a client and the service, octets as they come."""
     server = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
 
     def pump(source: socket.socket, target: socket.socket) -> None:
@@ -245,6 +330,27 @@ def test_an_endless_answer_is_cut(service: FakeService, clock: DeviceClock, stat
     assert sent[0] < MAX_ANSWER + 64 * 1024 * 1024
 
 
+@pytest.mark.parametrize("head", [b"Content-Length: 100\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n64\r\n"])
+def test_an_answer_that_breaks_off_is_no_answer(service: FakeService, clock: DeviceClock, head: bytes) -> None:
+    def break_off(handler: Any) -> None:
+        handler.wrote = True
+        handler.close_connection = True
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + head + b"the first half")
+
+    service.hooks.append(on("/v1/x", break_off))
+    with pytest.raises(ServerUnreachable):
+        transport(service, clock).exchange("GET", "/v1/x")
+
+
+def test_values_of_one_header_are_joined(service: FakeService, clock: DeviceClock) -> None:
+    def twice(handler: Any) -> None:
+        handler.wrote = True
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nA: 1\r\na: 2\r\nContent-Length: 0\r\n\r\n")
+
+    service.hooks.append(on("/v1/x", twice))
+    assert transport(service, clock).exchange("GET", "/v1/x").headers["a"] == "1, 2"
+
+
 def test_a_compressed_answer_is_not_unpacked(service: FakeService, clock: DeviceClock) -> None:
     import gzip
 
@@ -320,6 +426,11 @@ def test_roots_are_read_strictly() -> None:
         "https://a/?q",
         "https://a/#f",
         "https://a:x",
+        "https://a:0",
+        "https://a b",
+        "https://a\n",
+        "https://[::1",
+        "https://a\\b",
     ],
 )
 def test_other_addresses_are_refused(url: str) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from attestd.credentials.facts import FACTS_OID, MAX_FACTS, MAX_INDEX, Facts, FactsTooLarge, MalformedFacts
 from attestd.errors import InputTooLarge, MalformedInput
-from attestd.protocol.encoding import MalformedJson, Members, UnsupportedVersion
+from attestd.protocol.encoding import MalformedJson, Members, UnsupportedVersion, write_object
 from tests.authority import FACTS
 
 MEMBERS = FACTS.to_members()
@@ -286,3 +286,80 @@ def test_facts_of_a_fleet_share_what_they_share() -> None:
     one, other = (Facts.decode(dataclasses.replace(FACTS, status_index=index).encode()) for index in (1, 2))
     assert (one.status_index, other.status_index) == (1, 2)
     assert one.labels is other.labels
+
+
+# ---- Made for a fleet -------------------------------------------------------------------------------------------
+
+
+@given(
+    st.dictionaries(st.sampled_from(["idx", "att", "a", "v", "boot"]), _TEXTS),
+    st.dictionaries(st.sampled_from(["idx", "sb", "vec"]), st.booleans() | st.integers(-5, 5) | _TEXTS),
+    st.integers(0, MAX_INDEX - 1),
+    st.integers(1, (1 << 40) - 1),
+)
+def test_facts_are_spelled_as_any_json_is(
+    labels: dict[str, str], boot: dict[str, Any], index: int, attested_at: int
+) -> None:
+    facts = Facts({"instance-identity": 2, "hardware": -3}, labels, boot, index, attested_at)
+    for _ in range(2):  # the second time with what was kept
+        assert facts.encode() == write_object(facts.to_members())
+    shared = Facts.of_fleet(facts.vector, labels, boot, status_index=index, attested_at=attested_at)
+    assert shared == facts
+    assert shared.encode() == write_object(facts.to_members())
+
+
+def test_a_fleets_facts_share_what_they_share_and_nothing_else() -> None:
+    def made(vector: dict[str, Any], labels: dict[str, str], index: int = 7, attested_at: int = 9) -> Facts:
+        return Facts.of_fleet(vector, labels, {"sb": True}, status_index=index, attested_at=attested_at)
+
+    one, other = made({"hardware": 2}, {"a": "b"}, 1), made({"hardware": 2}, {"a": "b"}, 2, 3)
+    assert one.labels is other.labels
+    assert (one.status_index, one.attested_at, other.status_index, other.attested_at) == (1, 9, 2, 3)
+    for vector, labels in (({"hardware": 3}, {"a": "b"}), ({"hardware": 2}, {"a": "c"}), ({}, {"a": "b"})):
+        found = made(vector, labels)
+        assert (found.vector, found.labels, found.boot) == (vector, labels, {"sb": True})
+        assert Facts.decode(found.encode()) == found
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"vector": {"hardware": True}},
+        {"vector": {"hardware": 1.0}},
+        {"vector": {"hardware": 128}},
+        {"vector": {"software": 1}},
+        {"labels": {"a b": "c"}},
+        {"labels": {"a": "\n"}},
+        {"boot": {"sb": 1.5}},
+        {"boot": {"sb": None}},
+        {"status_index": True},
+        {"status_index": -1},
+        {"status_index": MAX_INDEX},
+        {"attested_at": True},
+        {"attested_at": 0},
+        {"attested_at": 1 << 40},
+    ],
+)
+def test_a_fleets_facts_are_checked_like_any(lie: dict[str, Any]) -> None:
+    honest: dict[str, Any] = {"vector": {"hardware": 1}, "labels": {"a": "c"}, "boot": {"sb": 1}}
+    honest |= {"status_index": 1, "attested_at": 1}
+    Facts.of_fleet(**honest)
+    with pytest.raises(MalformedFacts):
+        Facts.of_fleet(**honest | lie)
+
+
+def test_a_fleets_facts_are_bounded_like_any() -> None:
+    facts = sized(MAX_FACTS)
+    for index, fits in ((0, True), (10, False)):
+        found = Facts.of_fleet(facts.vector, facts.labels, facts.boot, status_index=index, attested_at=1)
+        with contextlib.nullcontext() if fits else pytest.raises(FactsTooLarge):
+            assert len(found.encode()) == MAX_FACTS
+
+
+@pytest.mark.parametrize(("size", "odd"), [(128, b"\x80"), (255, b"\x81\x00"), (255, b"\x82"), (256, b"\x80")])
+def test_a_length_that_fits_no_size(size: int, odd: bytes) -> None:
+    """Where DER has no length for so many octets in all, nothing stands for one."""
+    facts = sized(size)
+    assert Facts.from_extension(facts.to_extension().value) == facts
+    with pytest.raises(MalformedFacts):
+        Facts.from_extension(b"\x0c" + odd + facts.encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import Any
 
@@ -112,7 +111,7 @@ def test_what_the_envelope_says_is_what_was_signed(field: str) -> None:
     message = json.loads(sign_flattened(PAYLOAD, sign=KEY.sign, alg="ES256", kid="bike-1", url=URL, nonce=b"n" * 40))
     other = device_envelope(url=URL + "x", nonce=b"m" * 40, kid="bike-2", sign=lambda _: bytes(64))
     assert getattr(other, field) != getattr(device_envelope(), field) or field == "unverified_payload"
-    forged = dataclasses.replace(other, signature=device_envelope().signature)
+    forged = other._replace(signature=device_envelope().signature)
     with pytest.raises(SignatureWrong):
         verify(forged, url=URL + "x")
     assert set(message) == {"protected", "payload", "signature"}
@@ -121,7 +120,7 @@ def test_what_the_envelope_says_is_what_was_signed(field: str) -> None:
 @given(st.binary(min_size=64, max_size=64))
 def test_random_signatures_are_refused(signature: bytes) -> None:
     with pytest.raises(SignatureWrong):
-        verify(dataclasses.replace(device_envelope(), signature=signature))
+        verify(device_envelope()._replace(signature=signature))
 
 
 # ---- Software keys ----------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attestd.credentials import tokens
 from attestd.credentials.dpop import EdgeNonces, FreshNonceNeeded, ProofKeyWrong, ProofReplayed, ReplayCache
 from attestd.credentials.identity import CredentialRevoked, DeviceRevoked, DeviceSuspended
 from attestd.credentials.jws import AlgorithmNotAllowed, SignatureWrong, TypeConfused
@@ -37,8 +39,9 @@ from attestd.credentials.tokens import (
     verify_token,
 )
 from attestd.credentials.x509 import Authorities, VerifiedCertificate, verify_chain
-from attestd.errors import Unauthenticated
+from attestd.errors import AttestdError, Unauthenticated
 from attestd.ids import Serial
+from attestd.protocol.encoding import MalformedBase64, write_object
 from tests import authority as a
 from tests.authority import BIKE, FACTS, HOUR, NOW, STATUS, TOKEN_KEY, token, token_claims, token_header
 
@@ -457,3 +460,85 @@ def test_an_expired_token_is_expired_whatever_the_binding() -> None:
     presented = certificate()
     with pytest.raises(TokenExpired):
         verify(bound_to(presented), now=NOW + HOUR)
+
+
+# ---- The short way, for claims as the service spells them -----------------------------------------------------------
+
+CLAIMS = a.octets(token_claims())
+
+
+def same_both_ways(payload: bytes) -> Any:
+    """What is read, or the refusal."""
+    outcomes: list[Any] = []
+    for read in (tokens._read_claims, tokens._claims):
+        try:
+            outcomes.append(read(payload))
+        except AttestdError as error:
+            outcomes.append(type(error))
+    assert outcomes[0] == outcomes[1]
+    return outcomes[0]
+
+
+def test_the_service_s_spelling_takes_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = tokens._read_claims(CLAIMS)
+    monkeypatch.delattr(tokens, "_read_claims")
+    assert tokens._claims(CLAIMS) == read
+    for label in ('quo"te', "back\\slash", 'x","aud":"y', "ü"):
+        facts = replace(FACTS, labels={"aud": label, "a": "b"}).to_members()
+        assert tokens._claims(write_object(token_claims(attestd=facts))).facts.labels["aud"] == label
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b'{"att":1}',
+        b'"aud":"x",',
+        b',"aud":"x"',
+        b"\\u0041",
+        b'\\"',
+        b" ",
+        b"\xc3\xbc",
+        b"\xff",
+        b"\x00",
+        b"-",
+        b"0",
+        b"9" * 12,
+        b"}",
+        b'"',
+        b"=",
+        b"",
+    ],
+)
+def test_both_ways_read_alike(odd: bytes) -> None:
+    for at in range(len(CLAIMS)):
+        same_both_ways(CLAIMS[:at] + odd + CLAIMS[at:])
+        same_both_ways(CLAIMS[:at] + odd + CLAIMS[at + 1 :])
+
+
+@pytest.mark.parametrize("last", "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+def test_thumbprints_have_one_spelling_in_both_ways(last: str) -> None:
+    read = same_both_ways(a.octets(token_claims(cnf={"jkt": JKT[:-1] + last})))
+    assert (read is MalformedBase64) is (last not in "AEIMQUYcgkosw048")
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            name: st.just(value) | st.text(max_size=5) | st.integers(-(1 << 41), 1 << 41)
+            for name, value in token_claims().items()
+            if name != "attestd"
+        }
+    ),
+    st.dictionaries(st.sampled_from(["aud", "a", "idx"]), st.text('a",:{}\\ü', max_size=8)),
+)
+def test_any_claims_are_read_alike(claims: dict[str, Any], labels: dict[str, str]) -> None:
+    facts = replace(FACTS, labels=labels).to_members()
+    same_both_ways(write_object({**claims, "attestd": facts}))
+
+
+def test_a_header_is_read_once_and_asked_each_time() -> None:
+    """A member that nobody asks for is noticed under every token."""
+    for jti in ("one", "two"):
+        verify(token(jti=jti))
+        with pytest.raises(TokenMalformed):
+            verify(token(jti=jti, header=token_header(b64=False)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import cedarpy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,6 +39,7 @@ MACHINES = [
     machine(boot={"n": 2}),
     machine(boot={"n": True, "sb": 1}),
     machine(attested_at=1_700_000_000),
+    machine(labels={"munich": "a", "f": ""}),
     machine(),
 ]
 
@@ -57,6 +59,12 @@ CONDITIONS = st.recursive(
             'principal.boot.flags.hasTag("sb")',
             'principal.boot.numbers.hasTag("n") && principal.boot.numbers.getTag("n") > 1',
             "principal has attested_at",
+            'principal has attested_at && principal.attested_at > datetime("2020-01-01")',
+            "principal has id",
+            'principal["id"] == "bike-1"',
+            'principal.hasTag(principal.site) && principal.getTag(principal.site) == "a"',
+            '(if principal.hasTag("f") then principal.getTag("f") else principal.id) like "b*"',
+            '{"getTag": principal.site, "id": principal.id}.id like "*-2"',
             "principal is Device",
             "resource.from.tier == principal.tier",
         ]
@@ -73,16 +81,17 @@ CONDITIONS = st.recursive(
 class TestLooks:
     @given(CONDITIONS, st.sampled_from(["permit", "forbid"]))
     def test_leaving_out_what_nobody_looks_at_changes_no_decision(self, condition, effect):
-        """Beside the same policies with everything written out."""
+        """Beside the same policies as they were written, with everything about the device on the device."""
         crosses = f'{effect} (principal, action == Action::"cross", resource) when {{ {condition} }};'
         text = crosses if effect == "permit" else ANYONE + crosses
         policies = PolicySet.parse(text, 1)
-        whole = replace(policies, sees=DEVICE)
+        whole = replace(policies, sees=DEVICE, handle=cedarpy.PolicySet.from_str(text), _tree=None)
         crossing = Crossing(Boundary("b", Tier.DEVICE, None, Tier.EDGE, Site("munich")), "GET", "/")
         seen: dict[Look, bool] = {}
         for one in MACHINES:
             decision = decide(policies, one, crossing, NOW)
-            assert decision.allowed is decide(whole, one, crossing, NOW).allowed
+            second = decide(whole, one, crossing, NOW)
+            assert (decision.allowed, decision.policy_ids) == (second.allowed, second.policy_ids)
             assert not any("failed" in reason or "evaluated" in reason for reason in decision.reasons)
             # Machines that look the same are decided about in the same way.
             assert seen.setdefault(Look.of(policies, one), decision.allowed) is decision.allowed

@@ -78,6 +78,12 @@ def test_a_stray_character_is_called_one(text: str) -> None:
         b64decode(text)
 
 
+@pytest.mark.parametrize("text", ["A", "AAAAA"])
+def test_a_length_that_stands_for_nothing_is_called_one(text: str) -> None:
+    with pytest.raises(MalformedBase64, match="impossible length"):
+        b64decode(text)
+
+
 @given(st.text(max_size=50))
 def test_random_text_gives_octets_or_a_typed_error(text: str) -> None:
     with contextlib.suppress(MalformedBase64):

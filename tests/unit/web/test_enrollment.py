@@ -227,14 +227,25 @@ def test_a_forwarded_address_is_nobody_s_word(world: World) -> None:
     ],
 )
 def test_what_counts_as_one_source(first: str, second: str, same: bool) -> None:
-    limits = door.ProofLimits()
-    for _ in range(door.WRONG_PROOFS_A_SOURCE):
-        limits.count(first, bytes(1))
+    limits = door.ProofLimits(lambda: 0.0)
+    for number in range(door.WRONG_PROOFS_A_SOURCE):
+        limits.count(first, b"%d" % number)
     if same:
         with pytest.raises(door.TooManyWrongProofs):
-            limits.require_room(second, bytes(2))
+            limits.count(second, b"another")
     else:
-        limits.require_room(second, bytes(2))
+        limits.count(second, b"another")
+
+
+def test_wrong_proofs_are_forgotten_with_time() -> None:
+    now = [0.0]
+    limits = door.ProofLimits(lambda: now[0])
+    for number in range(door.WRONG_PROOFS_A_CHALLENGE):
+        limits.count(f"192.0.2.{number}", b"challenge")
+    with pytest.raises(door.TooManyWrongProofs) as refused:
+        limits.count("192.0.2.99", b"challenge")
+    now[0] += refused.value.retry_after or 0
+    limits.count("192.0.2.98", b"challenge")
 
 
 def test_other_refusals_are_not_counted(world: World) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from attestd.appraisal.comparison import Evidence, appraise
 from attestd.appraisal.hardware import Chip
-from attestd.appraisal.results import Reference, appraise
+from attestd.appraisal.manifests import ReferenceManifest, Subject
+from attestd.appraisal.results import AttestationResult
 from attestd.credentials.facts import tier_of
 from attestd.tpm.attest import VerifiedQuote
 from attestd.tpm.statements import ClockInfo
@@ -19,12 +21,15 @@ def quote(**values: bytes) -> VerifiedQuote:
     return VerifiedQuote(pcrs, ClockInfo(1, 1, 0, safe=True), 1, b"")
 
 
-def reference(name: str = "image 12", **values: bytes) -> Reference:
-    return Reference(name, {"sha256": {int(index[1:]): (value,) for index, value in values.items()}})
+def reference(name: str = "image-12", **values: bytes) -> ReferenceManifest:
+    return ReferenceManifest.of_pcrs(
+        name, {"sha256": {int(index[1:]): (value,) for index, value in values.items()}}, tier=None
+    )
 
 
-def result(measured: VerifiedQuote, *references: Reference, certified: bool = True):  # type: ignore[no-untyped-def]
-    return appraise(measured, chip=Chip(certified), references=references, attested_at=7)
+def result(measured: VerifiedQuote, *references: ReferenceManifest, certified: bool = True) -> AttestationResult:
+    who = Subject(None, {}, "", "")
+    return appraise(Evidence(measured, Chip(certified)), subject=who, manifests=references, attested_at=7)
 
 
 def test_without_reference_values_software_is_never_affirmed() -> None:
@@ -68,7 +73,7 @@ def test_a_pcr_that_was_not_quoted_is_refused_not_ignored() -> None:
 
 
 def test_any_one_reference_that_matches_whole_suffices() -> None:
-    old, new = reference("image 11", p0=OTHER), reference("image 12", p0=GOOD)
+    old, new = reference("image-11", p0=OTHER), reference("image-12", p0=GOOD)
     assert tier_of(result(quote(p0=GOOD), old, new).vector["executables"]) == "affirming"
     assert tier_of(result(quote(p0=GOOD), new, old).vector["executables"]) == "affirming"
 
@@ -108,6 +113,6 @@ def test_tiers_of_values(value: int, tier: str) -> None:
 
 def test_the_json_form_tells_it_all() -> None:
     members = result(quote(p0=OTHER), reference(p0=GOOD)).to_members()
-    assert set(members) == {"status", "vector", "reasons", "attested_at", "facts"}
+    assert set(members) == {"status", "vector", "reasons", "attested_at", "facts", "policies", "monitored"}
     assert members["status"] == "contraindicated"
     assert members["attested_at"] == 7

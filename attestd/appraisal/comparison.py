@@ -1,0 +1,191 @@
+"""From verified evidence and reference manifests to a result: the one engine (docs/adr/0025).
+
+Steps of `appraise`:
+1. instance-identity: the keys were activated against, or certified by, the endorsed TPM.
+2. hardware: what the chip is worth (`hardware`).
+3. The manifests that apply to this device now: those of stage `enforce` decide, those of stage `monitor` are told.
+4. Each is compared whole: its PCRs with the quote's, its boot facts with those of the replayed event log.
+5. What ran since the boot was judged by all of those that decide together (`runtime`), and counts only beside a boot
+   that one of them holds good: the list is the word of the kernel that was booted.
+6. One that holds affirms; none that holds contraindicates, with the reasons of the one that came closest; none at all
+   leaves the claims about software at none.
+
+The result is a function of its arguments, and its JSON form is canonical.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+from attestd.appraisal.hardware import Chip
+from attestd.appraisal.manifests import Good, ReferenceManifest, Stage, Subject
+from attestd.appraisal.results import AttestationResult, Monitored
+from attestd.appraisal.runtime import RuntimeAppraisal
+from attestd.tpm.attest import VerifiedQuote
+from attestd.tpm.bootfacts import BootFacts
+
+UNKNOWN: Final = 0
+# The named values of draft-ietf-rats-ar4si-09, sections 2.3.2 to 2.3.4, that are used here.
+TRUSTWORTHY_INSTANCE: Final = 2
+APPROVED_RUNTIME: Final = 2
+APPROVED_BOOT: Final = 3
+APPROVED_CONFIGURATION: Final = 2
+CONTRAINDICATED: Final = 96
+
+# PCRs that measure code; the rest measures configuration (TCG PC Client Platform Firmware Profile, section 3.3.4).
+CODE_PCRS: Final = frozenset({0, 2, 4, 6, 8, 9, 10, 11})
+# Boot facts about what was loaded; the rest is about settings (docs/measured-boot.md).
+CODE_FACTS: Final = frozenset(
+    {"loaders", "drivers", "boot_files", "initrd", "uki", "uki_sections", "system_extensions", "authorities", "signers"}
+    | {"firmware_version", "mok_lists", "shim", "sbat", "sbat_level"}
+)
+_DOUBTS: Final = "doubts"
+MAX_REASONS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is proven of one device at one moment. `boot` and `runtime` are None where no log was asked for or sent."""
+
+    quote: VerifiedQuote
+    chip: Chip
+    boot: BootFacts | None = None
+    runtime: RuntimeAppraisal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What one manifest says: the claims that it speaks of, and why it does not hold."""
+
+    manifest: ReferenceManifest
+    values: Mapping[str, int]
+    reasons: tuple[str, ...]
+
+
+def deciding(
+    manifests: Sequence[ReferenceManifest], subject: Subject, at: int, stage: Stage = Stage.ENFORCE
+) -> tuple[ReferenceManifest, ...]:
+    """Step 3: those of a stage that speak of this subject now, in an order of their own."""
+    found = (manifest for manifest in manifests if manifest.stage is stage and manifest.applies(subject, at))
+    return tuple(sorted(found, key=lambda manifest: manifest.policy_id))
+
+
+def appraise(
+    evidence: Evidence, *, subject: Subject, manifests: Sequence[ReferenceManifest], attested_at: int
+) -> AttestationResult:
+    """The result. `evidence.runtime` must have been judged by the runtime sections of `deciding(manifests, …)`."""
+    hardware, why = evidence.chip.claim()  # 2
+    vector = {
+        "instance-identity": TRUSTWORTHY_INSTANCE,  # 1
+        "hardware": hardware,
+        "executables": UNKNOWN,
+        "configuration": UNKNOWN,
+    }
+    reasons = list(why)
+    enforced = deciding(manifests, subject, attested_at)  # 3
+    verdicts = [_compare(manifest, evidence) for manifest in enforced]  # 4
+    held = [verdict for verdict in verdicts if not verdict.reasons]
+    if not enforced:
+        reasons.append("No reference values for this device, so nothing about its software can be affirmed.")
+    elif held:  # 6
+        for verdict in held:
+            vector |= verdict.values
+        reasons += _judge_runtime(evidence, enforced, vector)  # 5
+    else:
+        closest = min(verdicts, key=lambda verdict: (len(verdict.reasons), verdict.manifest.policy_id))
+        vector |= closest.values
+        reasons += closest.reasons
+    return AttestationResult(
+        vector=MappingProxyType(vector),
+        reasons=_bounded(reasons),
+        attested_at=attested_at,
+        facts=MappingProxyType(dict(evidence.chip.facts()) | _shown(evidence.boot)),
+        policies=tuple(verdict.manifest.policy_id for verdict in (held or verdicts)),
+        monitored=tuple(
+            Monitored(verdict.manifest.policy_id, _bounded(verdict.reasons))
+            for verdict in (
+                _compare(manifest, evidence) for manifest in deciding(manifests, subject, attested_at, Stage.MONITOR)
+            )
+        ),
+    )
+
+
+def _compare(manifest: ReferenceManifest, evidence: Evidence) -> _Verdict:
+    """Step 4. Absence fails: a PCR that was not quoted, a fact that is not proven, a log that was not sent."""
+    claims: dict[str, int] = {}
+    reasons: list[str] = []
+
+    def judge(claim: str, why: str | None) -> None:
+        if why is None:
+            claims.setdefault(claim, _AFFIRMED[claim])
+        else:
+            claims[claim] = CONTRAINDICATED
+            reasons.append(f"{why}, which {manifest.name!r} does not list as good.")
+
+    for bank, values in sorted(manifest.pcrs.items()):
+        for index, good in sorted(values.items()):
+            measured = evidence.quote.pcrs.get(bank, {}).get(index)
+            seen = "not quoted" if measured is None else measured.hex()
+            judge(
+                "executables" if index in CODE_PCRS else "configuration",
+                None if measured in good else f"{bank} PCR {index} is {seen}",
+            )
+    if manifest.boot:
+        facts = {} if evidence.boot is None else evidence.boot.to_members()
+        for name, condition in sorted(({_DOUBTS: _NO_DOUBTS} | dict(manifest.boot)).items()):
+            claim = "executables" if name in CODE_FACTS else "configuration"
+            judge(claim, None)
+            for value in _not_good(facts.get(name), condition):
+                judge(claim, f"{name} is {value}")
+    return _Verdict(manifest, claims, tuple(reasons))
+
+
+_AFFIRMED: Final = {"executables": APPROVED_BOOT, "configuration": APPROVED_CONFIGURATION}
+_NO_DOUBTS: Final = Good(frozenset())
+
+
+def _not_good(value: Any, good: Good) -> list[str]:
+    """What of a fact is not among the good values, in words; of a list, the elements."""
+    if value is None:
+        return ["not proven"]
+    elements = value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else [value]
+    return [f"{element!r}"[:120] for element in elements if not good.covers(element)]
+
+
+def _judge_runtime(
+    evidence: Evidence, enforced: Sequence[ReferenceManifest], vector: dict[str, int]
+) -> tuple[str, ...]:
+    """Step 5."""
+    if not any(manifest.runtime is not None for manifest in enforced):
+        return ()
+    if evidence.runtime is None:
+        vector["executables"] = CONTRAINDICATED
+        return ("No IMA list shows what ran since the boot, and reference values speak of it.",)
+    if not evidence.runtime.acceptable:
+        vector["executables"] = CONTRAINDICATED
+        return evidence.runtime.reasons
+    if vector["executables"] == APPROVED_BOOT:
+        vector["executables"] = APPROVED_RUNTIME
+    return ()
+
+
+def _shown(boot: BootFacts | None) -> dict[str, str | bool | int]:
+    """Boot facts for credentials, where they are for policies to ask: single values, short ones."""
+    members = {} if boot is None else boot.to_members()
+    return {name: members[name] for name in _TRAVELLING if isinstance(members.get(name), str | bool | int)}
+
+
+# A credential's facts share 1024 octets: these travel, the rest stays with the evidence.
+_TRAVELLING: Final = (
+    *("secure_boot", "setup_mode", "shim", "sbat_level", "mok_validation_disabled", "uki"),
+    *("dma_protection_disabled", "firmware_debug_mode", "dbx_count"),
+)
+
+
+def _bounded(reasons: Sequence[str]) -> tuple[str, ...]:
+    if len(reasons) <= MAX_REASONS:
+        return tuple(reasons)
+    return (*reasons[: MAX_REASONS - 1], f"And {len(reasons) - MAX_REASONS + 1} more.")

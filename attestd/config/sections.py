@@ -1,0 +1,200 @@
+"""The sections of attestd.toml, with their defaults; frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+from attestd.config.values import SettingInvalid
+from attestd.ids import Tier
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """`[server]`: where the service listens and what it is called."""
+
+    listen: str = "127.0.0.1:8443"
+    # What devices, operators and proxies put into the `url` of signed requests; empty: https://<listen>.
+    public_url: str = ""
+    # DNS names and IP addresses in the TLS certificate, besides the listening address.
+    names: tuple[str, ...] = ("localhost", "127.0.0.1")
+    workers: int = 2
+    threads: int = 8  # a worker
+    request_timeout: timedelta = timedelta(seconds=30)
+
+    @property
+    def host(self) -> str:
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        return int(self.listen.rpartition(":")[2])
+
+    @property
+    def local_host(self) -> str:
+        """Where this machine itself reaches the service: its address, or loopback when it listens on all."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+
+    @property
+    def local_url(self) -> str:
+        """How this machine itself calls the service."""
+        return self._at(self.local_host)
+
+    @property
+    def all_names(self) -> frozenset[str]:
+        """The names and addresses in the TLS certificate."""
+        return frozenset({*self.names, self.local_host})
+
+    @property
+    def url(self) -> str:
+        """What devices, operators and proxies sign for, unless they call the service by another of its names."""
+        return self.public_url.rstrip("/") or self.local_url
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """Every origin under which the service is itself: the public one, and each of its names at its own port."""
+        return frozenset({self.url, *(self._at(name) for name in self.all_names)})
+
+    def _at(self, host: str) -> str:
+        return f"https://[{host}]:{self.port}" if ":" in host else f"https://{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseSettings:
+    """`[database]`: an SQLAlchemy URL; a relative SQLite path is relative to the instance's folder."""
+
+    url: str = "sqlite:///registry.db"
+
+
+@dataclass(frozen=True, slots=True)
+class EnrollmentSettings:
+    """`[enrollment]`."""
+
+    challenge_lifetime: timedelta = timedelta(minutes=5)
+    nonce_lifetime: timedelta = timedelta(minutes=5)
+    max_pending: int = 1000
+    pending_lifetime: timedelta = timedelta(days=7)
+    retry_after: timedelta = timedelta(seconds=30)  # what a waiting device is told
+
+
+@dataclass(frozen=True, slots=True)
+class EndorsementSettings:
+    """`[endorsement]`: which oddities of makers' certificates count, which advisories are lived with, and from where
+    issuers' certificates may be fetched (docs/endorsements.md)."""
+
+    # Quirks (attestd/tpm/ekcert.py) that this instance does not let through.
+    refuse_quirks: tuple[str, ...] = ("sha1-signature", "tpm12-profile")
+    accept_advisories: tuple[str, ...] = ()  # by their id
+    accept_iak: bool = False  # an IAK that its maker certified, in an EK's place
+    fetch_issuers_from: tuple[str, ...] = ()  # hosts; none: nothing is ever fetched
+    fetch_private_addresses: bool = False
+    fetch_timeout: timedelta = timedelta(seconds=3)  # for all that one chain lacks
+
+
+@dataclass(frozen=True, slots=True)
+class AttestationSettings:
+    """`[attestation]`: which PCRs a quote must cover, how long a good result stands, whether it frees a device."""
+
+    validity: timedelta = timedelta(hours=4)
+    pcrs: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: {"sha256": (0, 1, 2, 3, 4, 5, 6, 7)})
+    release_after_good: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceSettings:
+    """`[[reference]]`: PCR values that are good for the devices it speaks of (all devices of `tier`; none: of any)."""
+
+    name: str
+    pcrs: Mapping[str, Mapping[int, tuple[bytes, ...]]]
+    tier: Tier | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialSettings:
+    """`[credentials]`: the other lifetimes are in the profiles (certs/profiles/*.toml, or `<dir>/profiles`)."""
+
+    token_lifetime: timedelta = timedelta(minutes=10)
+    root_lifetime: timedelta = timedelta(days=3650)
+    issuer_lifetime: timedelta = timedelta(days=365)
+
+
+@dataclass(frozen=True, slots=True)
+class BundleSettings:
+    """`[bundle]`: for how long an edge may go on without hearing from the service."""
+
+    stale_after: timedelta = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSettings:
+    """`[audit]`: for how long rows of the audit trail stay in the database, before they move to files."""
+
+    retention: timedelta = timedelta(days=90)
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSettings:
+    """`[limits]`: what strangers may ask for, and what one worker process takes on (docs/overload.md).
+
+    Each worker counts for itself. A source is an IPv4 address or an IPv6 /64; a rate is requests a second.
+    """
+
+    reads: int = 50
+    reads_burst: int = 500
+    enrollments: int = 30  # begin and complete are one each
+    enrollments_burst: int = 600
+    failures: int = 5  # signed requests that were refused
+    failures_burst: int = 100
+    unlimited: tuple[str, ...] = ("127.0.0.1", "::1")  # networks that no rate holds
+    trusted_proxies: tuple[str, ...] = ()  # networks whose word about the client's address counts
+    proxy_header: str = "x-forwarded-for"  # or "forwarded": the one that those proxies set, and no other
+    max_wait: timedelta = timedelta(seconds=5)  # for a thread
+    waiting: int = 256  # requests of one class
+    connections: int = 8192
+    header_timeout: timedelta = timedelta(seconds=10)
+    body_timeout: timedelta = timedelta(seconds=10)  # for small bodies; server.request_timeout for large ones
+    send_timeout: timedelta = timedelta(seconds=30)  # for a client that takes nothing of its answer
+
+    @property
+    def networks(self) -> Mapping[str, tuple[IPv4Network | IPv6Network, ...]]:
+        """`unlimited` and `trusted_proxies`, parsed. Raises SettingInvalid."""
+        found = {}
+        for name in ("unlimited", "trusted_proxies"):
+            try:
+                found[name] = tuple(ip_network(text) for text in getattr(self, name) if text)
+            except ValueError as error:
+                raise SettingInvalid(
+                    f"limits.{name} is not a list of networks.", seen=error, expected='like ["10.0.0.0/8", "::1"]'
+                ) from None
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class KeySettings:
+    """`[keys]`: files with what opens the keys (docs/keys.md), never the secrets themselves.
+
+    `$CREDENTIALS_DIRECTORY/name` is a credential that the service manager hands over; other paths are relative to the
+    instance's folder.
+    """
+
+    passphrase_file: str = ""
+    pin_file: str = ""  # of the token
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionSettings:
+    """`[retention]`: what the service forgets by itself (docs/operations.md)."""
+
+    certificates: timedelta = timedelta(days=30)  # after their end, with their revocations
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSettings:
+    """`[[webhook]]`: who is told what happens (docs/webhooks.md). `events` are acts of the audit trail; "*" is all."""
+
+    name: str
+    url: str
+    secret_file: str  # relative to the instance's folder
+    events: tuple[str, ...] = ("*",)

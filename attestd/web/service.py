@@ -1,0 +1,30 @@
+"""What every door works with: the service's verbs. It is apart from Flask, so that who opens no door does without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from attestd.callers import Callers
+from attestd.config import Settings
+from attestd.issuance.enrollment import Enrollment
+from attestd.issuance.lifecycle import Lifecycle
+from attestd.operations import Operations
+from attestd.publication import Publication
+from attestd.registry.engine import Registry
+
+
+@dataclass(frozen=True)
+class Service:
+    """Everything that requests are answered with. One a process, made after forking."""
+
+    settings: Settings
+    registry: Registry
+    enrollment: Enrollment
+    lifecycle: Lifecycle
+    operations: Operations
+    callers: Callers
+    publication: Publication
+    clock: Callable[[], datetime]
+    entropy: Callable[[int], bytes]
