@@ -132,6 +132,25 @@ def purposes(*dotted: str, critical: bool | None = None) -> Extension:
     return Extension("2.5.29.37", seq(*map(oid, dotted)), critical)
 
 
+TPM_RESIDENCY, TPM_FIXED, TPM_RESTRICTED = (f"2.23.133.11.1.{n}" for n in (1, 2, 3))
+
+
+def policies(*dotted: str, critical: bool | None = None) -> Extension:
+    return Extension("2.5.29.32", seq(*(seq(oid(each)) for each in dotted)), critical)
+
+
+def hardware_module(
+    serial: bytes = b"49465800:0123456789abcdef:4d5", *, kind: str = "2.23.133.1.2", type_id: str = "1.3.6.1.5.5.7.8.4"
+) -> bytes:
+    """A GeneralName: otherName with a HardwareModuleName (RFC 4108, section 5)."""
+    return der(0xA0, oid(type_id), der(0xA0, seq(oid(kind), der(0x04, serial))))
+
+
+def other_names(*names: bytes, critical: bool | None = None) -> Extension:
+    """A subject alternative name of these GeneralNames."""
+    return Extension("2.5.29.17", seq(*names), critical)
+
+
 def subject_key_id(key: PublicKey) -> bytes:
     return hashlib.sha1(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 
@@ -301,6 +320,21 @@ class MakerCa:
                 basic_constraints(False),
                 key_usage(usage),
                 purposes(EK_PURPOSE),
+                authority_key(subject_key_id(self.key.public_key())),
+            ),
+        )
+
+    def iak_form(self, key: PublicKey) -> Form:
+        """An IAK's certificate by the TCG's specification of device identities, section 8."""
+        return Form(
+            subject=name("machine 1"),
+            issuer=self.name,
+            spki=spki(key),
+            extensions=(
+                other_names(hardware_module()),
+                basic_constraints(False),
+                key_usage("digital_signature"),
+                policies(TPM_RESIDENCY, TPM_RESTRICTED),
                 authority_key(subject_key_id(self.key.public_key())),
             ),
         )

@@ -183,6 +183,15 @@ def forge_key(
     return ForgedKey(private, write_public(private, scheme=scheme, **lies), signs_by, lies.get("name_alg", SHA256))
 
 
+IAK_ATTRIBUTES = AK_ATTRIBUTES | ADMIN_WITH_POLICY
+
+
+def forge_iak(kind: str = "p256", **lies: Any) -> ForgedKey:
+    """An IAK: a primary key of the endorsement hierarchy, as TCG TPM 2.0 Keys for Device Identity, 7.3, has it."""
+    policy = bytes.fromhex("5437182326e414fca797d5f174615a1641f61255797c3a2b22c21d120b2d1e07")
+    return forge_key(kind, **{"attributes": IAK_ATTRIBUTES, "auth_policy": policy, **lies})
+
+
 def forge_ck(kind: str = "p256", **lies: Any) -> ForgedKey:
     """A credential key: not restricted, without a scheme of its own."""
     return forge_key(kind, **{"attributes": CK_ATTRIBUTES, "scheme": (NULL,), **lies})
@@ -286,6 +295,16 @@ class Forger:
         qualified_name = struct.pack(">H", SHA256) + hashlib.sha256(b"parent" + self.ck.name).digest()
         attested = tpm2b(self.ck.name if name is None else name) + tpm2b(qualified_name)
         return self._attest(qualifying_data, attested, type, signer or self.ak, lies)
+
+    def identify(
+        self, iak: ForgedKey, qualifying_data: bytes, *, hierarchy: int = 0x4000000B, **lies: Any
+    ) -> Attestation:
+        """TPM2_Certify of the AK by an identity key; the TPM says of which hierarchy that is (Part 1, section 16)."""
+        parent = struct.pack(">I", hierarchy)
+        signer = struct.pack(">H", iak.name_alg) + _digest(iak.name_alg, parent + iak.name)
+        return self.certify(
+            qualifying_data, **{"name": self.ak.name, "signer": iak, "qualified_signer": signer, **lies}
+        )
 
     def _attest(
         self, qualifying_data: bytes, attested: bytes, type: int, signer: ForgedKey, lies: dict[str, Any]

@@ -38,6 +38,7 @@ _ISSUING: Final = (
     f"{_UNIT}/issuance",
     f"{_UNIT}/web/test_devices.py",
     "tests/attacks/test_enrollment.py",
+    "tests/attacks/test_identity.py",
 )
 
 COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
@@ -54,6 +55,21 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
     "attestd/tpm/endorsement.py": (f"{_UNIT}/tpm/test_endorsement.py", "tests/vectors/test_shared_endorsements.py"),
     "attestd/tpm/ektemplates.py": (f"{_UNIT}/tpm/test_ektemplates.py", f"{_UNIT}/tpm/test_endorsement.py"),
     "attestd/tpm/makers.py": (f"{_UNIT}/tpm/test_makers.py",),
+    "attestd/tpm/ekprofile.py": (f"{_UNIT}/tpm/test_endorsement.py", "tests/vectors/test_shared_endorsements.py"),
+    "attestd/tpm/identity.py": (f"{_UNIT}/tpm/test_identity.py",),
+    "attestd/tpm/weak_keys.py": (f"{_UNIT}/tpm/test_weak_keys.py",),
+    "attestd/tpm/known_makers.py": (f"{_UNIT}/tpm/test_known_makers.py",),
+    "attestd/tpm/cabinets.py": (f"{_UNIT}/tpm/test_cabinets.py",),
+    "attestd/tpm/authority_info.py": (f"{_UNIT}/tpm/test_authority_info.py",),
+    "attestd/tpm/firmware.py": (f"{_UNIT}/tpm/test_firmware.py",),
+    "attestd/tpm/advisories.py": (f"{_UNIT}/tpm/test_advisories.py",),
+    "attestd/appraisal/hardware.py": (f"{_UNIT}/appraisal/test_hardware.py",),
+    "attestd/issuance/makers.py": (f"{_UNIT}/issuance/test_chips.py", f"{_UNIT}/issuance/test_trust.py"),
+    "attestd/issuance/issuers.py": (f"{_UNIT}/issuance/test_issuers.py",),
+    "attestd/cli/certificates.py": (f"{_UNIT}/cli/test_trust_import.py",),
+    "attestd/cli/importing.py": (f"{_UNIT}/cli/test_trust_import.py",),
+    "attestd/cli/appraise/ek.py": (f"{_UNIT}/cli/test_appraise_ek.py",),
+    "attestd/cli/appraise/quote.py": (f"{_UNIT}/cli/test_appraise_quote.py",),
     # What a TPM says.
     "attestd/tpm/wire.py": (f"{_UNIT}/tpm/test_wire.py",),
     "attestd/tpm/objects.py": (f"{_UNIT}/tpm/test_objects.py",),

@@ -58,7 +58,7 @@ from attestd.web.app import Service, create_app
 from tests import ek_ca
 from tests.database import KIND, drop, fresh
 from tests.described import require_described
-from tests.forger import Forger
+from tests.forger import ForgedKey, Forger, forge_iak
 from tests.soft_device import PCRS, URL, SoftDevice, signer
 
 __all__ = ["PCRS", "URL", "Caller", "Clock", "SoftDevice", "World", "problem", "signer", "wire"]
@@ -149,6 +149,17 @@ class World:
             leaf = self.maker.intermediate.ek_certificate(forger.ek.private.public_key())
             certificates = self.maker.chain(leaf)
         return SoftDevice(self, forger, certificates)
+
+    def identified(
+        self, iak: ForgedKey | None = None, form: Callable[[ek_ca.Form], ek_ca.Form] | None = None
+    ) -> SoftDevice:
+        """A machine that enrolls by an IAK that the maker certified; `form` changes its certificate."""
+        iak = iak or forge_iak()
+        certificate = self.maker.intermediate.iak_form(iak.private.public_key())
+        leaf = (form or (lambda unchanged: unchanged))(certificate).sign(self.maker.intermediate.key)
+        device = SoftDevice(self, Forger(), self.maker.chain(leaf))
+        device.iak = iak
+        return device
 
     def enrolled(self, **approval: Any) -> SoftDevice:
         """A device with credentials."""

@@ -17,6 +17,7 @@ from attestd.protocol.derivations import (
     device_certify_data,
     device_quote_data,
     enrollment_certify_data,
+    enrollment_identify_data,
     enrollment_quote_data,
 )
 from attestd.protocol.messages import (
@@ -27,13 +28,15 @@ from attestd.protocol.messages import (
     CompleteRequest,
     CredentialAnswer,
     EnrollmentEvidence,
+    Identification,
+    IdentityKey,
     QuoteEvidence,
     RenewalRequest,
     TokenRequest,
     WaitAnswer,
 )
 from attestd.protocol.signed import Sign, sign_flattened
-from tests.forger import Forger, forge_ck
+from tests.forger import ForgedKey, Forger, forge_ck
 
 if TYPE_CHECKING:
     from tests.service import World
@@ -49,6 +52,7 @@ class SoftDevice:
         self.world = world
         self.tpm = forger
         self.certificates = certificates
+        self.iak: ForgedKey | None = None  # with `certificates` for it: the device enrolls by its IAK
         self.pcrs: Mapping[str, Mapping[int, bytes]] = PCRS
         self.answer: CredentialAnswer | None = None  # the newest credential
         self.waits: WaitAnswer | None = None
@@ -56,7 +60,7 @@ class SoftDevice:
 
     @property
     def ek_hash(self) -> EkHash:
-        return EkHash(hashlib.sha256(self.tpm.ek.public).digest())
+        return EkHash(hashlib.sha256((self.iak or self.tpm.ek).public).digest())
 
     @property
     def id(self) -> str:
@@ -78,6 +82,8 @@ class SoftDevice:
             "ek_certificates": tuple(self.certificates),
             **lies,
         }
+        if self.iak is not None:
+            said |= {"iak": IdentityKey(self.iak.public, tuple(self.certificates)), "ek_certificates": (), **lies}
         return BeginRequest(**said)
 
     def evidence(self, challenge: BeginAnswer, **lies: Any) -> EnrollmentEvidence:
@@ -91,8 +97,12 @@ class SoftDevice:
             **lies,
         }
         attest, signature = self.tpm.certify(enrollment_certify_data(**bound))
+        iak = None
+        if self.iak is not None:
+            named = {name: value for name, value in bound.items() if name != "ck_name"}
+            iak = Identification(*self.tpm.identify(self.iak, enrollment_identify_data(**named)))
         return EnrollmentEvidence(
-            CertifiedKey(self.tpm.ck.public, attest, signature), self._quote(enrollment_quote_data(**bound))
+            CertifiedKey(self.tpm.ck.public, attest, signature), self._quote(enrollment_quote_data(**bound)), iak
         )
 
     def complete(

@@ -87,6 +87,7 @@ class EndorsementSettings:
     # Quirks (attestd/tpm/ekcert.py) that this instance does not let through.
     refuse_quirks: tuple[str, ...] = ("sha1-signature", "tpm12-profile")
     accept_advisories: tuple[str, ...] = ()  # by their id
+    accept_iak: bool = False  # an IAK that its maker certified, in an EK's place
     fetch_issuers_from: tuple[str, ...] = ()  # hosts; none: nothing is ever fetched
     fetch_private_addresses: bool = False
     fetch_timeout: timedelta = timedelta(seconds=3)  # for all that one chain lacks

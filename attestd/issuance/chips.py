@@ -17,6 +17,8 @@ from attestd.tpm.endorsement import VerifiedEndorsement
 from attestd.tpm.firmware import Firmware, read_certified, read_quoted
 from attestd.tpm.objects import TpmPublic, parse_public
 
+_CERTIFIED = ("certificate", "iak")  # a maker's word, of the EK or of an identity key
+
 
 @dataclass(frozen=True, slots=True)
 class Chips:
@@ -33,7 +35,7 @@ class Chips:
     def endorsed(self, endorsement: VerifiedEndorsement, quote: VerifiedQuote, ak: VerifiedAk) -> Chip:
         """The chip of a device that enrolls."""
         return self._chip(
-            certified=endorsement.kind == "certificate",
+            certified=endorsement.kind in _CERTIFIED,
             manufacturer=endorsement.manufacturer,
             model=endorsement.model,
             firmware_version=endorsement.firmware_version,
@@ -46,7 +48,7 @@ class Chips:
         facts = (device.result or {}).get("facts", {})
         ek = None if device.ek_public is None else parse_public(device.ek_public)
         return self._chip(
-            certified=device.endorsement == "certificate",
+            certified=device.endorsement in _CERTIFIED,
             manufacturer=device.manufacturer,
             model=device.model,
             firmware_version=device.firmware_version,

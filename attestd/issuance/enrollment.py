@@ -19,7 +19,12 @@ from attestd.issuance.challenges import EnrollmentChallenge
 from attestd.issuance.grants import Grant, Granter
 from attestd.issuance.records import Placement, clock_members, recording, require_standing
 from attestd.issuance.trust import Trust
-from attestd.protocol.derivations import enrollment_certify_data, enrollment_quote_data, request_digest
+from attestd.protocol.derivations import (
+    enrollment_certify_data,
+    enrollment_identify_data,
+    enrollment_quote_data,
+    request_digest,
+)
 from attestd.protocol.messages import BeginAnswer, BeginRequest, CompleteRequest, EnrollmentEvidence, WaitAnswer
 from attestd.registry import admission, audit, devices, spends
 from attestd.registry.acts import Step, perform
@@ -27,8 +32,14 @@ from attestd.registry.engine import Registry
 from attestd.registry.spends import Spent
 from attestd.registry.standing import Known, Standing, for_enrollment
 from attestd.registry.states import Event, State
-from attestd.tpm.activation import VerifiedAk, make_credential, verify_activation, vet_ak
-from attestd.tpm.attest import VerifiedKey, VerifiedQuote, verify_certified_key, verify_quote
+from attestd.tpm.activation import VerifiedAk, check_proof, make_credential, verify_activation, vet_ak
+from attestd.tpm.attest import (
+    VerifiedKey,
+    VerifiedQuote,
+    verify_certified_key,
+    verify_identified_ak,
+    verify_quote,
+)
 from attestd.tpm.endorsement import VerifiedEndorsement
 from attestd.tpm.objects import parse_public
 
@@ -61,6 +72,18 @@ class EvidenceContraindicated(EvidenceRefused):
     """The evidence shows a state that must not be trusted"""
 
     remedy = "Bring the device into a state that the reference values know, then begin again."
+
+
+class IdentityMissing(EvidenceRefused):
+    """The identity key does not vouch for the attestation key"""
+
+    remedy = "Certify the AK by the identity key that the enrollment began with (docs/protocol.md, section 1)."
+
+
+class IdentityUnexpected(EvidenceRefused):
+    """An identity key vouches in an enrollment that began without one"""
+
+    remedy = IdentityMissing.remedy
 
 
 class TooManyPending(Limited):
@@ -107,7 +130,10 @@ class Enrollment:
         3. MakeCredential over a fresh secret for that Name: only this TPM, holding this key, can read it.
         4. All of it is sealed and handed out; the service forgets.
         """
-        endorsement = self.trust.endorse(request.ek_public, request.ek_certificates, now=now)  # 1
+        if request.iak is None:
+            endorsement = self.trust.endorse(request.ek_public, request.ek_certificates, now=now)  # 1
+        else:
+            endorsement = self.trust.identify(request.ek_public, request.iak, now=now)  # 1
         ak = vet_ak(request.ak_public)  # 2
         lifetime = self.settings.enrollment.challenge_lifetime
         challenge = EnrollmentChallenge(
@@ -151,11 +177,9 @@ class Enrollment:
         if known.spent is not None:  # 2
             return self._answer_again(known.spent, digest, request.proof, now)
         challenge.require_alive(now)  # 3
-        ak = verify_activation(
-            challenge.endorsement, challenge.ak, secret=challenge.secret, body=request.body, proof=request.proof
-        )  # 4
+        check_proof(secret=challenge.secret, body=request.body, proof=request.proof)  # 4
         try:
-            proven = self._prove(challenge, ak, request, digest)
+            proven = self._prove(challenge, request, digest)
             return self._decide(proven, known, now, request_id)  # 6
         except (EvidenceRefused, MalformedInput, Forbidden) as refusal:
             self._spend_refused(challenge, request, refusal, known.device, now=now, request_id=request_id)  # 5
@@ -166,9 +190,10 @@ class Enrollment:
                 raise
             return self._answer_again(known.spent, digest, request.proof, now)
 
-    def _prove(self, challenge: EnrollmentChallenge, ak: VerifiedAk, request: CompleteRequest, digest: bytes) -> Proven:
-        """The key certified by the AK, then the quote by the AK, both bound to this challenge and to each other."""
+    def _prove(self, challenge: EnrollmentChallenge, request: CompleteRequest, digest: bytes) -> Proven:
+        """The AK, the key certified by it, then the quote by it, all bound to this challenge and to each other."""
         evidence = EnrollmentEvidence.parse(request.body)
+        ak = _prove_ak(challenge, request, evidence)
         bound = {
             "nonce": challenge.nonce,
             "id": challenge.id,
@@ -234,7 +259,7 @@ class Enrollment:
                 device.id,
                 was=device.state,
                 expected_version=device.state_version,
-                ek_public=proven.endorsement.ek_area,
+                ek_public=proven.endorsement.area,
                 ak_public=proven.ak.public.area,
                 ck_public=proven.key.public.area,
                 ck_name=proven.key.name,
@@ -302,7 +327,7 @@ class Enrollment:
             device = admission.record_pending(
                 c,
                 new_id=DeviceId.random(self.entropy(16)),
-                ek_public=proven.endorsement.ek_area,
+                ek_public=proven.endorsement.area,
                 endorsement=proven.endorsement.kind,
                 manufacturer=proven.endorsement.manufacturer,
                 model=proven.endorsement.model,
@@ -386,3 +411,25 @@ class Enrollment:
         with self.registry.reading() as c:
             require_standing(c, spent.device_id, spent.serial, now)
         return spent.answer
+
+
+def _prove_ak(challenge: EnrollmentChallenge, request: CompleteRequest, evidence: EnrollmentEvidence) -> VerifiedAk:
+    """The AK is in the TPM that is endorsed: activated with its EK, or certified by its identity key."""
+    endorsement = challenge.endorsement
+    if endorsement.identity is None:
+        if evidence.iak is not None:
+            raise IdentityUnexpected(seen="iak in the body", expected="none")
+        return verify_activation(
+            endorsement, challenge.ak, secret=challenge.secret, body=request.body, proof=request.proof
+        )
+    if evidence.iak is None:
+        raise IdentityMissing(seen="no iak in the body", expected="the AK, certified by the identity key")
+    return verify_identified_ak(
+        endorsement.identity,
+        challenge.ak,
+        attest=evidence.iak.attest,
+        signature=evidence.iak.signature,
+        qualifying_data=enrollment_identify_data(
+            nonce=challenge.nonce, id=challenge.id, ek_hash=endorsement.ek_hash, ak_name=challenge.ak.name
+        ),
+    )

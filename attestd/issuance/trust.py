@@ -15,15 +15,18 @@ from attestd.errors import EvidenceRefused
 from attestd.ids import EkHash
 from attestd.issuance.issuers import Issuers
 from attestd.issuance.makers import read_quirks
+from attestd.protocol.messages import IdentityKey
 from attestd.registry import devices, trust
 from attestd.registry.engine import Registry
 from attestd.tpm.chain import TrustAnchors, UntrustedMaker
 from attestd.tpm.endorsement import (
     CertificateForAnotherKey,
     VerifiedEndorsement,
+    endorse_by_identity,
     endorse_by_inventory,
     verify_endorsement,
 )
+from attestd.tpm.identity import vet_identity_key
 from attestd.tpm.vouching import BadCertificateSignature, IssuerKeyDiffers
 
 
@@ -31,6 +34,12 @@ class NoEndorsement(EvidenceRefused):
     """Nothing vouches for this TPM"""
 
     remedy = "Send the TPM's endorsement certificate, or have an operator import its EK hash with the inventory."
+
+
+class IdentityKeysNotTaken(EvidenceRefused):
+    """This service takes no identity keys in the place of an EK"""
+
+    remedy = "Enroll by the TPM's EK, or have an operator set `endorsement.accept_iak = true`."
 
 
 class Trust:
@@ -42,6 +51,7 @@ class Trust:
         """Raises SettingInvalid for a quirk of an unknown name."""
         settings = settings or EndorsementSettings()
         self._registry = registry
+        self._takes_identities = settings.accept_iak
         self._refused = read_quirks(settings.refuse_quirks)
         self._issuers = issuers or Issuers(settings)
         self._lock = threading.Lock()
@@ -80,6 +90,19 @@ class Trust:
         if (listed := self._listed(ek_public)) is not None:
             return listed
         raise NoEndorsement("This TPM has no endorsement certificate, and the inventory does not list its EK.")
+
+    def identify(self, ek_public: bytes, iak: IdentityKey, *, now: datetime) -> VerifiedEndorsement:
+        """A certified identity key, where this instance takes such (docs/endorsements.md). No inventory stands in."""
+        if not self._takes_identities:
+            raise IdentityKeysNotTaken
+        return endorse_by_identity(
+            ek_public,
+            vet_identity_key(iak.public),
+            iak.certificates,
+            anchors=self._current(),
+            now=now,
+            refused=self._refused,
+        )
 
     def _by_maker(self, ek_public: bytes, certificates: Sequence[bytes], now: datetime) -> VerifiedEndorsement:
         anchors, refused = self._current(), self._refused

@@ -12,6 +12,7 @@ import hmac
 
 _CERTIFY = b"attestd/certify/1\x00"
 _QUOTE = b"attestd/quote/1\x00"
+_IDENTIFY = b"attestd/identify/1\x00"
 
 
 def enrollment_certify_data(*, nonce: bytes, id: bytes, ek_hash: bytes, ak_name: bytes, ck_name: bytes) -> bytes:
@@ -22,6 +23,11 @@ def enrollment_certify_data(*, nonce: bytes, id: bytes, ek_hash: bytes, ak_name:
 def enrollment_quote_data(*, nonce: bytes, id: bytes, ek_hash: bytes, ak_name: bytes, ck_name: bytes) -> bytes:
     """qualifyingData of the enrollment's quote (section 1)."""
     return hashlib.sha256(_QUOTE + nonce + id + ek_hash + ak_name + ck_name).digest()
+
+
+def enrollment_identify_data(*, nonce: bytes, id: bytes, ek_hash: bytes, ak_name: bytes) -> bytes:
+    """qualifyingData of the AK's certification by an identity key, whose hash is `ek_hash` (section 1)."""
+    return hashlib.sha256(_IDENTIFY + nonce + id + ek_hash + ak_name).digest()
 
 
 def device_certify_data(*, nonce: bytes, device_id: str, ak_name: bytes, ck_name: bytes) -> bytes:

@@ -32,25 +32,46 @@ BANKS = {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}  # digest sizes i
 _PCRS = {str(index): index for index in range(24)}  # as they are spelled
 
 
+class IdentityKey(NamedTuple):
+    """An IAK in an EK's place: its TPMT_PUBLIC, and its certificate with those of its issuers. Nothing is proven."""
+
+    public: bytes
+    certificates: tuple[bytes, ...]
+
+    @classmethod
+    def read(cls, members: Members) -> Self:
+        public = members.octets("public", limit=MAX_PUBLIC, least=1)
+        certificates = members.many_octets("certificates", limit=MAX_CERTIFICATE, most=MAX_CERTIFICATES)
+        members.done()
+        return cls(public, certificates)
+
+    def to_members(self) -> dict[str, Any]:
+        return {"public": b64encode(self.public), "certificates": [b64encode(c) for c in self.certificates]}
+
+
 class BeginRequest(NamedTuple):
     """`POST /v1/enrollments`: who the TPM says it is. `ek_public` and `ak_public` are TPMT_PUBLIC areas."""
 
     ek_public: bytes
     ak_public: bytes
     ek_certificates: tuple[bytes, ...] = ()
+    iak: IdentityKey | None = None
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
         message = Members(read_object(data, limit=MAX_BEGIN), "message")
         message.version()
         ek, ak = message.object("ek"), message.object("ak")
+        iak = IdentityKey.read(message.object("iak")) if "iak" in message else None
         message.done()
         ek_public = ek.octets("public", limit=MAX_PUBLIC, least=1)
         ek_certificates = ek.many_octets("certificates", limit=MAX_CERTIFICATE, most=MAX_CERTIFICATES)
         ak_public = ak.octets("public", limit=MAX_PUBLIC, least=1)
         ek.done()
         ak.done()
-        return cls(ek_public, ak_public, ek_certificates)
+        if iak is not None and ek_certificates:
+            raise MalformedJson("A device enrolls by its EK or by its IAK.", seen="certificates of both")
+        return cls(ek_public, ak_public, ek_certificates, iak)
 
     def to_bytes(self) -> bytes:
         return write_object(
@@ -61,6 +82,7 @@ class BeginRequest(NamedTuple):
                     "certificates": [b64encode(c) for c in self.ek_certificates],
                 },
                 "ak": {"public": b64encode(self.ak_public)},
+                **({} if self.iak is None else {"iak": self.iak.to_members()}),
             }
         )
 
@@ -202,21 +224,41 @@ def _read_pcrs(members: Members) -> dict[str, dict[int, bytes]]:
     return banks
 
 
+class Identification(NamedTuple):
+    """An AK's certification by an IAK: TPMS_ATTEST, TPMT_SIGNATURE. Nothing is proven yet."""
+
+    attest: bytes
+    signature: bytes
+
+    @classmethod
+    def read(cls, members: Members) -> Self:
+        attest = members.octets("attest", limit=MAX_ATTEST, least=1)
+        signature = members.octets("signature", limit=MAX_SIGNATURE, least=1)
+        members.done()
+        return cls(attest, signature)
+
+    def to_members(self) -> dict[str, Any]:
+        return {"attest": b64encode(self.attest), "signature": b64encode(self.signature)}
+
+
 class EnrollmentEvidence(NamedTuple):
-    """The completion's body: everything the device proves, in exact octets."""
+    """The completion's body: everything the device proves, in exact octets. `iak` goes with an IAK in the beginning."""
 
     key: CertifiedKey
     quote: QuoteEvidence
+    iak: Identification | None = None
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
         members = Members(read_object(body, limit=MAX_BODY, name="body"), "body")
-        parsed = cls(CertifiedKey.read(members.object("ck")), QuoteEvidence.read(members))
+        iak = Identification.read(members.object("iak")) if "iak" in members else None
+        parsed = cls(CertifiedKey.read(members.object("ck")), QuoteEvidence.read(members), iak)
         members.done()
         return parsed
 
     def to_bytes(self) -> bytes:
-        return write_object({"ck": self.key.to_members(), **self.quote.to_members()})
+        iak = {} if self.iak is None else {"iak": self.iak.to_members()}
+        return write_object({"ck": self.key.to_members(), **iak, **self.quote.to_members()})
 
 
 class CompleteRequest(NamedTuple):

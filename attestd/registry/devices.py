@@ -61,7 +61,7 @@ class Device:
     manufacturer: str
     model: str
     firmware_version: str
-    endorsement: str | None  # "certificate" or "inventory"; None before the first enrollment
+    endorsement: str | None  # "certificate", "inventory" or "iak"; None before the first enrollment
     created_at: int
     updated_at: int
     attested_at: int | None

@@ -201,10 +201,18 @@ def verify_activation(
     `endorsement`, `ak` and `secret` must come from the one challenge that `make_credential` was called for. Raises
     ActivationProofWrong; the comparison takes the same time whatever the proof is.
     """
+    if endorsement.kind == "iak":
+        raise ValueError("an EK that nobody vouches for activates nothing")
+    check_proof(secret=secret, body=body, proof=proof)
+    return VerifiedAk(ak.public)
+
+
+def check_proof(*, secret: bytes, body: bytes, proof: bytes) -> None:
+    """Whoever sent `body` recovered `secret`. With an endorsed EK that is activation; with any other it only shows
+    that the challenge was meant for the sender. Raises ActivationProofWrong."""
     _check_secret(secret)
     if not hmac.compare_digest(completion_proof(secret=secret, body=body), proof):
         raise ActivationProofWrong
-    return VerifiedAk(ak.public)
 
 
 def recall_ak(area: bytes) -> VerifiedAk:

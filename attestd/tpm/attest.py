@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from attestd.errors import EvidenceRefused
 from attestd.protocol.messages import BANKS, PcrSelection, PcrValues
-from attestd.tpm.activation import VerifiedAk
+from attestd.tpm.activation import VerifiedAk, VettedAk
+from attestd.tpm.firmware import RH_ENDORSEMENT, qualified_name
 from attestd.tpm.objects import (
     HASHES,
     Alg,
@@ -33,6 +34,7 @@ from attestd.tpm.objects import (
     parse_signature,
 )
 from attestd.tpm.statements import ClockInfo, Quote, parse_certification, parse_quote
+from attestd.tpm.wire import u32
 
 _MEND_CK = "Create the credential key as docs/protocol.md describes it; `attestd-agent enroll` does."
 
@@ -53,6 +55,12 @@ class NonceMismatch(EvidenceRefused):
 
 class CertifiedNameMismatch(EvidenceRefused):
     """The attestation certifies another key"""
+
+
+class IdentityNameMismatch(EvidenceRefused):
+    """The identity key is not the primary key that its public area describes"""
+
+    remedy = "Send the IAK's own public area; it must be a primary key of the endorsement hierarchy."
 
 
 class CkNotFixedTpm(EvidenceRefused):
@@ -159,6 +167,30 @@ class VerifiedQuote:
     clock: ClockInfo
     firmware_version: int
     qualified_signer: bytes
+
+
+def verify_identified_ak(
+    identity: TpmPublic, ak: VettedAk, *, attest: bytes, signature: bytes, qualifying_data: bytes
+) -> VerifiedAk:
+    """An AK that a certified identity key (`identity`) certifies to be loaded in its own TPM.
+
+    What activation is for an endorsed EK. Raises MalformedTpmStructure, or the error that names the check that failed.
+    """
+    # 1. Read the structure whole.
+    certification = parse_certification(attest)
+    # 2. The identity key signed these very octets; it is restricted, so a TPM composed them.
+    _check_signature(AttestingKey.of(identity), attest, parse_signature(signature))
+    # 3. It signed them for this challenge.
+    _check_nonce(certification.extra_data, qualifying_data)
+    # 4. The key that signed has the public area that was vetted: its qualified Name is that of a primary key of the
+    # endorsement hierarchy with this Name, and no certificate says as much (Part 1, section 16).
+    expected = qualified_name(identity, parent=u32(RH_ENDORSEMENT))
+    if certification.qualified_signer != expected:
+        raise IdentityNameMismatch(seen=certification.qualified_signer.hex(), expected=expected.hex())
+    # 5. The Name certified is that of the AK that was vetted.
+    if certification.certified_name != ak.name:
+        raise CertifiedNameMismatch(seen=certification.certified_name.hex(), expected=ak.name.hex())
+    return VerifiedAk(ak.public)
 
 
 def verify_certified_key(

@@ -11,7 +11,7 @@ An endorsement proves that *a* TPM of a trusted maker holds this key. It proves 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
@@ -25,6 +25,7 @@ from attestd.tpm.chain import USE_INVENTORY, TrustAnchors
 from attestd.tpm.ekcert import REFUSED_BY_DEFAULT, MakerCertificate, Quirk, parse_certificate
 from attestd.tpm.ekprofile import check_not_weak, verify_ek_certificate
 from attestd.tpm.ektemplates import check_ek_template
+from attestd.tpm.identity import VettedIdentityKey, verify_identity_certificate
 from attestd.tpm.objects import TpmPublic, parse_public
 
 __all__ = [
@@ -60,16 +61,19 @@ class EkNotInInventory(EvidenceRefused):
 
 @dataclass(frozen=True, slots=True)
 class VerifiedEndorsement:
-    """An EK that a trusted maker, or this fleet's inventory, vouches for; made by this module only.
+    """A key that a trusted maker, or this fleet's inventory, vouches for; made by this module only.
 
     `certificate` and the SHA-256 fingerprints are None for kind "inventory", as are manufacturer, model and firmware
     version empty; a recalled endorsement has no `certificate` either. `firmware_version` is the one at manufacture. The
     EK's public area and its hash are lifelong trackers: not shown.
+
+    Kind "iak": `identity_area` is the key that was certified and that the device is known by, `ek_hash` is its hash,
+    and the EK is one that nobody vouches for.
     """
 
     ek_area: bytes = field(repr=False)
     ek_hash: EkHash = field(repr=False)
-    kind: Literal["certificate", "inventory"]
+    kind: Literal["certificate", "inventory", "iak"]
     manufacturer: str = ""
     model: str = ""
     firmware_version: str = ""
@@ -77,33 +81,53 @@ class VerifiedEndorsement:
     certificate_sha256: bytes | None = field(default=None, repr=False)
     root_sha256: bytes | None = None
     quirks: tuple[str, ...] = ()
+    identity_area: bytes = field(default=b"", repr=False)
+
+    @property
+    def area(self) -> bytes:
+        """The public area of the key that the device is known by, whose hash is `ek_hash`."""
+        return self.identity_area or self.ek_area
 
     @property
     def ek(self) -> TpmPublic:
         """The key, read when it is asked for: what comes back from a seal is not used to make another credential."""
         return parse_public(self.ek_area)
 
+    @property
+    def identity(self) -> TpmPublic | None:
+        """The identity key, likewise."""
+        return parse_public(self.identity_area) if self.identity_area else None
+
     def to_parts(self) -> tuple[bytes, ...]:
         """What `recall_endorsement` makes this again from, all but the certificate; for sealed storage only."""
         words = (self.kind, self.manufacturer, self.model, self.firmware_version, *self.quirks)  # none holds a NUL
-        return self.ek_area, self.certificate_sha256 or b"", self.root_sha256 or b"", "\0".join(words).encode()
+        certificate, root = self.certificate_sha256 or b"", self.root_sha256 or b""
+        return self.ek_area, self.identity_area, certificate, root, "\0".join(words).encode()
 
 
 def recall_endorsement(parts: Sequence[bytes]) -> VerifiedEndorsement:
     """The endorsement that `to_parts` took apart. Nothing is verified again: the parts must come out of a seal."""
-    area, certificate_sha256, root_sha256, words = parts
+    area, identity_area, certificate_sha256, root_sha256, words = parts
     kind, manufacturer, model, firmware_version, *quirks = words.decode().split("\0")
     return VerifiedEndorsement(
         ek_area=area,
-        ek_hash=EkHash.of(area),
-        kind="certificate" if kind == "certificate" else "inventory",
+        ek_hash=EkHash.of(identity_area or area),
+        kind=_KINDS[kind],
         manufacturer=manufacturer,
         model=model,
         firmware_version=firmware_version,
         certificate_sha256=certificate_sha256 or None,
         root_sha256=root_sha256 or None,
         quirks=tuple(quirks),
+        identity_area=identity_area,
     )
+
+
+_KINDS: Mapping[str, Literal["certificate", "inventory", "iak"]] = {
+    "certificate": "certificate",
+    "inventory": "inventory",
+    "iak": "iak",
+}
 
 
 def verify_endorsement(
@@ -144,6 +168,45 @@ def verify_endorsement(
         certificate_sha256=leaf.sha256,
         root_sha256=verified.path.root.sha256,
         quirks=tuple(sorted(verified.quirks)),
+    )
+
+
+def endorse_by_identity(
+    ek_public: bytes,
+    identity: VettedIdentityKey,
+    certificates: Sequence[bytes],
+    *,
+    anchors: TrustAnchors,
+    now: datetime,
+    refused: frozenset[Quirk] = REFUSED_BY_DEFAULT,
+) -> VerifiedEndorsement:
+    """Proves that a trusted maker certified this IAK. The EK is nobody's: it only carries the challenge's secret.
+
+    `certificates` are DER: the IAK's first, then intermediates. That the public area is the certified key's own, and
+    that the AK is in its TPM, is still open: `attest.verify_identified_ak` proves both.
+    """
+    # 1. The EK can carry a secret as EKs do.
+    _check_key(ek_public)
+    # 2. The certificates, within bounds; the first is for this very key.
+    if not certificates:
+        raise NoEndorsementCertificate(seen="no certificate", expected="the IAK's certificate first")
+    if len(certificates) > MAX_CERTIFICATES:
+        raise TooManyCertificates(seen=len(certificates), expected=f"at most {MAX_CERTIFICATES}")
+    leaf, *intermediates = map(parse_certificate, certificates)
+    if leaf.key.public_numbers() != identity.public.key.public_numbers():
+        raise CertificateForAnotherKey(seen=_key_kind(leaf), expected="the identity key that was sent")
+    # 3. A maker that is trusted says that it is in a TPM, and restricted.
+    verified = verify_identity_certificate(leaf, intermediates=intermediates, anchors=anchors, now=now, refused=refused)
+    return VerifiedEndorsement(
+        ek_area=ek_public,
+        ek_hash=EkHash.of(identity.public.area),
+        kind="iak",
+        manufacturer=verified.manufacturer,
+        certificate=leaf.der,
+        certificate_sha256=leaf.sha256,
+        root_sha256=verified.path.root.sha256,
+        quirks=tuple(sorted(verified.quirks)),
+        identity_area=identity.public.area,
     )
 
 

@@ -18,7 +18,7 @@ from typing import Final
 from attestd.tpm.objects import TpmPublic
 from attestd.tpm.wire import u16, u32
 
-_RH_ENDORSEMENT, _RH_PLATFORM = 0x4000000B, 0x4000000C  # Part 2, section 7.4
+RH_ENDORSEMENT, _RH_PLATFORM = 0x4000000B, 0x4000000C  # Part 2, section 7.4
 _VERSION: Final = re.compile(r"id:(?:([0-9A-Fa-f]{2})([0-9A-Fa-f]{2})|([0-9A-Fa-f]{4})([0-9A-Fa-f]{4}))", re.ASCII)
 _DOTTED: Final = re.compile(r"\d{1,5}(?:\.\d{1,5}){1,3}", re.ASCII)
 
@@ -61,9 +61,9 @@ def read_quoted(
 
     Such are primary keys of the endorsement and the platform hierarchy, and keys right below the EK.
     """
-    above = [u32(_RH_ENDORSEMENT), u32(_RH_PLATFORM)]
+    above = [u32(RH_ENDORSEMENT), u32(_RH_PLATFORM)]
     if ek is not None:
-        above.append(qualified_name(ek, parent=u32(_RH_ENDORSEMENT)))
+        above.append(qualified_name(ek, parent=u32(RH_ENDORSEMENT)))
     if not any(qualified_signer == qualified_name(ak, parent=parent) for parent in above):
         return None
     return Firmware(tuple(version >> shift & 0xFFFF for shift in (48, 32, 16, 0)))

@@ -35,6 +35,7 @@ from attestd.tpm.claims import ALTERNATIVE_NAME, POLICIES, extension_of
 from attestd.tpm.der import OCTETS, OID, Element, MalformedCertificate, children, expect, read_oid, whole
 from attestd.tpm.ekcert import REFUSED_BY_DEFAULT, MakerCertificate, Quirk
 from attestd.tpm.makers import ATTESTATION_KEY_CERTIFICATE, vendor_name
+from attestd.tpm.objects import HASHES, Alg, Attributes, TpmPublic, parse_public
 from attestd.tpm.weak_keys import has_roca_fingerprint
 
 _USE_EK = "Enroll by the TPM's endorsement key instead, or ask the machine's maker for an IAK certificate."
@@ -89,6 +90,42 @@ class WeakIdentityKey(EvidenceRefused):
     """The identity key is too weak"""
 
     remedy = _USE_EK
+
+
+class IdentityKeyUnfit(EvidenceRefused):
+    """The identity key's attributes or scheme are not an attestation key's"""
+
+    remedy = _USE_EK
+
+
+@dataclass(frozen=True, slots=True)
+class VettedIdentityKey:
+    """A public area fit for an IAK (section 7.3: restricted, signing, never leaving). Nothing shows yet that it is
+    the certified key's own."""
+
+    public: TpmPublic
+
+
+_ATTRIBUTES: Final = (
+    Attributes.FIXED_TPM
+    | Attributes.FIXED_PARENT
+    | Attributes.SENSITIVE_DATA_ORIGIN
+    | Attributes.RESTRICTED
+    | Attributes.SIGN
+)
+_STRONG: Final = (HASHES[Alg.SHA256], HASHES[Alg.SHA384], HASHES[Alg.SHA512])
+
+
+def vet_identity_key(area: bytes) -> VettedIdentityKey:
+    """Reads a TPMT_PUBLIC and refuses it unless it is fit for an IAK. Raises MalformedTpmStructure, or
+    IdentityKeyUnfit naming what is wrong."""
+    public = parse_public(area)
+    if public.attributes & (_ATTRIBUTES | Attributes.DECRYPT) != _ATTRIBUTES:
+        raise IdentityKeyUnfit(seen=f"0x{public.attributes:08x}", expected=f"0x{_ATTRIBUTES:08x}, and no DECRYPT")
+    fitting = (Alg.ECDSA,) if public.type is Alg.ECC else (Alg.RSASSA, Alg.RSAPSS)
+    if public.scheme not in fitting or public.scheme_hash not in _STRONG or public.name_alg not in _STRONG:
+        raise IdentityKeyUnfit(seen=f"{public.signs_by}, Name by {public.name_alg.name}", expected="SHA-2 throughout")
+    return VettedIdentityKey(public)
 
 
 @dataclass(frozen=True, slots=True)

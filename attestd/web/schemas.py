@@ -166,7 +166,13 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
                 }
             ),
             "ak": closed({"public": octets(MAX_PUBLIC, least=1)}),
-        }
+        },
+        iak=closed(
+            {
+                "public": octets(MAX_PUBLIC, least=1),
+                "certificates": _list(octets(MAX_CERTIFICATE), MAX_CERTIFICATES),
+            }
+        ),
     ),
     "BeginAnswer": _answer(
         id=octets(16, least=16),
@@ -189,7 +195,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "proof": octets(32, least=32),
         }
     ),
-    "EnrollmentEvidence": closed({"ck": _CERTIFIED, **_EVIDENCE}, **_LOGS),
+    "EnrollmentEvidence": closed({"ck": _CERTIFIED, **_EVIDENCE}, iak=_QUOTE, **_LOGS),
     "CredentialAnswer": _answer(
         device_id=SEGMENT,
         spiffe_id={"type": "string", "pattern": "^spiffe://"},

@@ -28,6 +28,7 @@ from attestd.protocol.derivations import (
     device_certify_data,
     device_quote_data,
     enrollment_certify_data,
+    enrollment_identify_data,
     enrollment_quote_data,
 )
 from attestd.protocol.messages import (
@@ -37,6 +38,8 @@ from attestd.protocol.messages import (
     CompleteRequest,
     CredentialAnswer,
     EnrollmentEvidence,
+    Identification,
+    IdentityKey,
     PcrSelection,
     QuoteEvidence,
     RenewalRequest,
@@ -76,7 +79,10 @@ class CredentialNotOurs(Unauthenticated):
 
 @dataclass
 class Agent:
-    """One device at one service. `random` is uniform in [0, 1)."""
+    """One device at one service. `random` is uniform in [0, 1).
+
+    `iak` is the persistent handle of an identity key, with its certificates: the device then enrolls by this key.
+    """
 
     state: StateDir
     device: Device
@@ -85,6 +91,7 @@ class Agent:
     random: Callable[[], float]
     ek: str | None = None
     ek_certificates: Sequence[bytes] = ()
+    iak: tuple[int, Sequence[bytes]] | None = None
     logs: BootLogs = field(default_factory=BootLogs)
 
     # ---- Acts -------------------------------------------------------------------------------------------------------
@@ -99,15 +106,21 @@ class Agent:
             kind = self.ek or (former.record.ek if former is not None else None)
             endorsement = self.device.endorsement(kind=kind, given=self.ek_certificates)
             ak, ck = self.device.create_keys()
-            begun = self.server.begin(BeginRequest(endorsement.public, ak.area, endorsement.certificates))
+            identity = None if self.iak is None else self.device.identity(*self.iak)
+            if identity is None:
+                request = BeginRequest(endorsement.public, ak.area, endorsement.certificates)
+            else:
+                shown = IdentityKey(identity.public, identity.certificates)
+                request = BeginRequest(endorsement.public, ak.area, iak=shown)
+            begun = self.server.begin(request)
             logs = self.logs.read(begun.wants)
-            bound = {
+            known_by = {
                 "nonce": begun.nonce,
                 "id": begun.id,
-                "ek_hash": endorsement.hash,
+                "ek_hash": endorsement.hash if identity is None else identity.hash,
                 "ak_name": ak.name,
-                "ck_name": ck.name,
             }
+            bound = {**known_by, "ck_name": ck.name}
             proof = self.device.prove(
                 endorsement,
                 ak,
@@ -117,10 +130,13 @@ class Agent:
                 certify_data=enrollment_certify_data(**bound),
                 quote_data=enrollment_quote_data(**bound),
                 selection=begun.pcrs,
+                identity=None if identity is None else (identity, enrollment_identify_data(**known_by)),
             )
+            said = proof.identified
             body = EnrollmentEvidence(
                 CertifiedKey(ck.area, proof.certified.attest, proof.certified.signature),
                 QuoteEvidence(proof.quoted.attest, proof.quoted.signature, proof.quoted.pcrs, **logs),
+                None if said is None else Identification(said.attest, said.signature),
             ).to_bytes()
             self.state.save_unanswered(former is not None)
             answer = self.server.complete(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from attestd_agent.device import Device
 
 DEFAULT_TCTI = "device:/dev/tpmrm0"
+_HANDLE = re.compile(r"0x81[0-9a-f]{6}", re.ASCII | re.IGNORECASE)  # persistent (TPM 2.0 Library, Part 2, 7.2)
 _FINGERPRINT = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII | re.IGNORECASE)
 
 
@@ -49,6 +50,12 @@ class RootNotNamed(Misconfigured):
     remedy = "Give --ca FILE (the service's root certificate) or --ca sha256:FINGERPRINT; the agent remembers it."
 
 
+class IdentityKeyHalfNamed(Misconfigured):
+    """An identity key takes a handle and a certificate"""
+
+    remedy = "Give both: --iak 0x81020001 (or where the key lies) and --iak-cert FILE."
+
+
 class FileUnreadable(Misconfigured):
     """A file can't be read"""
 
@@ -63,6 +70,8 @@ class Options:
     ca: str | None = None
     ek: str | None = None
     ek_certificate: Path | None = None
+    iak: str | None = None
+    iak_certificate: Path | None = None
 
 
 def boot_clock() -> float:
@@ -99,6 +108,7 @@ def assemble(options: Options, *, interruptible: Callable[[], AbstractContextMan
     certificates: tuple[bytes, ...] = ()
     if options.ek_certificate is not None:
         certificates = read_certificate_file(read_file(options.ek_certificate))
+    iak = _iak(options)
     device = open_device(options.tcti)
     clock = open_clock(state)
     roots = _roots(options.ca, state, url)
@@ -114,7 +124,16 @@ def assemble(options: Options, *, interruptible: Callable[[], AbstractContextMan
         random=random.SystemRandom().random,
         ek=options.ek,
         ek_certificates=certificates,
+        iak=iak,
     )
+
+
+def _iak(options: Options) -> tuple[int, tuple[bytes, ...]] | None:
+    if options.iak is None and options.iak_certificate is None:
+        return None
+    if options.iak is None or options.iak_certificate is None or not _HANDLE.fullmatch(options.iak):
+        raise IdentityKeyHalfNamed(seen=repr(options.iak), expected="--iak 0x81…, eight digits, and --iak-cert FILE")
+    return int(options.iak, 16), read_certificate_file(read_file(options.iak_certificate))
 
 
 def _known(state: StateDir) -> Enrolled | None:

@@ -90,6 +90,22 @@ EkCertOption = Annotated[
         help="The EK certificate (DER or PEM, issuers may follow), where the TPM itself holds none.",
     ),
 ]
+IakOption = Annotated[
+    str | None,
+    typer.Option(
+        "--iak",
+        envvar="ATTESTD_AGENT_IAK",
+        help="Enroll by the machine maker's identity key (IAK) at this persistent handle, such as 0x81020001.",
+    ),
+]
+IakCertOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--iak-cert",
+        envvar="ATTESTD_AGENT_IAK_CERT",
+        help="The IAK's certificate (DER or PEM, issuers may follow).",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON; logs too.")]
 
 DEFAULT_STATE = Path(os.environ.get("STATE_DIRECTORY", "/var/lib/attestd-agent").partition(":")[0])
@@ -103,6 +119,8 @@ def enroll(
     ca: CaOption = None,
     ek: EkOption = None,
     ek_cert: EkCertOption = None,
+    iak: IakOption = None,
+    iak_cert: IakCertOption = None,
     again: Annotated[bool, typer.Option("--again", help="Enroll anew with new keys, though enrolled already.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until an operator has approved the device.")] = False,
     as_json: JsonOption = False,
@@ -112,7 +130,7 @@ def enroll(
     A device that the inventory does not know waits for an operator's approval (exit code 4): run it again, or --wait.
     """
     with _reported(as_json):
-        agent = assemble(Options(state_dir, tcti, server, ca, ek, ek_cert))
+        agent = assemble(Options(state_dir, tcti, server, ca, ek, ek_cert, iak, iak_cert))
         known, now = None if again else agent.state.load(), agent.clock.now().timestamp()
         if known is not None and known.record.expires_at > now:
             _show_credential("already enrolled (--again enrolls anew, with new keys)", known, as_json, now=now)
@@ -137,6 +155,8 @@ def run(
     ca: CaOption = None,
     ek: EkOption = None,
     ek_cert: EkCertOption = None,
+    iak: IakOption = None,
+    iak_cert: IakCertOption = None,
     once: Annotated[bool, typer.Option("--once", help="Enroll or attest once, now, then end.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Log more.")] = False,
     as_json: JsonOption = False,
@@ -145,7 +165,7 @@ def run(
 
     Uses the TPM for moments only. Goes on through a dead service until the certificate ends, and after. SIGTERM stops.
     """
-    options = Options(state_dir, tcti, server, ca, ek, ek_cert)
+    options = Options(state_dir, tcti, server, ca, ek, ek_cert, iak, iak_cert)
     if not once:
         become(options, as_json=as_json, debug=debug)
     configure(objects=as_json, debug=debug)

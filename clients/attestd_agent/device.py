@@ -46,18 +46,20 @@ from tpm2_pytss.types import (
 )
 
 from attestd.protocol.messages import BANKS, PcrSelection, PcrValues
-from attestd_agent.endorsement import find_endorsement
+from attestd_agent.endorsement import find_endorsement, read_identity
 from attestd_agent.failures import (
+    IdentityKeyUnusable,
     KeysNotOfThisTpm,
     PcrsKeepChanging,
     PcrsUnavailable,
     TpmFull,
     named,
     says_foreign_key,
+    says_locked,
     says_unreadable,
     says_unsupported,
 )
-from attestd_agent.keys import EndorsementKey, Proof, Quoted, Signed, TpmKey
+from attestd_agent.keys import EndorsementKey, HeldIdentity, Proof, Quoted, Signed, TpmKey
 from attestd_agent.templates import (
     ATTESTATION_KEY,
     CREDENTIAL_KEY,
@@ -94,6 +96,11 @@ class Device:
         """
         return self._run("find the endorsement key", lambda tpm: find_endorsement(tpm, kind=kind, given=given))
 
+    def identity(self, handle: int, given: Sequence[bytes]) -> HeldIdentity:
+        """The identity key at a persistent handle; `given` is its certificate from a file, with its issuers'."""
+        area = self._run("read the identity key", lambda tpm: tpm.persistent_key(handle))
+        return read_identity(area, handle, given)
+
     def create_keys(self) -> tuple[TpmKey, TpmKey]:
         """A new attestation key and a new credential key, children of one storage root."""
 
@@ -118,14 +125,19 @@ class Device:
         certify_data: bytes,
         quote_data: bytes,
         selection: PcrSelection,
+        identity: tuple[HeldIdentity, bytes] | None = None,
     ) -> Proof:
-        """Opens the challenge (TPM2B_ID_OBJECT, TPM2B_ENCRYPTED_SECRET), certifies the CK and quotes the PCRs."""
+        """Opens the challenge (TPM2B_ID_OBJECT, TPM2B_ENCRYPTED_SECRET), certifies the CK and quotes the PCRs.
+
+        `identity` is an identity key with the qualifyingData over which it certifies the AK.
+        """
 
         def work(tpm: _Tpm) -> Proof:
             loaded = tpm.load(ak, ck)
             opened = tpm.activate(loaded[0], endorsement, credential_blob, secret)
             certified = tpm.certify(loaded, certify_data)
-            return Proof(opened, certified, tpm.quote(loaded[0], quote_data, selection))
+            quoted = tpm.quote(loaded[0], quote_data, selection)
+            return Proof(opened, certified, quoted, tpm.identify(loaded[0], *identity) if identity else None)
 
         return self._run("answer the challenge", work)
 
@@ -205,6 +217,9 @@ class _Tpm:
         if SRK_HANDLE in self._handles(TPM2_HR.PERSISTENT) and is_storage_root(self._public_area(SRK_HANDLE)):
             return SRK_HANDLE
         return OWNER
+
+    def persistent_key(self, handle: int) -> bytes | None:
+        return self._public_area(handle) if handle in self._handles(TPM2_HR.PERSISTENT) else None
 
     def _public_area(self, handle: int) -> bytes:
         found = self._esapi.tr_from_tpmpublic(handle)
@@ -337,6 +352,16 @@ class _Tpm:
         no_scheme = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)
         attest, signature = self._esapi.certify(*reversed(ak_and_ck), qualifying_data, no_scheme)
         return Signed(bytes(attest), bytes(signature.marshal()))
+
+    def identify(self, ak: ESYS_TR, identity: HeldIdentity, qualifying_data: bytes) -> Signed:
+        found = self._esapi.tr_from_tpmpublic(identity.handle)
+        self._kept.callback(self._esapi.tr_close, found)
+        try:
+            return self.certify((found, ak), qualifying_data)
+        except TSS2_Exception as failure:
+            if not says_locked(int(failure.rc)):
+                raise
+            raise IdentityKeyUnusable("The identity key has a password.", seen=f"0x{int(failure.rc):08x}") from failure
 
     def quote(self, ak: ESYS_TR, qualifying_data: bytes, selection: PcrSelection) -> Quoted:
         chosen = TPML_PCR_SELECTION([_selected(bank, indices) for bank, indices in selection.items() if indices])

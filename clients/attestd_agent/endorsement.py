@@ -14,10 +14,10 @@ from typing import Protocol
 from attestd.errors import AttestdError
 from attestd.protocol.messages import MAX_CERTIFICATES
 from attestd.tpm.ektemplates import check_ek_template
-from attestd.tpm.objects import TpmPublic, parse_public
+from attestd.tpm.objects import Attributes, TpmPublic, parse_public
 from attestd_agent.ekcerts import names_key, split_certificates
-from attestd_agent.failures import CertificateOfAnotherTpm, NoEndorsementKey
-from attestd_agent.keys import EndorsementKey
+from attestd_agent.failures import CertificateOfAnotherTpm, IdentityKeyUnusable, NoEndorsementKey
+from attestd_agent.keys import EndorsementKey, HeldIdentity
 from attestd_agent.templates import CHAIN_INDICES, ENDORSEMENT, EndorsementTemplate
 
 
@@ -66,6 +66,22 @@ def find_endorsement(tpm: EndorsementSource, *, kind: str | None, given: Sequenc
     if any(certificates for _, certificates in wanted):
         raise CertificateOfAnotherTpm(expected=f"a certificate for this TPM's key of one of these kinds: {names}")
     raise NoEndorsementKey(expected=names)
+
+
+def read_identity(area: bytes | None, handle: int, given: Sequence[bytes]) -> HeldIdentity:
+    """The identity key at a handle (`area` is its TPMT_PUBLIC, or None where there is no key), with its certificate.
+
+    Raises IdentityKeyUnusable for what the service would refuse as well, and for what this agent can't use.
+    """
+    public = None if area is None else _read(area)
+    if public is None:
+        raise IdentityKeyUnusable(seen=f"no such key at 0x{handle:08x}")
+    for attribute, what in ((Attributes.RESTRICTED, "restricted"), (Attributes.USER_WITH_AUTH, "userWithAuth")):
+        if not public.attributes & attribute:
+            raise IdentityKeyUnusable(f"The key at 0x{handle:08x} is not {what}.", seen=f"0x{public.attributes:08x}")
+    if not given or not names_key(given[0], _unique(public)):
+        raise IdentityKeyUnusable("The certificate names another key.", expected=f"one for the key at 0x{handle:08x}")
+    return HeldIdentity(handle, public.area, tuple(given[:MAX_CERTIFICATES]))
 
 
 def _candidates(

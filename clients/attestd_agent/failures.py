@@ -58,6 +58,15 @@ class CertificateOfAnotherTpm(Misconfigured):
     remedy = "Give --ek-cert the certificate that the maker issued for this very chip."
 
 
+class IdentityKeyUnusable(Misconfigured):
+    """The TPM has no identity key that can be used at this handle"""
+
+    remedy = (
+        "Give --iak the persistent handle of the IAK (tpm2_getcap handles-persistent), which must work without a "
+        "password, and --iak-cert the certificate for this very key."
+    )
+
+
 class PcrsUnavailable(Misconfigured):
     """The TPM does not have the PCRs that the service asks for"""
 
@@ -89,6 +98,11 @@ def _plain(rc: int) -> int:
 def says_foreign_key(rc: int) -> bool:
     """TPM2_Load's way to say that a key was not made by this TPM, or not under this parent."""
     return not rc & _LAYERS and _plain(rc) in _FOREIGN
+
+
+def says_locked(rc: int) -> bool:
+    """The TPM wants a password, or says that it was wrong."""
+    return not rc & _LAYERS and _plain(rc) in _AUTH
 
 
 def says_unsupported(rc: int) -> bool:

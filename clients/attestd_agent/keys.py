@@ -127,6 +127,20 @@ class EndorsementKey:
 
 
 @dataclass(frozen=True)
+class HeldIdentity:
+    """A persistent key that the machine's maker certified to be an attestation key (IAK)."""
+
+    handle: int
+    public: bytes  # TPMT_PUBLIC
+    certificates: tuple[bytes, ...]  # DER; its own first, its issuers' after that
+
+    @property
+    def hash(self) -> EkHash:
+        """What stands in the EK hash's place: as lifelong a tracker."""
+        return EkHash.of(self.public)
+
+
+@dataclass(frozen=True)
 class Signed:
     """A TPMS_ATTEST and the TPMT_SIGNATURE over it."""
 
@@ -148,3 +162,4 @@ class Proof:
     secret: bytes
     certified: Signed
     quoted: Quoted
+    identified: Signed | None = None  # the AK, by the identity key

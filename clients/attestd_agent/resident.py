@@ -35,6 +35,8 @@ def become(options: Options, *, as_json: bool, debug: bool) -> NoReturn:
         "ca": options.ca,
         "ek": options.ek,
         "ek_certificate": None if options.ek_certificate is None else str(options.ek_certificate),
+        "iak": options.iak,
+        "iak_certificate": None if options.iak_certificate is None else str(options.iak_certificate),
     }
     told = json.dumps({"options": members, "as_json": as_json, "debug": debug})
     # -P: `-m` would look for modules in the folder where the command was given.
@@ -45,12 +47,10 @@ def main(told: str) -> int:
     """Runs until a signal ends it; returns the exit code. `told` is what `become` says."""
     read = json.loads(told)
     members, as_json = read["options"], bool(read["as_json"])
-    certificate = members.pop("ek_certificate")
-    options = Options(
-        state_dir=Path(members.pop("state_dir")),
-        ek_certificate=None if certificate is None else Path(certificate),
-        **members,
-    )
+    for name in ("state_dir", "ek_certificate", "iak_certificate"):
+        if members.get(name) is not None:
+            members[name] = Path(members[name])
+    options = Options(**members)
     configure(objects=as_json, debug=bool(read["debug"]))
     stop = StopRequest()
     stop.listen()

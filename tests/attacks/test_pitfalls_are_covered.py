@@ -23,6 +23,7 @@ TPM, WEB, CREDENTIALS, EDGE = (
 )
 ATTACK = "attacks/test_"
 RUNTIME = "unit/appraisal/test_runtime"
+ISSUANCE = "unit/issuance/test_"
 
 COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     # ---- Endorsement
@@ -33,10 +34,12 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ),
     ("the EK purpose must be there", "TCG EK Credential Profile 2.5, 3.2"): (
         f"{TPM}endorsement.py::test_the_purpose_must_be_the_eks",
+        f"{TPM}endorsement.py::test_the_mark_stands_for_what_is_absent_and_for_nothing_else",
+        "vectors/test_shared_appraisals.py::test_each_certificate_gets_its_verdict",
         f"{TPM}claims.py::test_an_empty_list_of_purposes_is_never_any_purpose",
     ),
     ("an issuer's name and one signature are no chain", "RFC 5280, 6.1"): (
-        f"{TPM}vouching.py::test_every_certificate_must_be_valid_now",
+        f"{TPM}vouching.py::test_every_certificate_below_the_root_must_be_valid_now",
         f"{TPM}vouching.py::test_an_issuer_must_be_a_ca",
         f"{TPM}vouching.py::test_an_issuer_must_be_allowed_to_sign_certificates",
         f"{TPM}vouching.py::test_path_lengths_hold",
@@ -47,6 +50,39 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ),
     ("intermediates from the request, from NV or from the store", "tpm2-tools"): (
         f"{TPM}chain.py::test_intermediates_come_with_the_request_or_from_the_store",
+        f"{TPM}chain.py::test_some_intermediates_from_the_request_and_some_from_the_store",
+        f"{TPM}chain.py::test_the_order_of_intermediates_and_strangers_among_them_do_not_matter",
+        "unit/attestd_agent/test_agent_endorsement.py::test_issuers_certificates_go_on_over_indices",
+    ),
+    ("whoever sends a certificate chooses what the service fetches", "RFC 5280, 4.2.2.1; CWE-918"): (
+        f"{ISSUANCE}trust.py::test_nothing_is_fetched_unless_settings_name_hosts",
+        f"{ISSUANCE}trust.py::test_a_fetched_root_is_no_root",
+        f"{ISSUANCE}issuers.py::test_nothing_is_fetched_unless_a_setting_names_hosts",
+        f"{ISSUANCE}issuers.py::test_a_name_that_leads_inside_is_not_asked",
+        f"{ISSUANCE}issuers.py::test_a_redirect_elsewhere_or_in_circles_ends",
+        f"{ISSUANCE}issuers.py::test_an_answer_that_drips_is_cut_off",
+        f"{ISSUANCE}issuers.py::test_requests_of_a_minute_are_bounded",
+        f"{ISSUANCE}issuers.py::test_a_failure_is_kept_for_ten_minutes",
+    ),
+    ("chips that outlive their maker's root", "RFC 5280, 6.1.1"): (
+        f"{TPM}vouching.py::test_a_trusted_root_that_is_over_still_vouches_for_what_it_signed_in_its_time",
+        f"{TPM}vouching.py::test_a_root_that_is_over_vouches_for_nothing_else",
+        "vectors/test_shared_appraisals.py::test_a_nuvoton_chip_that_outlives_its_root",
+    ),
+    ("certificates signed over SHA-1", "RFC 6194; Leurent and Peyrin, SHA-1 is a Shambles, 2020"): (
+        f"{TPM}vouching.py::test_signatures_over_sha1_count_if_they_are_old_and_asked_for",
+        f"{TPM}vouching.py::test_signatures_over_sha1_from_when_collisions_could_be_made_never_count",
+        "vectors/test_shared_endorsements.py::test_chains_over_sha1_are_refused_by_default",
+    ),
+    ("a list of known makers becomes a list of trusted ones", "docs/adr/0026"): (
+        f"{TPM}known_makers.py::test_nothing_is_trusted_for_being_in_the_manifest",
+        "unit/cli/test_trust_import.py::test_what_is_there_is_shown_and_nothing_is_trusted",
+        "unit/cli/test_trust_import.py::test_without_a_choice_nothing_is_trusted",
+        "unit/cli/test_trust_import.py::test_roots_become_anchors_and_the_rest_helps",
+    ),
+    ("what comes out of an archive has no bounds", "CWE-409"): (
+        f"{TPM}cabinets.py::test_what_comes_out_is_bounded",
+        f"{TPM}cabinets.py::test_one_lie_in_a_cabinet",
     ),
     ("padding after the certificate in NV", "nsacyber/HIRS#23, tpm2-tools#3474"): (
         f"{TPM}ekcert.py::test_padding_is_cut",
@@ -84,6 +120,26 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ),
     ("moduli of a known-weak generator", "CVE-2017-15361"): (
         f"{TPM}endorsement.py::test_a_key_with_the_roca_fingerprint_is_refused",
+        f"{TPM}endorsement.py::test_a_key_that_differs_from_the_fingerprint_modulo_one_prime_is_not_refused",
+        f"{TPM}vouching.py::test_an_issuer_key_that_can_be_factored_is_refused",
+        "vectors/test_shared_endorsements.py::test_no_known_ca_has_a_key_that_can_be_factored",
+    ),
+    ("firmware with a known hole", "CVE-2017-15361, CVE-2019-16863, CVE-2020-25082"): (
+        f"{TPM}advisories.py::test_what_is_said_of_real_chips",
+        f"{TPM}firmware.py::test_a_version_that_may_be_obfuscated_is_not_believed",
+        f"{ISSUANCE}chips.py::test_an_advisory_is_a_warning_and_a_fact",
+        f"{ISSUANCE}chips.py::test_a_new_advisory_quarantines_at_the_next_attestation",
+        "vectors/test_shared_appraisals.py::test_chips_with_advisories",
+    ),
+    ("an identity key's certificate taken for proof", "TCG TPM 2.0 Keys for Device Identity, 5 and 7"): (
+        f"{TPM}identity.py::test_one_lie_in_a_certificate",
+        f"{TPM}identity.py::test_a_public_area_that_claims_more_than_the_key_is",
+        f"{ATTACK}identity.py::test_an_attestation_key_that_nobody_vouches_for",
+        f"{ATTACK}identity.py::test_a_stranger_with_the_victim_s_certificate",
+        f"{ATTACK}identity.py::test_a_key_of_the_owner_s_hierarchy",
+        f"{ATTACK}identity.py::test_an_ek_certificate_is_no_identity_key_s_and_the_other_way_round",
+        f"{ATTACK}identity.py::test_one_tpm_by_both_ways_is_two_devices",
+        "unit/attestd_agent/test_agent_identity.py::test_a_key_of_the_owner_s_is_not_taken",
     ),
     ("nothing to verify against passes", "pypi/warehouse"): (
         f"{ATTACK}endorsement.py::test_an_empty_trust_store_trusts_nobody",

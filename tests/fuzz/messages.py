@@ -22,6 +22,8 @@ from attestd.protocol.messages import (
     CompleteRequest,
     CredentialAnswer,
     EnrollmentEvidence,
+    Identification,
+    IdentityKey,
     QuoteEvidence,
     RenewalRequest,
     TokenAnswer,
@@ -116,9 +118,12 @@ _MESSAGES: tuple[tuple[str, type[Any], Callable[[], Any]], ...] = (
     (
         "begin-request",
         BeginRequest,
-        lambda: BeginRequest(
-            ek_public=_tpm().ek.public, ek_certificates=(b"\x30\x00", b"\x30\x01\x00"), ak_public=_tpm().ak.public
-        ),
+        lambda: [
+            BeginRequest(
+                ek_public=_tpm().ek.public, ek_certificates=(b"\x30\x00", b"\x30\x01\x00"), ak_public=_tpm().ak.public
+            ),
+            BeginRequest(_tpm().ek.public, _tpm().ak.public, iak=IdentityKey(_tpm().ak.public, (b"\x30\x00",))),
+        ],
     ),
     (
         "begin-answer",
@@ -135,7 +140,14 @@ _MESSAGES: tuple[tuple[str, type[Any], Callable[[], Any]], ...] = (
         ),
     ),
     ("complete-request", CompleteRequest, lambda: CompleteRequest(b"c" * 64, b"{}", bytes(32))),
-    ("evidence", EnrollmentEvidence, lambda: EnrollmentEvidence(_certified(), _quote())),
+    (
+        "evidence",
+        EnrollmentEvidence,
+        lambda: [
+            EnrollmentEvidence(_certified(), _quote()),
+            EnrollmentEvidence(_certified(), _quote(), Identification(b"attest", b"signature")),
+        ],
+    ),
     ("attestation-request", AttestationRequest, lambda: AttestationRequest(_quote())),
     ("renewal-request", RenewalRequest, lambda: [RenewalRequest(), RenewalRequest(_certified())]),
     ("token-request", TokenRequest, lambda: TokenRequest("edge", "dpop")),

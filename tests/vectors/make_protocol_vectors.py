@@ -86,6 +86,18 @@ def derivations() -> Any:
                     "result": hashlib.sha256(label + sealed + device.encode() + ak_name + ck_name).hexdigest(),
                 }
             )
+    for n, i, e, a in (
+        (nonce, id_, ek_hash, ak_name),
+        (bytes(32), bytes(16), bytes(32), b"\x00\x0b" + bytes(32)),
+    ):
+        named = zip(("nonce", "id", "ek_hash", "ak_name"), (n, i, e, a), strict=True)
+        cases.append(
+            {
+                "derivation": "enrollment_identify_data",
+                "octets": {k: v.hex() for k, v in named},
+                "result": hashlib.sha256(b"attestd/identify/1\x00" + n + i + e + a).hexdigest(),
+            }
+        )
     for body in (b"", b"{}", b'{"ck":{},"pcrs":{},"quote":{}}', octets("body", 1000)):
         secret = octets("secret", 32)
         proof = hmac.new(secret, hashlib.sha256(body).digest(), hashlib.sha256).hexdigest()

@@ -36,6 +36,7 @@ from attestd.protocol.derivations import (
     device_certify_data,
     device_quote_data,
     enrollment_certify_data,
+    enrollment_identify_data,
     enrollment_quote_data,
 )
 from attestd.protocol.encoding import b64decode, b64encode, write_object
@@ -52,10 +53,24 @@ from attestd.protocol.messages import (
     WaitAnswer,
 )
 from attestd.protocol.signed import SignedEnvelope
-from attestd.tpm.activation import VerifiedAk, VettedAk, make_credential, recall_ak, verify_activation, vet_ak
-from attestd.tpm.attest import VerifiedKey, verify_certified_key, verify_quote
+from attestd.tpm.activation import (
+    VerifiedAk,
+    VettedAk,
+    check_proof,
+    make_credential,
+    recall_ak,
+    verify_activation,
+    vet_ak,
+)
+from attestd.tpm.attest import VerifiedKey, verify_certified_key, verify_identified_ak, verify_quote
 from attestd.tpm.chain import TrustAnchors
-from attestd.tpm.endorsement import VerifiedEndorsement, endorse_by_inventory, verify_endorsement
+from attestd.tpm.endorsement import (
+    VerifiedEndorsement,
+    endorse_by_identity,
+    endorse_by_inventory,
+    verify_endorsement,
+)
+from attestd.tpm.identity import vet_identity_key
 from attestd.tpm.objects import parse_public
 
 SELECTION = {"sha256": (0, 1, 2, 3, 4, 5, 6, 7)}
@@ -314,7 +329,13 @@ class FakeService:
 
     def _begin(self, _: str, body: bytes) -> Answer:
         request = BeginRequest.parse(body)
-        if self.anchors is not None:
+        if request.iak is not None:
+            assert self.anchors is not None
+            iak = vet_identity_key(request.iak.public)
+            endorsement = endorse_by_identity(
+                request.ek_public, iak, request.iak.certificates, anchors=self.anchors, now=utc_now()
+            )
+        elif self.anchors is not None:
             endorsement = verify_endorsement(
                 request.ek_public, request.ek_certificates, anchors=self.anchors, now=utc_now()
             )
@@ -341,17 +362,28 @@ class FakeService:
     def _complete(self, _: str, body: bytes) -> Answer:
         request = CompleteRequest.parse(body)
         challenge = self._challenges[request.challenge]
-        ak = verify_activation(
-            challenge.endorsement, challenge.ak, secret=challenge.secret, body=request.body, proof=request.proof
-        )
+        check_proof(secret=challenge.secret, body=request.body, proof=request.proof)
         evidence = EnrollmentEvidence.parse(request.body)
-        bound = {
+        known_by = {
             "nonce": challenge.nonce,
             "id": challenge.id,
             "ek_hash": challenge.endorsement.ek_hash,
-            "ak_name": ak.name,
-            "ck_name": parse_public(evidence.key.public).name,
+            "ak_name": challenge.ak.name,
         }
+        if challenge.endorsement.identity is None:
+            ak = verify_activation(
+                challenge.endorsement, challenge.ak, secret=challenge.secret, body=request.body, proof=request.proof
+            )
+        else:
+            assert evidence.iak is not None
+            ak = verify_identified_ak(
+                challenge.endorsement.identity,
+                challenge.ak,
+                attest=evidence.iak.attest,
+                signature=evidence.iak.signature,
+                qualifying_data=enrollment_identify_data(**known_by),
+            )
+        bound = {**known_by, "ck_name": parse_public(evidence.key.public).name}
         key = verify_certified_key(
             ak,
             public=evidence.key.public,

@@ -10,10 +10,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from attestd_agent.endorsement import find_endorsement
-from attestd_agent.failures import CertificateOfAnotherTpm, NoEndorsementKey
+from attestd.tpm.objects import Attributes
+from attestd_agent.endorsement import find_endorsement, read_identity
+from attestd_agent.failures import CertificateOfAnotherTpm, IdentityKeyUnusable, NoEndorsementKey
 from attestd_agent.templates import ENDORSEMENT
-from tests.forger import ForgedKey, forge_ek
+from tests.forger import IAK_ATTRIBUTES, ForgedKey, forge_ek, forge_iak
 from tests.unit.attestd_agent.fake_service import der
 from tests.unit.attestd_agent.keysmith import authority
 
@@ -168,3 +169,38 @@ def test_the_certificates_are_really_for_these_keys() -> None:
     assert isinstance(key, ec.EllipticCurvePublicKey)
     point = key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
     assert point[1:33] in EKS["ecc-p256"].public
+
+
+# ---- An identity key ------------------------------------------------------------------------------------------------
+
+AT = 0x81020001
+
+
+def test_an_identity_key_comes_with_its_certificate() -> None:
+    iak = forge_iak()
+    given = (certificate(iak), b"an issuer's")
+    found = read_identity(iak.public, AT, given)
+    assert (found.handle, found.public, found.certificates) == (AT, iak.public, given)
+
+
+def test_an_identity_key_that_is_not_there_is_named() -> None:
+    iak = forge_iak()
+    for area in (None, b"", iak.public[:-1]):
+        with pytest.raises(IdentityKeyUnusable, match="0x81020001"):
+            read_identity(area, AT, (certificate(iak),))
+
+
+@pytest.mark.parametrize(
+    ("lacking", "named"), [(Attributes.RESTRICTED, "restricted"), (Attributes.USER_WITH_AUTH, "userWithAuth")]
+)
+def test_a_key_that_can_not_identify_is_named(lacking: Attributes, named: str) -> None:
+    iak = forge_iak(attributes=IAK_ATTRIBUTES & ~lacking)
+    with pytest.raises(IdentityKeyUnusable, match=named):
+        read_identity(iak.public, AT, (certificate(iak),))
+
+
+def test_an_identity_key_without_its_own_certificate_is_named() -> None:
+    iak = forge_iak()
+    for given in ((), (certificate(forge_iak()),), (b"",)):
+        with pytest.raises(IdentityKeyUnusable, match="another key"):
+            read_identity(iak.public, AT, given)

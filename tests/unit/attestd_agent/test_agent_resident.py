@@ -35,7 +35,16 @@ class Became(BaseException):
     "options",
     [
         Options(Path("/var/lib/agent")),
-        Options(Path("/s p a c e"), "swtpm:path=x", "https://a.test", "sha256:00", "ecc-p256", Path('an "ek".pem')),
+        Options(
+            Path("/s p a c e"),
+            "swtpm:path=x",
+            "https://a.test",
+            "sha256:00",
+            "ecc-p256",
+            Path('an "ek".pem'),
+            "0x81020001",
+            Path("an iak.pem"),
+        ),
     ],
     ids=["few", "all"],
 )

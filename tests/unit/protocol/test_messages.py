@@ -30,6 +30,7 @@ BARE_QUOTE = m.QuoteEvidence(attest=b"attest", signature=b"signature", pcrs={})
 MESSAGES: dict[str, Any] = {
     "begin": m.BeginRequest(b"ek", b"ak", (b"certificate", b"other")),
     "begin bare": m.BeginRequest(b"ek", b"ak"),
+    "begin by iak": m.BeginRequest(b"ek", b"ak", iak=m.IdentityKey(b"iak", (b"certificate", b"other"))),
     "begin answer": m.BeginAnswer(
         id=b"i" * 16,
         challenge=b"challenge",
@@ -42,6 +43,7 @@ MESSAGES: dict[str, Any] = {
     ),
     "evidence": m.EnrollmentEvidence(KEY, QUOTE),
     "evidence bare": m.EnrollmentEvidence(KEY, BARE_QUOTE),
+    "evidence by iak": m.EnrollmentEvidence(KEY, BARE_QUOTE, m.Identification(b"attest", b"signature")),
     "complete": m.CompleteRequest(b"challenge", b"{}", b"p" * 32),
     "credential": m.CredentialAnswer("bike-1", "spiffe://x/device/y/bike-1", "pem", {"status": [1, {"a": None}]}, 5, 9),
     "wait": m.WaitAnswer("pending", 60, {"why": "new"}),
@@ -96,7 +98,9 @@ def test_what_is_written_is_read(name: str) -> None:
 
 
 OPTIONAL = {
+    "begin by iak": (("iak",),),
     "evidence": (("eventlog",), ("ima",)),
+    "evidence by iak": (("iak",),),
     "attestation": (("eventlog",), ("ima",)),
     "re-key": (("ck",),),
     "token": (("binding",),),
@@ -223,6 +227,15 @@ def test_random_members(name: str, data: st.DataObject) -> None:
         ("begin", ("ek", "certificates"), ["AA"] * 8, ["AA"] * 9),
         ("begin", ("ek", "certificates"), [b64encode(b"x" * 5000)], [b64encode(b"x" * 8193)]),
         ("begin", ("ek", "certificates"), [], [5]),
+        ("begin by iak", ("iak", "public"), b64encode(b"x" * 1024), b64encode(b"x" * 1025)),
+        ("begin by iak", ("iak", "public"), "AA", ""),
+        ("begin by iak", ("iak", "certificates"), ["AA"] * 8, ["AA"] * 9),
+        ("begin by iak", ("iak", "certificates"), [b64encode(b"x" * 5000)], [b64encode(b"x" * 8193)]),
+        ("begin by iak", ("ek", "certificates"), [], ["AA"]),
+        ("evidence by iak", ("iak", "attest"), b64encode(b"x" * 2048), b64encode(b"x" * 2049)),
+        ("evidence by iak", ("iak", "attest"), "AA", ""),
+        ("evidence by iak", ("iak", "signature"), b64encode(b"x" * 1100), b64encode(b"x" * 1101)),
+        ("evidence by iak", ("iak", "signature"), "AA", ""),
         ("begin answer", ("id",), b64encode(b"x" * 16), b64encode(b"x" * 15)),
         ("begin answer", ("id",), b64encode(b"x" * 16), b64encode(b"x" * 17)),
         ("begin answer", ("nonce",), b64encode(b"x" * 32), b64encode(b"x" * 31)),

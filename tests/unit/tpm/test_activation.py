@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from attestd.tpm.activation import (
     AkSchemeUnsuitable,
     AkSymmetricPresent,
     VerifiedAk,
+    check_proof,
     make_credential,
     recall_ak,
     verify_activation,
@@ -136,6 +138,16 @@ def test_a_refusal_says_what_was_seen_expected_and_what_to_do() -> None:
 
 
 # ---- Activation -------------------------------------------------------------------------------------------------
+
+
+def test_an_ek_that_nobody_vouches_for_activates_nothing() -> None:
+    """The EK of an enrollment by an identity key may be anybody's: a right proof by it says nothing of the AK."""
+    ak, ek = vet_ak(Forger().ak.public), forge_ek().public
+    told = replace(endorse_by_inventory(ek, known=EkHash.of(ek)), kind="iak")
+    proof = completion_proof(secret=SECRET, body=BODY)
+    check_proof(secret=SECRET, body=BODY, proof=proof)
+    with pytest.raises(ValueError, match="nobody vouches"):
+        verify_activation(told, ak, secret=SECRET, body=BODY, proof=proof)
 
 
 @pytest.mark.parametrize("template", ["L-1", "L-2", "H-3"])

@@ -19,9 +19,11 @@ from attestd.tpm.chain import NoTrustAnchors, QuirkRefused, UntrustedMaker
 from attestd.tpm.der import MalformedCertificate
 from attestd.tpm.ekcert import Quirk, parse_certificate
 from attestd.tpm.ektemplates import EkAttributesWrong
+from attestd.tpm.identity import vet_identity_key
 from attestd.tpm.vouching import BadCertificateSignature, MakerCertificateExpired, WeakCertificateSignature
 from attestd.tpm.wire import MalformedTpmStructure
 from tests import ek_ca as ca
+from tests.forger import forge_iak
 
 from .test_weak_keys import TELLING, roca_key
 
@@ -461,6 +463,42 @@ def test_an_endorsement_survives_storage() -> None:
         recalled = e.recall_endorsement(found.to_parts())
         assert recalled == replace(found, certificate=None)
         assert recalled.ek == found.ek
+
+
+def identified(key: ca.PublicKey = EC_KEY, **options: Any) -> e.VerifiedEndorsement:
+    iak = forge_iak()
+    leaf = MIDDLE.iak_form(iak.private.public_key()).sign(MIDDLE.key)
+    return e.endorse_by_identity(
+        ca.ek_area(key),
+        vet_identity_key(iak.public),
+        MAKER.chain(leaf),
+        **{"anchors": ANCHORS, "now": ca.NOW, **options},
+    )
+
+
+def test_an_identity_key_stands_in_an_ek_s_place_and_survives_storage() -> None:
+    found = identified()
+    assert found.identity is not None
+    assert (found.kind, found.manufacturer, found.area) == ("iak", "IFX", found.identity.area)
+    assert found.ek_hash == EkHash.of(found.identity.area) != EkHash.of(ca.ek_area(EC_KEY))
+    assert e.recall_endorsement(found.to_parts()) == replace(found, certificate=None)
+
+
+def test_an_identity_key_s_certificates_are_bounded_and_its_own() -> None:
+    iak, other = vet_identity_key(forge_iak().public), forge_iak().private.public_key()
+    leaf = MIDDLE.iak_form(other).sign(MIDDLE.key)
+    for certificates, refusal in (
+        ([], e.NoEndorsementCertificate),
+        (MAKER.chain(leaf) * 5, e.TooManyCertificates),
+        (MAKER.chain(leaf), e.CertificateForAnotherKey),
+    ):
+        with pytest.raises(refusal):
+            e.endorse_by_identity(ca.ek_area(EC_KEY), iak, certificates, anchors=ANCHORS, now=ca.NOW)
+
+
+def test_the_ek_that_carries_its_challenge_is_an_ek() -> None:
+    with pytest.raises(p.WeakEndorsementKey):
+        identified(roca_key())
 
 
 # ---- Whatever comes ---------------------------------------------------------------------------------------------
