@@ -298,7 +298,8 @@ class Lifecycle:
         """A result without a credential. A contraindicated one quarantines an active device in the same transaction,
         which suspends it in the status list."""
         device = asked.device.row
-        state, act, told = device.state, "attest", {"result": result.status}
+        told: dict[str, Any] = {"result": result.status}
+        state, act = device.state, "attest"
         quarantine: tuple[Step, ...] = ()
         if result.contraindicated and state is State.ACTIVE:
             state, act, told = State.QUARANTINED, "quarantine", {"because": list(result.reasons)}

@@ -19,7 +19,8 @@ from time import monotonic
 from typing import Any
 
 from psycopg import Connection, OperationalError
-from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, PGresult
+from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus
+from psycopg.pq.abc import PGresult
 from sqlalchemy import JSON, Integer, LargeBinary, String
 
 from attestd.errors import Unavailable

@@ -203,9 +203,9 @@ def _engine(address: URL, purpose: str, busy_timeout: float, waiting: Waiting) -
 def _connect(dialect: Dialect, address: URL, purpose: str, busy_timeout: float, waiting: Waiting) -> _Connection:
     """A new connection with this program's settings; each statement is its own transaction. Raises psycopg.Error."""
     arguments, options = dialect.create_connect_args(address)
-    options |= {"connect_timeout": max(1, int(busy_timeout)), "application_name": f"attestd {purpose}"}
+    own = {"connect_timeout": max(1, int(busy_timeout)), "application_name": f"attestd {purpose}"}
     with waiting():
-        made = _Connection.connect(*arguments, **options, autocommit=True)
+        made = _Connection.connect(*arguments, **{**options, **own}, autocommit=True)
     made.waiting = waiting
     settings = {"synchronous_commit": "on", "timezone": "UTC"}
     if purpose != "migrating":

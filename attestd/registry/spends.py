@@ -81,13 +81,17 @@ def find(c: Connection, id: bytes) -> Spent | None:
 
 def spent_of(row: Sequence[Any]) -> Spent:
     """A row of the table, in the order of its columns; for this room only."""
-    *known, device_id, serial, at, expires_at = row
+    spent_id, purpose, request_digest, proof_digest, answer, device_id, serial, at, expires_at = row
     return Spent(
-        *known,
-        None if device_id is None else DeviceId(device_id),
-        None if serial is None else Serial.parse(serial),
-        at,
-        expires_at,
+        id=spent_id,
+        purpose=purpose,
+        request_digest=request_digest,
+        proof_digest=proof_digest,
+        answer=answer,
+        device_id=None if device_id is None else DeviceId(device_id),
+        serial=None if serial is None else Serial.parse(serial),
+        at=at,
+        expires_at=expires_at,
     )
 
 

@@ -55,11 +55,11 @@ class Driver:
 # Exact types: a driver looks long for what it should do with a DeviceId or an EkHash.
 _EXACT: dict[Kind, Process] = {String: str, LargeBinary: bytes, JSON: lambda members: write_object(members).decode()}
 PYSQLITE = Driver("pysqlite", pysqlite.dialect(), _EXACT, {JSON: json.loads})
-PSYCOPG = Driver("psycopg", PGDialect_psycopg(paramstyle="format"), _EXACT, {})
+PSYCOPG = Driver("psycopg", PGDialect_psycopg(paramstyle="format"), _EXACT, {})  # type: ignore[no-untyped-call]
 # Octets in and out, as the protocol has them (PostgreSQL 15, sections 55.2.3 and 34.3): binary but for numbers in.
 LIBPQ = Driver(
     "libpq",
-    PGDialect(paramstyle="numeric_dollar"),
+    PGDialect(paramstyle="numeric_dollar"),  # type: ignore[no-untyped-call]
     {String: lambda text: str(text).encode(), Integer: lambda number: b"%d" % number, JSON: write_object},
     {String: bytes.decode, Integer: lambda octets: int.from_bytes(octets, "big", signed=True), JSON: json.loads},
 )
@@ -91,8 +91,9 @@ class Plan:
         self._coming_out = tuple(
             (place, driver.coming_out[kind]) for place, (_, kind) in enumerate(returns) if kind in driver.coming_out
         )
-        # A constructor in C; a class for nothing else.
-        self._row: Callable[[Iterable[Any]], Any] = namedtuple("Row", [name for name, _ in returns])._make  # type: ignore[misc]
+        names = [name for name, _ in returns]
+        row: Any = namedtuple("Row", names)  # type: ignore[misc]
+        self._row: Callable[[Iterable[Any]], Any] = row._make
 
     def bind(self, values: Mapping[str, Any]) -> list[Any]:
         """The driver's parameters. One that is missing is a KeyError, and no NULL."""
@@ -170,7 +171,7 @@ class Statement:
     def _make_plan(self, driver: Driver) -> Plan:
         compiled = self._statement.compile(dialect=driver.dialect, column_keys=self._columns)
         bounds: Mapping[str, BindParameter[Any]] = compiled.binds
-        places: Sequence[str] = compiled.positiontup or ()  # type: ignore[attr-defined]
+        places: Sequence[str] = compiled.positiontup or ()
         self._plans[driver.name] = made = Plan(
             text=str(compiled),
             driver=driver,

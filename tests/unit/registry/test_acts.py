@@ -1,4 +1,4 @@
-"""Acts that are known beforehand: all of it or nothing, whichever way it is carried out, and by one name when refused."""
+"""Acts that are known beforehand: all or nothing, whichever way they are carried out, and refused by name."""
 
 from __future__ import annotations
 
@@ -225,6 +225,6 @@ def test_asking_changes_nothing(fleet: Fleet) -> None:
         update(counters).where(counters.c.name == "epoch").values(value=bindparam("new")).returning(counters.c.value)
     )
     before = fleet.everything()
-    with pytest.raises(Exception, match="read-?only"):
+    with pytest.raises(Exception, match=r"read-?only"):
         fleet.registry.ask(changing, {"new": 7})
     assert fleet.everything() == before
