@@ -246,7 +246,7 @@ def wire(settings: Settings, hierarchy: Hierarchy, registry: Registry, clock: Ca
         return PolicySet.parse(stored.text, stored.version)
 
     trust = Trust(registry, settings.endorsement)
-    appraiser = Appraiser(settings, registry)
+    appraiser = Appraiser(settings)
     return Service(
         settings=settings,
         registry=registry,

@@ -98,7 +98,7 @@ def open_instance(
     profiles = profiles_of(settings)
     hierarchy = Hierarchy.load(dir, unlocking_of(settings, environ, ask=ask))
     registry = Registry.open(settings.database_url, waiting=waiting)
-    appraiser = Appraiser(settings, registry)
+    appraiser = Appraiser(settings)
     entropy = os.urandom
     granter = Granter(settings.trust_domain, hierarchy, profiles, entropy)
     trust = Trust(registry, settings.endorsement)

@@ -12,7 +12,7 @@ from sqlalchemy import JSON, BigInteger, Index, Integer, MetaData, String, Table
 from sqlmodel import AutoString, Field, SQLModel
 
 # The newest migration. Opening a database of another revision fails; a test keeps this equal to Alembic's head.
-SCHEMA = "0003"
+SCHEMA = "0002"
 
 # Every constraint has a name, or a later migration could not drop it.
 NAMES = {
@@ -43,7 +43,6 @@ class DeviceRow(_Stored, table=True):
         Index(None, "tier", "id"),
         Index(None, "site", "id"),
         Index(None, "site", "state", "id"),
-        Index(None, "attestation_good_until"),  # who is overdue
     )
 
     id: str = Field(primary_key=True)
@@ -243,67 +242,6 @@ class AuditArchiveRow(_Stored, table=True):
     file: str
 
 
-class ManifestRow(_Stored, table=True):
-    """One version of a reference manifest; rows are withdrawn, and never changed. `attestd.registry.references`."""
-
-    __tablename__ = "reference_manifests"
-    __table_args__ = (Index(None, "name", "number"),)
-
-    number: int | None = Field(default=None, primary_key=True, sa_type=_RowNumber)
-    name: str
-    stage: str
-    digest: str
-    document: bytes
-    added_at: int = Field(sa_type=BigInteger)
-    added_by: str
-    until: int | None = Field(default=None, sa_type=BigInteger)
-
-
-class EvidenceRow(_Stored, table=True):
-    """The newest evidence of one device, and what it came to. `attestd.registry.evidence`."""
-
-    __tablename__ = "evidence"
-
-    device_id: str = Field(primary_key=True)
-    at: int = Field(sa_type=BigInteger)
-    quoted: bytes
-    boot_log: bytes | None = None
-    boot_seen: bytes | None = None
-    boot_facts: dict[str, Any] | None = Field(default=None, sa_type=_Json)
-    runtime_state: bytes | None = None
-    result: bytes
-
-
-class BootLogRow(_Stored, table=True):
-    """One event log, kept once for all devices and boots that sent it. `attestd.registry.evidence`."""
-
-    __tablename__ = "boot_logs"
-
-    sha256: bytes = Field(primary_key=True)
-    content: bytes
-    at: int = Field(sa_type=BigInteger, index=True)
-
-
-class ImaPartRow(_Stored, table=True):
-    """What one attestation brought of a device's IMA list of this boot. `attestd.registry.evidence`."""
-
-    __tablename__ = "ima_parts"
-
-    device_id: str = Field(primary_key=True)
-    first: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
-    content: bytes
-
-
-class EndorsementRow(_Stored, table=True):
-    """The certificates by which a device's EK was endorsed when it enrolled. `attestd.registry.evidence`."""
-
-    __tablename__ = "endorsements"
-
-    device_id: str = Field(primary_key=True)
-    at: int = Field(sa_type=BigInteger)
-    certificates: bytes
-
-
 class CounterRow(_Stored, table=True):
     """Numbers that only grow: the revision, the epoch, the next free status index. `attestd.registry.revision`."""
 
@@ -341,9 +279,4 @@ audit = _table("audit")
 audit_tiles = _table("audit_tiles")
 audit_heads = _table("audit_heads")
 audit_archives = _table("audit_archives")
-reference_manifests = _table("reference_manifests")
-evidence = _table("evidence")
-boot_logs = _table("boot_logs")
-ima_parts = _table("ima_parts")
-endorsements = _table("endorsements")
 counters = _table("counters")
