@@ -7,7 +7,6 @@ quote. That its key lives in a TPM, and in whose, is for enrollment to show; of 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from attestd.errors import EvidenceRefused, MalformedInput
 if TYPE_CHECKING:
     from attestd.protocol.messages import PcrValues
     from attestd.tpm.attest import AttestingKey, SignedQuote
+    from attestd.tpm.eventlog import UnverifiedEventLog
     from attestd.tpm.objects import TpmPublic, TpmSignature
 
 _MAX_FILE = 64 * 1024
@@ -54,10 +54,13 @@ def quote(
     signature: Annotated[Path, typer.Option(help="Its signature: what `tpm2_quote -s` writes.")],
     nonce: Annotated[str | None, typer.Option(metavar="HEX", help="What was asked: `tpm2_quote -q`.")] = None,
     pcrs: Annotated[Path | None, typer.Option(help="The values of the quoted PCRs.")] = None,
+    eventlog: Annotated[
+        Path | None, typer.Option(help="The firmware's event log: it must replay to the quoted PCRs.")
+    ] = None,
     allow_sha1: Annotated[bool, typer.Option("--allow-sha1", help="Take SHA-1 PCR banks for evidence.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Judge a quote: its signature, and its nonce and PCR values where they are given.
+    """Judge a quote: its signature, and its nonce, PCR values and event log where they are given.
 
     Exit code 0: all that was given fits. 1: it does not, or the key may sign what no TPM said. 2: the input can't be
     used. Without --nonce the quote may be an old one, and the verdict says so.
@@ -70,7 +73,10 @@ def quote(
         Sha1BankRefused,
         verify_signed_quote,
     )
+    from attestd.tpm.bootfacts import unquoted_facts
+    from attestd.tpm.eventlog import MAX_OCTETS, parse_event_log
     from attestd.tpm.firmware import read_quoted
+    from attestd.tpm.replay import match_values
 
     with judging(as_json=as_json):
         key = _read_key(read_input(ak, limit=_MAX_FILE))
@@ -78,6 +84,7 @@ def quote(
         attest = _unwrapped(read_input(quote, limit=_MAX_FILE))
         signed_by = read_input(signature, limit=_MAX_FILE)
         values = None if pcrs is None else read_input(pcrs, limit=_MAX_FILE)
+        log = None if eventlog is None else parse_event_log(read_input(eventlog, limit=MAX_OCTETS))
         document: dict[str, Any] = {"verdict": "bad", "nonce_checked": False, "pcrs": None}
         try:
             # 1. The key is one that signs what the TPM itself composed, if its attributes are known.
@@ -97,14 +104,21 @@ def quote(
                 raise NothingSelected(seen="a quote over no PCR")
             if banks == {"sha1"} and not allow_sha1:
                 raise Sha1BankRefused
-            # 5. With these values.
+            # 5. With these values; without any, those that the log replays to must be the quoted ones.
+            matched: PcrValues | None = None
             if values is not None:
                 matched = signed.match(read_pcrs(values, signed.quote.selection))
+            elif log is not None:
+                matched = signed.match(_replayed(log, signed.quote.selection))
+            if matched is not None:
+                matched = {bank: each for bank, each in matched.items() if bank != "sha1" or allow_sha1}
                 document["pcrs"] = {
-                    bank: {str(index): value.hex() for index, value in each.items()}
-                    for bank, each in matched.items()
-                    if bank != "sha1" or allow_sha1
+                    bank: {str(index): value.hex() for index, value in each.items()} for bank, each in matched.items()
                 }
+            # 6. The log replays to them, and says what was booted.
+            if log is not None and matched is not None:
+                facts = unquoted_facts(log, match_values(log, matched))
+                document["facts"] = None if facts is None else facts.to_members()
         except EvidenceRefused as refusal:
             tell(document, as_json=as_json, text=f"bad: {refusal.detail}", refusal=refusal)
             return
@@ -113,6 +127,21 @@ def quote(
         )
         document |= {"verdict": "good", "firmware": str(firmware) if firmware else None}
         tell(document, as_json=as_json, text=_text(document, bare=public is None, sha1_counts=allow_sha1))
+
+
+def _replayed(log: UnverifiedEventLog, selection: Selection) -> PcrValues:
+    """What the log says that the quoted PCRs hold; the quote's digest decides whether that is so.
+
+    A PCR that the log has no events of is as it is after a reset: zeros.
+    """
+    from attestd.protocol.messages import BANKS
+    from attestd.tpm.replay import replay
+
+    found = replay(log)
+    return {
+        bank: {index: found.get(bank, {}).get(index, bytes(BANKS[bank])) for index in indices}
+        for bank, indices in selection
+    }
 
 
 # ---- Reading ----------------------------------------------------------------------------------------------------
@@ -185,11 +214,11 @@ def read_pcrs(data: bytes, selection: Selection) -> PcrValues:
     JSON as elsewhere in attestd (`{"sha256": {"0": "…"}}`); what `tpm2_pcrread` prints; the digests one after another,
     as `tpm2_pcrread -o` and `tpm2_quote -F values -o` write them; and the structures of `tpm2_quote -o`.
     """
+    from attestd.cli.appraise.pcrs import parse_pcrs
+
     text = data.lstrip()
-    if text.startswith(b"{"):
-        return _from_json(data)
-    if re.match(rb"(sha\d+)\s*:", text):
-        return _from_yaml(data)
+    if text.startswith(b"{") or re.match(rb"(---|pcrs|selected_pcrs|sha\d+)\s*:?", text):
+        return parse_pcrs(data)
     sizes = [(bank, index, _size(bank)) for bank, indices in selection for index in indices]
     if len(data) == sum(size for _, _, size in sizes):
         found: dict[str, dict[int, bytes]] = {}
@@ -205,34 +234,6 @@ def _size(bank: str) -> int:
     from attestd.protocol.messages import BANKS
 
     return BANKS[bank]
-
-
-def _from_json(data: bytes) -> PcrValues:
-    try:
-        document = json.loads(data)
-        return {
-            bank: {int(index): bytes.fromhex(value) for index, value in values.items()}
-            for bank, values in document.items()
-        }
-    except (ValueError, AttributeError, TypeError, RecursionError) as refusal:
-        raise PcrsUnreadable(seen=f"JSON: {refusal}"[:120]) from None
-
-
-_BANK = re.compile(r"\s*(sha\d{1,3})\s*:\s*", re.ASCII)
-_VALUE = re.compile(r"\s*(\d{1,2})\s*:\s*(?:0x)?([0-9A-Fa-f]{40,128})\s*", re.ASCII)
-
-
-def _from_yaml(data: bytes) -> PcrValues:
-    found: dict[str, dict[int, bytes]] = {}
-    bank = ""
-    for line in data.decode("ascii", "replace").splitlines():
-        if named := _BANK.fullmatch(line):
-            bank = named[1]
-        elif (value := _VALUE.fullmatch(line)) and bank and len(value[2]) % 2 == 0:
-            found.setdefault(bank, {})[int(value[1])] = bytes.fromhex(value[2])
-        elif line.strip():
-            raise PcrsUnreadable(seen=ascii(line[:60]), expected="`sha256:` or `0 : 0x…`")
-    return found
 
 
 def _from_structures(data: bytes) -> PcrValues:

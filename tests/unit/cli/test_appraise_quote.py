@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestd.tpm.objects import parse_signature
 from tests import forger as f
+from tests import logwriter
 from tests.commands import Ran, Run
 from tests.forger import Forger, forge_key
 
@@ -239,14 +240,16 @@ def test_a_quote_over_nothing(files: Files) -> None:
         ({"signature": SIGNATURE[:-1]}, "malformed-tpm-structure"),
         ({"signature": b""}, "malformed-tpm-structure"),
         ({"pcrs": b""}, "pcrs-unreadable"),
-        ({"pcrs": b"{"}, "pcrs-unreadable"),
-        ({"pcrs": b'{"sha256": {"0": "zz"}}'}, "pcrs-unreadable"),
-        ({"pcrs": b'{"sha256": 1}'}, "pcrs-unreadable"),
+        ({"pcrs": b"{"}, "malformed-pcr-file"),
+        ({"pcrs": b'{"sha256": {"0": "zz"}}'}, "malformed-pcr-file"),
+        ({"pcrs": b'{"sha256": 1}'}, "malformed-pcr-file"),
         ({"pcrs": b"[" * 5000}, "pcrs-unreadable"),
-        ({"pcrs": b"sha256:\n  0 : 0x00\n"}, "pcrs-unreadable"),
+        ({"pcrs": b"sha256:\n  0 : 0x00\n"}, "malformed-pcr-file"),
         ({"pcrs": bytes(111)}, "pcrs-unreadable"),
         ({"pcrs": struct.pack("<I", 17) + bytes(664)}, "pcrs-unreadable"),
         ({"quote": bytes(64 * 1024 + 1)}, "input-too-large"),
+        ({"eventlog": b""}, "malformed-event-log"),
+        ({"eventlog": b"no log"}, "malformed-event-log"),
     ],
 )
 def test_input_that_can_not_be_used(files: Files, lies: dict[str, bytes], problem: str) -> None:
@@ -310,3 +313,34 @@ def test_the_firmware_is_told_where_the_quote_proves_it(files: Files) -> None:
     attest, signature = TPM.quote(NONCE, PCRS, qualified_signer=signer, firmware_version=0x0007_0055_0011_CB02)
     assert files.run(quote=attest, signature=signature).document["firmware"] == "7.85.17.51970"
     assert files.run().document["firmware"] is None
+
+
+# ---- With the firmware's log -------------------------------------------------------------------------------------
+
+BOOT = logwriter.grub_boot()
+BOOTED = {"sha256": {pcr: BOOT.pcrs["sha256"][pcr] for pcr in (0, 4, 7)}}
+BOOT_ATTEST, BOOT_SIGNATURE = TPM.quote(NONCE, BOOTED)
+
+
+def booted(files: Files, log: bytes, *more: object, **lies: bytes) -> Ran:
+    return files.run(*more, **{"quote": BOOT_ATTEST, "signature": BOOT_SIGNATURE, "eventlog": log} | lies)
+
+
+@pytest.mark.parametrize("values", [{}, {"pcrs": as_json(BOOTED)}], ids=["by the digest", "by values"])
+def test_a_log_that_replays_to_the_quote_says_what_was_booted(files: Files, values: dict[str, bytes]) -> None:
+    ran = booted(files, BOOT.agile(), **values)
+    assert (ran.code, ran.document["verdict"]) == (0, "good")
+    assert ran.document["pcrs"] == json.loads(as_json(BOOTED))
+    assert ran.document["facts"]["secure_boot"] is True
+
+
+def test_a_log_of_another_boot_is_refused(files: Files) -> None:
+    for values, problem in (({}, "pcr-digest-mismatch"), ({"pcrs": as_json(BOOTED)}, "event-log-mismatch")):
+        ran = booted(files, lying_log(), **values)
+        assert (ran.code, ran.problem) == (1, problem)
+
+
+def lying_log() -> bytes:
+    """An event of a quoted PCR is left out."""
+    number = next(at for at, event in enumerate(BOOT.log, 1) if event.pcr == 4)
+    return BOOT.without(number).agile()
