@@ -117,15 +117,15 @@ class Callers:
 
     def _spend(self, nonce: RequestNonce, envelope: SignedEnvelope, now: datetime) -> None:
         try:
-            with self.registry.acting() as c:
-                spends.spend(
-                    c,
+            self.registry.act(
+                spends.spending(
                     nonce.id,
                     purpose="nonce",
                     request_digest=request_digest(envelope.signing_input),
                     now=int(now.timestamp()),
                     expires_at=nonce.expires_at + int(timedelta(minutes=1).total_seconds()),
                 )
+            )
         except spends.AlreadySpent:
             raise CallNonceSpent("This nonce has been used.") from None
 

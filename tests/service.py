@@ -50,6 +50,7 @@ from attestd.protocol.encoding import b64decode, read_object, write_object
 from attestd.protocol.signed import sign_detached
 from attestd.publication import Publication
 from attestd.registry import devices, policies
+from attestd.registry.acts import Step
 from attestd.registry.devices import Device
 from attestd.registry.engine import Connection, Registry
 from attestd.registry.operators import Role
@@ -320,13 +321,21 @@ def problem(answer: TestResponse) -> str:
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
     """`happens` is committed by somebody else after the checks, just before the next transaction begins."""
-    acting = Registry.acting
+    acting, act = Registry.acting, Registry.act
     done: list[bool] = []
 
-    def late(registry: Registry) -> AbstractContextManager[Connection]:
+    def first() -> None:
         if not done:
             done.append(True)
             happens()
+
+    def late(registry: Registry) -> AbstractContextManager[Connection]:
+        first()
         return acting(registry)
 
+    def late_act(registry: Registry, *steps: Step) -> None:
+        first()
+        act(registry, *steps)
+
     monkeypatch.setattr(Registry, "acting", late)
+    monkeypatch.setattr(Registry, "act", late_act)

@@ -71,10 +71,10 @@ class PathPattern:
     def __init__(self, text: str) -> None:
         pattern = as_measured(text)
         parts = pattern.split(b"/")
-        if not pattern or len(pattern) > MAX_PATTERN or b"\0" in pattern:
-            raise UnusablePattern(seen=repr(text[:80]), expected=f"1 to {MAX_PATTERN} octets")
+        if len(pattern) > MAX_PATTERN or b"\0" in pattern:
+            raise UnusablePattern(seen=repr(text[:80]), expected=f"at most {MAX_PATTERN} octets, no NUL")
         if not pattern.strip(b"*/"):
-            raise UnusablePattern("A path pattern would match everything.", seen=repr(text[:80]))
+            raise UnusablePattern("A path pattern must name something.", seen=repr(text[:80]))
         if parts.count(b"**") > 1 or any(b"**" in part and part != b"**" for part in parts):
             raise UnusablePattern("A path pattern has ** more than once, or within a name.", seen=repr(text[:80]))
         if pattern.count(b"*") > MAX_STARS:

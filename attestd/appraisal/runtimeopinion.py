@@ -80,7 +80,7 @@ class PolicyView:
                     raise
             else:
                 return
-        if not event.modsig or event.modsig_digest is None:
+        if event.modsig_digest is None:
             raise FileSignerUnknown("The file has no signature.")
         verify_appended_signature(event.modsig, event.modsig_digest, keyrings, allowed=allowed)
 

@@ -162,11 +162,11 @@ def _names(spec: CertificateSpec) -> bytes:
 def _are_facts(extension: bytes, meant: Facts) -> bool:
     """Whether relying parties, who refuse each spelling but one, read these facts from it."""
     try:
-        name, value = elements(extension)
-        seen = Facts.from_extension(content(value))
+        inside = content(extension)
+        seen = Facts.from_extension(content(inside[len(_FACTS) :]))
     except (ValueError, IndexError, MalformedInput, InputTooLarge):
         return False
-    if name != _FACTS or seen != meant:
+    if not inside.startswith(_FACTS) or seen != meant:
         return False
     # True equals 1 in Python, but not for policies.
     return not meant.boot or all(type(seen.boot[fact]) is type(held) for fact, held in meant.boot.items())

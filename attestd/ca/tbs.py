@@ -46,15 +46,16 @@ def write_tbs(spec: CertificateSpec, issuer: Signer) -> bytes:
     )
     point = spec.spki[-65:]
     names = tlv(0x86, str(spec.spiffe_id).encode("ascii"))
-    names += b"".join([tlv(0x82, name.encode("ascii")) for name in spec.dns_names])
-    names += b"".join([tlv(0x87, address.packed) for address in spec.ip_addresses])
-    # RFC 5280, section 4.2.1.2, method 1: SHA-1 as a short name for the key, on which nothing's safety rests.
-    own = hashlib.sha1(point, usedforsecurity=False).digest()
+    for name in spec.dns_names:
+        names += tlv(0x82, name.encode("ascii"))
+    for address in spec.ip_addresses:
+        names += tlv(0x87, address.packed)
     extensions = (
         same.uses
         + _extension(_NAMES, tlv(0x30, names), critical=True)
-        + same.authority
-        + _extension(_OWN, tlv(0x04, own))
+        + same.identifiers
+        # RFC 5280, section 4.2.1.2, method 1: SHA-1 as a short name for the key, on which nothing's safety rests.
+        + hashlib.sha1(point, usedforsecurity=False).digest()
         + (b"" if spec.facts is None else _extension(_FACTS, tlv(0x0C, spec.facts.encode())))
         + same.lists
     )
@@ -82,7 +83,7 @@ class _Common:
 
     issuer: bytes  # the signature's algorithm and the issuer's name
     uses: bytes  # basic constraints, key usage, extended key usage
-    authority: bytes
+    identifiers: bytes  # the authority's key identifier, and what stands before the 20 octets of the key's own
     lists: bytes  # the CRL distribution point, if there is one
 
 
@@ -105,7 +106,8 @@ def _in_common(
         uses=_extension(_BASIC, tlv(0x30, b""), critical=True)  # cA is FALSE by default
         + _extension(_USAGE, _USAGES[usages], critical=True)
         + _extension(_PURPOSES, tlv(0x30, listed)),
-        authority=_extension(_AUTHORITY, tlv(0x30, tlv(0x80, key_identifier))),
+        identifiers=_extension(_AUTHORITY, tlv(0x30, tlv(0x80, key_identifier)))
+        + _extension(_OWN, tlv(0x04, bytes(20)))[:-20],
         lists=lists,
     )
 

@@ -15,6 +15,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -86,15 +87,17 @@ def open_instance(
     *,
     clock: Callable[[], datetime] = now,
     ask: Callable[[], bytes] | None = None,
+    waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Instance:
     """Reads settings, keys and database, checks that lifetimes nest, and wires the service.
 
-    Raises Misconfigured's children, each with what is wrong and how to mend it.
+    `waiting` is entered around all that the registry waits for. Raises Misconfigured's children, each with what is
+    wrong and how to mend it.
     """
     settings = Settings.load(dir, environ)
     profiles = profiles_of(settings)
     hierarchy = Hierarchy.load(dir, unlocking_of(settings, environ, ask=ask))
-    registry = Registry.open(settings.database_url)
+    registry = Registry.open(settings.database_url, waiting=waiting)
     appraiser = Appraiser(settings, registry)
     entropy = os.urandom
     granter = Granter(settings.trust_domain, hierarchy, profiles, entropy)

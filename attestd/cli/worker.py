@@ -21,6 +21,7 @@ from attestd.config import LimitSettings
 from attestd.errors import Unavailable
 from attestd.issuance.challenges import NonceExpired, NonceInvalid, RequestNonce
 from attestd.web.app import create_app
+from attestd.web.baton import Baton
 from attestd.web.connections import Warden
 from attestd.web.front import Front, Limits
 from attestd.web.logs import configure
@@ -36,9 +37,10 @@ def create_front() -> Front:
     """The ASGI application of the instance that `ATTESTD_DIR` names."""
     configure(sys.stderr)
     _end_with_supervisor()
-    instance = _opened()
+    baton = Baton()
+    instance = _opened(baton)
     follow_keys(instance.hierarchy)
-    return front_of(instance)
+    return front_of(instance, baton)
 
 
 def _end_with_supervisor() -> None:
@@ -55,21 +57,22 @@ def _end_with_supervisor() -> None:
     threading.Thread(target=watch, name="supervisor", daemon=True).start()
 
 
-def _opened() -> Instance:
+def _opened(baton: Baton) -> Instance:
     """The instance. A database that is away, or a disk that is full, comes back; a worker that ended for it would be
     made again at once, over and over."""
     while True:
         try:
             counting.reserve()
-            return open_instance(Path(os.environ[DIR_VARIABLE]), os.environ)
+            return open_instance(Path(os.environ[DIR_VARIABLE]), os.environ, waiting=baton.waiting)
         except Unavailable as error:
             members = {"problem": error.slug(), "detail": error.detail, "remedy": error.what_to_do}
             _log.error("the instance can't be opened", extra={"members": members})
             time.sleep(_OPEN_AGAIN)
 
 
-def front_of(instance: Instance) -> Front:
-    """An instance's application behind the front that its settings describe."""
+def front_of(instance: Instance, baton: Baton | None = None) -> Front:
+    """An instance's application behind the front that its settings describe. `baton`: the one that its registry puts
+    down where it waits."""
     server, said = instance.settings.server, instance.settings.limits
     pressure = Pressure()
     own = said.networks["unlimited"] + said.networks["trusted_proxies"]
@@ -95,6 +98,7 @@ def front_of(instance: Instance) -> Front:
         vetting=_vetting(said, instance.hierarchy.sealing),
         proxies=Proxies(said.networks["trusted_proxies"], said.proxy_header.encode("ascii")),
         told=pressure.told,
+        baton=baton,
         started=lambda: background.append(asyncio.ensure_future(warden.watch())),
     )
 

@@ -97,7 +97,7 @@ class Facts:
         attested_at: int,
     ) -> Facts:
         """These facts, too. What a fleet's devices have in common is checked and kept once for all."""
-        spelled = write_object(dict(boot)), write_object(dict(labels)), write_object(dict(vector))
+        spelled = _spelling(_typed(boot)), _spelling(_typed(labels)), _spelling(_typed(vector))
         return _shared(spelled, status_index, attested_at)
 
     def to_members(self) -> dict[str, Any]:
@@ -220,6 +220,19 @@ def _shared(spelled: tuple[bytes, bytes, bytes], status_index: int, attested_at:
     put(made, "attested_at", attested_at)
     put(made, "_spelled", spelled)
     return made
+
+
+_Typed = tuple[tuple[str, type, object], ...]
+
+
+def _typed(part: Mapping[str, object]) -> _Typed:
+    """For Python, True equals 1; in JSON it does not."""
+    return tuple([(name, type(value), value) for name, value in part.items()])
+
+
+@lru_cache(maxsize=1024)
+def _spelling(part: _Typed) -> bytes:
+    return write_object({name: value for name, _, value in part})
 
 
 @lru_cache(maxsize=1024)

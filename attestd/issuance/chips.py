@@ -9,7 +9,7 @@ from typing import Any
 from attestd.appraisal.hardware import Chip
 from attestd.config import Settings
 from attestd.issuance.makers import known_advisories
-from attestd.registry.devices import Device
+from attestd.registry.standing import Standing
 from attestd.tpm.activation import VerifiedAk
 from attestd.tpm.advisories import Advisories
 from attestd.tpm.attest import VerifiedQuote
@@ -43,7 +43,7 @@ class Chips:
             quirks=endorsement.quirks,
         )
 
-    def known(self, device: Device, quote: VerifiedQuote, ak: VerifiedAk) -> Chip:
+    def known(self, device: Standing, quote: VerifiedQuote, ak: VerifiedAk) -> Chip:
         """The chip of a device that has enrolled. Its quirks are those that its last result names."""
         facts = (device.result or {}).get("facts", {})
         ek = None if device.ek_public is None else parse_public(device.ek_public)

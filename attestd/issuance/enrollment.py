@@ -17,7 +17,7 @@ from attestd.ids import DeviceId, Serial
 from attestd.issuance.appraising import Appraiser
 from attestd.issuance.challenges import EnrollmentChallenge
 from attestd.issuance.grants import Grant, Granter
-from attestd.issuance.records import Placement, clock_members, record_granted, require_standing
+from attestd.issuance.records import Placement, clock_members, recording, require_standing
 from attestd.issuance.trust import Trust
 from attestd.protocol.derivations import (
     enrollment_certify_data,
@@ -27,9 +27,10 @@ from attestd.protocol.derivations import (
 )
 from attestd.protocol.messages import BeginAnswer, BeginRequest, CompleteRequest, EnrollmentEvidence, WaitAnswer
 from attestd.registry import admission, audit, devices, spends
-from attestd.registry.devices import Device
-from attestd.registry.engine import Connection, Registry
+from attestd.registry.acts import Step, perform
+from attestd.registry.engine import Registry
 from attestd.registry.spends import Spent
+from attestd.registry.standing import Known, Standing, for_enrollment
 from attestd.registry.states import Event, State
 from attestd.tpm.activation import VerifiedAk, check_proof, make_credential, verify_activation, vet_ak
 from attestd.tpm.attest import (
@@ -162,7 +163,8 @@ class Enrollment:
         """Proves the device and issues, or records it for approval.
 
         1. The challenge is one that this service sealed.
-        2. A spent one is looked up before its expiry is checked: the same request gets the same octets.
+        2. A spent one is looked up before its expiry is checked: the same request gets the same octets. What the
+           registry knows of the device is read at the same moment.
         3. It has not expired.
         4. The proof is right: the TPM activated the credential. A wrong proof spends nothing.
         5. From here the challenge is spent, whatever the evidence says.
@@ -170,24 +172,23 @@ class Enrollment:
         """
         challenge = EnrollmentChallenge.open(request.challenge, self.sealing)  # 1
         digest = request_digest(request.body)
-        with self.registry.reading() as c:
-            spent = spends.find(c, challenge.id)
-        if spent is not None:  # 2
-            return self._answer_again(spent, digest, request.proof, now)
+        ek_hash = challenge.endorsement.ek_hash
+        known = for_enrollment(self.registry, ek_hash, challenge.id)
+        if known.spent is not None:  # 2
+            return self._answer_again(known.spent, digest, request.proof, now)
         challenge.require_alive(now)  # 3
         check_proof(secret=challenge.secret, body=request.body, proof=request.proof)  # 4
         try:
             proven = self._prove(challenge, request, digest)
-            return self._decide(proven, now, request_id)  # 6
+            return self._decide(proven, known, now, request_id)  # 6
         except (EvidenceRefused, MalformedInput, Forbidden) as refusal:
-            self._spend_refused(challenge, request, refusal, now=now, request_id=request_id)  # 5
+            self._spend_refused(challenge, request, refusal, known.device, now=now, request_id=request_id)  # 5
             raise
         except spends.AlreadySpent:  # 2, by a request that was answered meanwhile: perhaps this very one
-            with self.registry.reading() as c:
-                spent = spends.find(c, challenge.id)
-            if spent is None:
+            known = for_enrollment(self.registry, ek_hash, challenge.id)
+            if known.spent is None:
                 raise
-            return self._answer_again(spent, digest, request.proof, now)
+            return self._answer_again(known.spent, digest, request.proof, now)
 
     def _prove(self, challenge: EnrollmentChallenge, request: CompleteRequest, digest: bytes) -> Proven:
         """The AK, the key certified by it, then the quote by it, all bound to this challenge and to each other."""
@@ -218,12 +219,11 @@ class Enrollment:
         )
         return Proven(challenge, digest, request.proof, ak, key, quote)
 
-    def _decide(self, proven: Proven, now: datetime, request_id: str) -> bytes | WaitAnswer:
+    def _decide(self, proven: Proven, known: Known, now: datetime, request_id: str) -> bytes | WaitAnswer:
         """Step 6. Re-enrolling never improves a state: quarantined and rejected are refused, retired waits again."""
-        with self.registry.reading() as c:
-            device = devices.by_ek_hash(c, proven.endorsement.ek_hash)
-            if device is None and devices.ek_is_blocked(c, proven.endorsement.ek_hash):
-                raise EndorsementKeyBlocked("An operator replaced this TPM by another.")
+        device = known.device
+        if device is None and known.ek_is_blocked:
+            raise EndorsementKeyBlocked("An operator replaced this TPM by another.")
         if device is None or device.state in (State.PENDING, State.RETIRED):
             return self._wait(proven, now, request_id)
         if device.state in (State.APPROVED, State.ACTIVE):
@@ -232,7 +232,7 @@ class Enrollment:
             raise DeviceQuarantined("This device is quarantined.")
         raise EnrollmentRejected("An operator rejected this device.")
 
-    def _issue(self, proven: Proven, device: Device, now: datetime, request_id: str) -> bytes:
+    def _issue(self, proven: Proven, device: Standing, now: datetime, request_id: str) -> bytes:
         """An approved device's first credentials, or an active one's new ones; a bad state quarantines the latter."""
         place = Placement.of(device)
         chip = self.appraiser.chips.endorsed(proven.endorsement, proven.quote, proven.ak)
@@ -253,11 +253,11 @@ class Enrollment:
             ),
             now=now,
         )
-        with self.registry.acting() as c:
-            self._spend(c, proven, now, answer=granted.answer, device=device, serial=granted.certificate.serial)
-            active = devices.activate(
-                c,
+        self.registry.act(
+            self._spending(proven, now, answer=granted.answer, device=device.id, serial=granted.certificate.serial),
+            *devices.activation(
                 device.id,
+                was=device.state,
                 expected_version=device.state_version,
                 ek_public=proven.endorsement.area,
                 ak_public=proven.ak.public.area,
@@ -271,43 +271,42 @@ class Enrollment:
                 clock=clock_members(proven.quote),
                 good_until=int(good_until.timestamp()),
                 now=int(now.timestamp()),
-            )
-            record_granted(c, granted, active)
-            audit.append(
-                c,
+            ),
+            recording(granted, device, changes=1),
+            audit.entry(
                 at=int(now.timestamp()),
                 actor=f"device:{device.id}",
                 act="enroll",
                 subject=str(device.id),
                 request_id=request_id,
                 detail={"serial": str(granted.certificate.serial), "was": device.state.value, "result": result.status},
-            )
+            ),
+        )
         return granted.answer
 
     def _quarantine(
-        self, proven: Proven, device: Device, result: AttestationResult, now: datetime, request_id: str
+        self, proven: Proven, device: Standing, result: AttestationResult, now: datetime, request_id: str
     ) -> NoReturn:
         """A contraindicated result: an active device is quarantined, an approved one stays without credentials."""
         refusal = EvidenceContraindicated("The evidence shows a state that must not be trusted.", seen=result.reasons)
         if device.state is State.ACTIVE:
-            with self.registry.acting() as c:
-                devices.change_state(
-                    c,
+            self.registry.act(
+                *devices.changing_state(
                     device.id,
                     Event.QUARANTINE,
                     reason="; ".join(result.reasons),
                     now=int(now.timestamp()),
                     expected_version=device.state_version,
-                )
-                audit.append(
-                    c,
+                ),
+                audit.entry(
                     at=int(now.timestamp()),
                     actor="attestd",
                     act="quarantine",
                     subject=str(device.id),
                     request_id=request_id,
                     detail={"because": list(result.reasons)},
-                )
+                ),
+            )
         raise refusal
 
     def _wait(self, proven: Proven, now: datetime, request_id: str) -> WaitAnswer:
@@ -337,7 +336,7 @@ class Enrollment:
                 clock=clock_members(proven.quote),
                 now=int(now.timestamp()),
             )
-            self._spend(c, proven, now, answer=None, device=device, serial=None)
+            perform(c, self._spending(proven, now, answer=None, device=device.id, serial=None))
             audit.append(
                 c,
                 at=int(now.timestamp()),
@@ -351,24 +350,16 @@ class Enrollment:
 
     # ---- Spending and retrying --------------------------------------------------------------------------------
 
-    def _spend(
-        self,
-        c: Connection,
-        proven: Proven,
-        now: datetime,
-        *,
-        answer: bytes | None,
-        device: Device,
-        serial: Serial | None,
-    ) -> None:
-        spends.spend(
-            c,
+    def _spending(
+        self, proven: Proven, now: datetime, *, answer: bytes | None, device: DeviceId, serial: Serial | None
+    ) -> Step:
+        return spends.spending(
             proven.challenge.id,
             purpose="challenge",
             request_digest=proven.digest,
             proof_digest=request_digest(proven.proof),
             answer=answer,
-            device_id=device.id,
+            device_id=device,
             serial=serial,
             now=int(now.timestamp()),
             expires_at=self._remember_until(proven.challenge),
@@ -379,30 +370,30 @@ class Enrollment:
         challenge: EnrollmentChallenge,
         request: CompleteRequest,
         refusal: AttestdError,
+        device: Standing | None,
         *,
         now: datetime,
         request_id: str,
     ) -> None:
         """A right proof with evidence that is refused: spent, and the trail says why. A race to spend it is lost."""
-        with suppress(spends.AlreadySpent), self.registry.acting() as c:
-            spends.spend(
-                c,
-                challenge.id,
-                purpose="challenge",
-                request_digest=request_digest(request.body),
-                proof_digest=request_digest(request.proof),
-                now=int(now.timestamp()),
-                expires_at=self._remember_until(challenge),
-            )
-            device = devices.by_ek_hash(c, challenge.endorsement.ek_hash)
-            audit.append(
-                c,
-                at=int(now.timestamp()),
-                actor="attestd",
-                act="refuse-enrollment",
-                subject="unknown" if device is None else str(device.id),
-                request_id=request_id,
-                detail={"why": refusal.slug(), "detail": refusal.detail},
+        with suppress(spends.AlreadySpent):
+            self.registry.act(
+                spends.spending(
+                    challenge.id,
+                    purpose="challenge",
+                    request_digest=request_digest(request.body),
+                    proof_digest=request_digest(request.proof),
+                    now=int(now.timestamp()),
+                    expires_at=self._remember_until(challenge),
+                ),
+                audit.entry(
+                    at=int(now.timestamp()),
+                    actor="attestd",
+                    act="refuse-enrollment",
+                    subject="unknown" if device is None else str(device.id),
+                    request_id=request_id,
+                    detail={"why": refusal.slug(), "detail": refusal.detail},
+                ),
             )
 
     def _remember_until(self, challenge: EnrollmentChallenge) -> int:

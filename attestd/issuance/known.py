@@ -14,7 +14,7 @@ from attestd.errors import Unauthenticated
 from attestd.ids import DeviceId
 from attestd.issuance.grants import Grant
 from attestd.issuance.records import Placement
-from attestd.registry.devices import Device
+from attestd.registry.standing import Standing
 from attestd.tpm.activation import VerifiedAk, recall_ak
 from attestd.tpm.objects import parse_public
 
@@ -29,14 +29,14 @@ class DeviceUnknown(Unauthenticated):
 class KnownDevice:
     """`key` is the credential key and `ck_name` its Name, `ak_area` the attestation key, by the registry's word."""
 
-    row: Device
+    row: Standing
     place: Placement
     key: ec.EllipticCurvePublicKey
     ck_name: bytes
     ak_area: bytes
 
     @classmethod
-    def of(cls, row: Device) -> Self:
+    def of(cls, row: Standing) -> Self:
         """Raises DeviceUnknown for a device that has not completed an enrollment."""
         if row.ck_public is None or row.ck_name is None or row.ak_public is None:
             raise DeviceUnknown("This device has not completed an enrollment.", seen=row.state.value)

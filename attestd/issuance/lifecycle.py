@@ -25,7 +25,7 @@ from attestd.issuance.appraising import Appraiser
 from attestd.issuance.challenges import RequestNonce
 from attestd.issuance.enrollment import DeviceQuarantined
 from attestd.issuance.grants import Granted, Granter
-from attestd.issuance.records import clock_members, record_granted
+from attestd.issuance.records import clock_members, recording
 from attestd.issuance.requests import DeviceRequests, NonceSpent, Requested
 from attestd.policy import PolicySet, may_receive_token
 from attestd.protocol.derivations import device_certify_data, device_quote_data
@@ -40,8 +40,9 @@ from attestd.protocol.messages import (
 )
 from attestd.protocol.signed import SignedEnvelope
 from attestd.registry import audit, devices, issued, spends
-from attestd.registry.devices import Device
-from attestd.registry.engine import Connection, Registry
+from attestd.registry.acts import Step
+from attestd.registry.engine import Registry
+from attestd.registry.standing import Standing
 from attestd.registry.states import Event, State
 from attestd.tpm.attest import VerifiedKey, VerifiedQuote, verify_certified_key, verify_quote
 from attestd.tpm.objects import parse_public
@@ -111,20 +112,22 @@ class Lifecycle:
         if result.contraindicated or (asked.device.row.state is State.QUARANTINED and not released):
             return self._record_result(asked, quote, result, now=now, request_id=request_id)
         granted = self.granter.grant(asked.device.grant(asked.device.key, result, good_until), now=now)
-        with self.registry.acting() as c:
-            self._spend(c, asked, now, granted=granted)
-            device = _record_attestation(c, asked.device.row, quote, result, good_until=good_until, now=now)
-            if released:
-                device = devices.change_state(
-                    c,
-                    device.id,
-                    Event.RELEASE,
-                    reason="a good attestation, by policy",
-                    now=int(now.timestamp()),
-                    expected_version=device.state_version,
-                )
-            record_granted(c, granted, device)
-            _note(c, asked, "attest", now, request_id, serial=str(granted.certificate.serial), result=result.status)
+        release: tuple[Step, ...] = ()
+        if released:
+            release = devices.changing_state(
+                asked.device.id,
+                Event.RELEASE,
+                reason="a good attestation, by policy",
+                now=int(now.timestamp()),
+                expected_version=asked.device.row.state_version,
+            )
+        self._act(
+            _spending(asked, now, granted=granted),
+            *_attestation(asked.device.row, quote, result, good_until=good_until, now=now),
+            *release,
+            recording(granted, asked.device.row, changes=1 if released else 0),
+            _entry(asked, "attest", now, request_id, serial=str(granted.certificate.serial), result=result.status),
+        )
         return granted.answer
 
     def renew(self, envelope: SignedEnvelope, *, url: str, now: datetime, request_id: str) -> bytes:
@@ -143,21 +146,25 @@ class Lifecycle:
                 raise
         key = asked.device.key if new_key is None else new_key.key
         granted = self.granter.grant(asked.device.grant(key, result, good_until), now=now)
-        with self.registry.acting() as c:
-            self._spend(c, asked, now, granted=granted)
-            device = asked.device.row
-            if new_key is not None:
-                device = devices.rekey(
-                    c,
+        device = asked.device.row
+        rekeying: tuple[Step, ...] = ()
+        if new_key is not None:
+            rekeying = (
+                devices.rekeying(
                     device.id,
                     expected_version=device.state_version,
                     ck_public=new_key.public.area,
                     ck_name=new_key.name,
                     now=int(now.timestamp()),
-                )
-            record_granted(c, granted, device)
-            act = "renew" if new_key is None else "rekey"
-            _note(c, asked, act, now, request_id, serial=str(granted.certificate.serial))
+                ),
+            )
+        act = "renew" if new_key is None else "rekey"
+        self._act(
+            _spending(asked, now, granted=granted),
+            *rekeying,
+            recording(granted, device, changes=len(rekeying)),
+            _entry(asked, act, now, request_id, serial=str(granted.certificate.serial)),
+        )
         return granted.answer
 
     def token(self, envelope: SignedEnvelope, *, url: str, now: datetime, request_id: str) -> bytes:
@@ -211,11 +218,12 @@ class Lifecycle:
             expires_at=ends,
         )
         answer = TokenAnswer(token, int((ends - now).total_seconds())).to_bytes()
-        with self.registry.acting() as c:
-            self._spend(c, asked, now, granted=None, answer=answer, serial=certificate.serial)
-            devices.require_unchanged(c, asked.device.id, expected_version=asked.device.row.state_version)
-            issued.require_unrevoked(c, certificate.serial)
-            _note(c, asked, "token", now, request_id, jti=token_id, audience=request.audience)
+        self._act(
+            _spending(asked, now, answer=answer, serial=certificate.serial),
+            devices.unchanged(asked.device.id, expected_version=asked.device.row.state_version),
+            *issued.unrevoked(certificate.serial),
+            _entry(asked, "token", now, request_id, jti=token_id, audience=request.audience),
+        )
         return answer
 
     # ---- The checks -------------------------------------------------------------------------------------------
@@ -234,7 +242,7 @@ class Lifecycle:
                 return answered
             raise
 
-    def _require_good_standing(self, device: Device, now: datetime) -> tuple[AttestationResult, datetime]:
+    def _require_good_standing(self, device: Standing, now: datetime) -> tuple[AttestationResult, datetime]:
         """Active, with an attestation that still counts: what it found, and until when it does."""
         if device.state is State.QUARANTINED:
             raise DeviceQuarantined("This device is quarantined.")
@@ -289,69 +297,69 @@ class Lifecycle:
     ) -> WaitAnswer:
         """A result without a credential. A contraindicated one quarantines an active device in the same transaction,
         which suspends it in the status list."""
-        with self.registry.acting() as c:
-            self._spend(c, asked, now, granted=None)
-            device = _record_attestation(c, asked.device.row, quote, result, good_until=now, now=now)
-            if result.contraindicated and device.state is State.ACTIVE:
-                device = devices.change_state(
-                    c,
-                    device.id,
-                    Event.QUARANTINE,
-                    reason="; ".join(result.reasons),
-                    now=int(now.timestamp()),
-                    expected_version=device.state_version,
-                )
-                _note(c, asked, "quarantine", now, request_id, because=list(result.reasons))
-            else:
-                _note(c, asked, "attest", now, request_id, result=result.status)
-        retry_after = int((self.settings.attestation.validity / 4).total_seconds())
-        return WaitAnswer(state=device.state.value, retry_after=retry_after, result=result.to_members())
-
-    def _spend(
-        self,
-        c: Connection,
-        asked: Requested,
-        now: datetime,
-        *,
-        granted: Granted | None,
-        answer: bytes | None = None,
-        serial: Serial | None = None,
-    ) -> None:
-        """Uses the nonce up. The row outlives the nonce by a minute, so that clocks of instances may differ."""
-        try:
-            spends.spend(
-                c,
-                asked.nonce.id,
-                purpose="nonce",
-                request_digest=asked.digest,
-                answer=answer if granted is None else granted.answer,
-                device_id=asked.device.id,
-                serial=serial if granted is None else granted.certificate.serial,
+        device = asked.device.row
+        told: dict[str, Any] = {"result": result.status}
+        state, act = device.state, "attest"
+        quarantine: tuple[Step, ...] = ()
+        if result.contraindicated and state is State.ACTIVE:
+            state, act, told = State.QUARANTINED, "quarantine", {"because": list(result.reasons)}
+            quarantine = devices.changing_state(
+                device.id,
+                Event.QUARANTINE,
+                reason="; ".join(result.reasons),
                 now=int(now.timestamp()),
-                expires_at=asked.nonce.expires_at + int(timedelta(minutes=1).total_seconds()),
+                expected_version=device.state_version,
             )
-        except spends.AlreadySpent:
-            raise NonceSpent("This nonce has been used.") from None
+        self._act(
+            _spending(asked, now),
+            *_attestation(device, quote, result, good_until=now, now=now),
+            *quarantine,
+            _entry(asked, act, now, request_id, **told),
+        )
+        retry_after = int((self.settings.attestation.validity / 4).total_seconds())
+        return WaitAnswer(state=state.value, retry_after=retry_after, result=result.to_members())
 
     def _spend_refused(
         self, asked: Requested, act: str, refusal: EvidenceRefused | MalformedInput, *, now: datetime, request_id: str
     ) -> None:
-        with self.registry.acting() as c:
-            self._spend(c, asked, now, granted=None)
-            _note(c, asked, act, now, request_id, why=refusal.slug(), detail=refusal.detail)
+        self._act(
+            _spending(asked, now),
+            _entry(asked, act, now, request_id, why=refusal.slug(), detail=refusal.detail),
+        )
+
+    def _act(self, *steps: Step) -> None:
+        """One transaction; the first step spends the nonce. Raises NonceSpent, StateChanged."""
+        try:
+            self.registry.act(*steps)
+        except spends.AlreadySpent:
+            raise NonceSpent("This nonce has been used.") from None
 
 
-def _record_attestation(
-    c: Connection,
-    device: Device,
-    quote: VerifiedQuote,
-    result: AttestationResult,
-    *,
-    good_until: datetime,
+def _spending(
+    asked: Requested,
     now: datetime,
-) -> Device:
-    return devices.record_attestation(
-        c,
+    *,
+    granted: Granted | None = None,
+    answer: bytes | None = None,
+    serial: Serial | None = None,
+) -> Step:
+    """Uses the nonce up. The row outlives the nonce by a minute, so that clocks of instances may differ."""
+    return spends.spending(
+        asked.nonce.id,
+        purpose="nonce",
+        request_digest=asked.digest,
+        answer=answer if granted is None else granted.answer,
+        device_id=asked.device.id,
+        serial=serial if granted is None else granted.certificate.serial,
+        now=int(now.timestamp()),
+        expires_at=asked.nonce.expires_at + int(timedelta(minutes=1).total_seconds()),
+    )
+
+
+def _attestation(
+    device: Standing, quote: VerifiedQuote, result: AttestationResult, *, good_until: datetime, now: datetime
+) -> tuple[Step, ...]:
+    return devices.attestation(
         device.id,
         expected_version=device.state_version,
         result=result.to_members(),
@@ -362,9 +370,8 @@ def _record_attestation(
     )
 
 
-def _note(c: Connection, asked: Requested, act: str, now: datetime, request_id: str, **detail: Any) -> None:
-    audit.append(
-        c,
+def _entry(asked: Requested, act: str, now: datetime, request_id: str, **detail: Any) -> Step:
+    return audit.entry(
         at=int(now.timestamp()),
         actor=f"device:{asked.device.id}",
         act=act,

@@ -11,8 +11,9 @@ from attestd.errors import AttestdError, Conflict
 from attestd.ids import DeviceId, Serial, Site, Tier
 from attestd.issuance.grants import Granted
 from attestd.registry import devices, issued
-from attestd.registry.devices import Device
+from attestd.registry.acts import Step
 from attestd.registry.engine import Connection
+from attestd.registry.standing import Standing
 from attestd.registry.states import State
 from attestd.tpm.attest import VerifiedQuote
 
@@ -32,7 +33,7 @@ class Placement:
     status_index: int
 
     @classmethod
-    def of(cls, device: Device) -> Self:
+    def of(cls, device: Standing) -> Self:
         if device.tier is None or device.site is None or device.status_index is None:
             raise AttestdError("The registry holds a device without a place.", seen=device.state.value)
         return cls(device.tier, device.site, device.status_index)
@@ -48,12 +49,12 @@ def clock_members(quote: VerifiedQuote) -> dict[str, Any]:
     }
 
 
-def record_granted(c: Connection, granted: Granted, device: Device) -> None:
-    """Stores the certificate if the device still is what it was granted to. Raises StateChanged."""
-    issued.record_for_device(
-        c,
+def recording(granted: Granted, device: Standing, *, changes: int = 0) -> Step:
+    """Stores the certificate if the device still is what it was granted to, but for so many changes that the same act
+    makes before. Refused as StateChanged."""
+    return issued.recording(
         device_id=device.id,
-        expected_version=device.state_version,
+        expected_version=device.state_version + changes,
         serial=granted.certificate.serial,
         subject=str(granted.spiffe_id),
         profile=granted.profile,

@@ -26,9 +26,10 @@ from attestd.issuance.known import DeviceUnknown, KnownDevice
 from attestd.issuance.records import require_standing
 from attestd.protocol.derivations import request_digest
 from attestd.protocol.signed import SignedEnvelope
-from attestd.registry import devices, issued, spends
+from attestd.registry import issued
 from attestd.registry.engine import Registry
 from attestd.registry.spends import Spent
+from attestd.registry.standing import for_request
 from attestd.registry.states import UnknownDevice
 
 
@@ -91,7 +92,7 @@ class DeviceRequests:
     def _read(self, unverified_kid: str, nonce: RequestNonce) -> tuple[KnownDevice, Spent | None]:
         """The device that the request names, and what became of its nonce, at one moment."""
         try:
-            with self.registry.reading() as c:
-                return KnownDevice.of(devices.by_id(c, DeviceId(unverified_kid))), spends.find(c, nonce.id)
+            standing, spent = for_request(self.registry, DeviceId(unverified_kid), nonce.id)
+            return KnownDevice.of(standing), spent
         except (MalformedName, UnknownDevice):
             raise DeviceUnknown("No device of this name is enrolled here.", seen=repr(unverified_kid[:64])) from None

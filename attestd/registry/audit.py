@@ -14,6 +14,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select,
 from sqlalchemy.exc import IntegrityError
 
 from attestd.errors import NotFound
+from attestd.registry.acts import Step, perform
 from attestd.registry.engine import is_unique_violation
 from attestd.registry.statements import Statement
 from attestd.registry.tables import audit
@@ -67,14 +68,19 @@ class Unsealed:
 _APPEND = Statement(insert(audit).inline(), columns=("at", "actor", "act", "subject", "request_id", "detail"))
 
 
+def entry(*, at: int, actor: str, act: str, subject: str, request_id: str | None, detail: Mapping[str, Any]) -> Step:
+    """Records an act in the transaction that does it: neither is kept without the other. `detail` is JSON."""
+    return Step(
+        _APPEND,
+        {"at": at, "actor": actor, "act": act, "subject": subject, "request_id": request_id, "detail": detail},
+    )
+
+
 def append(
     c: Connection, *, at: int, actor: str, act: str, subject: str, request_id: str | None, detail: Mapping[str, Any]
 ) -> None:
-    """Records an act in the transaction that does it: neither is kept without the other. `detail` is JSON."""
-    _APPEND.change(
-        c,
-        {"at": at, "actor": actor, "act": act, "subject": subject, "request_id": request_id, "detail": dict(detail)},
-    )
+    """`entry`, in a transaction that asks in between."""
+    perform(c, entry(at=at, actor=actor, act=act, subject=subject, request_id=request_id, detail=detail))
 
 
 def page(

@@ -1,11 +1,11 @@
 """Devices: reading them, and every act on one that is bound to its EK already.
 
 Each act is one conditional UPDATE that must change one row: it names the state and, where something was appraised
-before, the `state_version` that was appraised (docs/protocol.md, section 3). How an EK gets bound to a device id
-(asking, approval, inventory, replacement) is `attestd.registry.admission`.
+before, the `state_version` that was appraised (docs/protocol.md, section 3). What a device's request does is a step of
+`Registry.act()`; what operators do needs a connection of `Registry.acting()`, and after an error the whole transaction
+is over. How an EK gets bound to a device id (asking, approval, inventory, replacement) is `attestd.registry.admission`.
 
-`now` and all other times are unix seconds. Acts need a connection of `Registry.acting()`; after an error the whole
-transaction is over.
+`now` and all other times are unix seconds.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, String, bindparam, case, cast, func, or_, select, update
 
 from attestd.credentials.status import Status
+from attestd.errors import AttestdError
 from attestd.ids import DeviceId, EkHash, Site, Tier
 from attestd.registry import issued, revision
+from attestd.registry.acts import Step
 from attestd.registry.statements import Statement
 from attestd.registry.states import TRANSITIONS, Event, State, StateChanged, UnknownDevice, refusal
 from attestd.registry.tables import blocked_eks, devices
@@ -154,10 +156,10 @@ def status_entries(c: Connection) -> Iterator[tuple[int, Status]]:
 # ---- Acting -----------------------------------------------------------------------------------------------------
 
 
-def activate(
-    c: Connection,
+def activation(
     device_id: DeviceId,
     *,
+    was: State,
     expected_version: int,
     ek_public: bytes,
     ak_public: bytes,
@@ -171,42 +173,42 @@ def activate(
     clock: Mapping[str, Any],
     good_until: int,
     now: int,
-) -> Device:
-    """A complete enrollment: approved or active -> active, with these keys.
+) -> tuple[Step, ...]:
+    """A complete enrollment: approved or active -> active, with these keys; the version grows by one.
 
-    All earlier credentials are revoked, so call this before `issued.record_for_device`, and give that the
-    `state_version` of the Device returned here. Raises UnknownDevice, StateChanged, TransitionRefused.
+    `was`: its state at the expected version. An active one's credentials are revoked, so the new one is recorded after
+    this. An approved one has none: whatever made it approved revoked them. Refused as UnknownDevice, StateChanged,
+    TransitionRefused.
     """
-    device = change(
-        c,
+    values = {
+        "ek_public": ek_public,
+        "ak_public": ak_public,
+        "ck_public": ck_public,
+        "ck_name": ck_name,
+        "endorsement": endorsement,
+        "manufacturer": manufacturer,
+        "model": model,
+        "firmware_version": firmware_version,
+        "result": result,
+        "clock": clock,
+        "attested_at": now,
+        "attestation_good_until": good_until,
+        "state_reason": None,
+    }
+    change = _changing(
         device_id,
         Event.ACTIVATE,
         expected_version=expected_version,
         expected_ek=EkHash.of(ek_public),
         now=now,
-        values={
-            "ek_public": ek_public,
-            "ak_public": ak_public,
-            "ck_public": ck_public,
-            "ck_name": ck_name,
-            "endorsement": endorsement,
-            "manufacturer": manufacturer,
-            "model": model,
-            "firmware_version": firmware_version,
-            "result": dict(result),
-            "clock": dict(clock),
-            "attested_at": now,
-            "attestation_good_until": good_until,
-            "state_reason": None,
-        },
+        **values,
     )
-    issued.revoke_all_of(c, device_id, reason="enrolled again", now=now)
-    revision.bump(c)
-    return device
+    if was is State.APPROVED:
+        return change, revision.bumping()
+    return change, issued.revoking_all_of(device_id, reason="enrolled again", now=now), revision.bumping()
 
 
-def record_attestation(
-    c: Connection,
+def attestation(
     device_id: DeviceId,
     *,
     expected_version: int,
@@ -214,50 +216,57 @@ def record_attestation(
     clock: Mapping[str, Any],
     good_until: int,
     now: int,
-    firmware_version: str | None = None,
     counts_again: bool = False,
-) -> Device:
+) -> tuple[Step, ...]:
     """A known device's new attestation result. The state and its version stay; quarantined devices may attest too.
 
-    `counts_again`: the device that was appraised had no `attested_at`, and was suspended for it. Raises UnknownDevice,
-    StateChanged, TransitionRefused.
+    `counts_again`: the device that was appraised had no `attested_at`, and was suspended for it. Refused as
+    UnknownDevice, StateChanged, TransitionRefused.
     """
-    values: dict[str, Any] = {
-        "result": dict(result),
-        "clock": dict(clock),
-        "attested_at": now,
-        "attestation_good_until": good_until,
-    }
-    if firmware_version is not None:
-        values["firmware_version"] = firmware_version
-    device = change(c, device_id, Event.ATTEST, expected_version=expected_version, now=now, values=values)
-    if counts_again:
-        revision.bump(c)
-    return device
+    change = _changing(
+        device_id,
+        Event.ATTEST,
+        expected_version=expected_version,
+        now=now,
+        result=result,
+        clock=clock,
+        attested_at=now,
+        attestation_good_until=good_until,
+    )
+    return (change, revision.bumping()) if counts_again else (change,)
 
 
-def rekey(
-    c: Connection, device_id: DeviceId, *, expected_version: int, ck_public: bytes, ck_name: bytes, now: int
-) -> Device:
-    """An active device's new credential key; the version grows, so nothing more is issued for the old key.
+def rekeying(device_id: DeviceId, *, expected_version: int, ck_public: bytes, ck_name: bytes, now: int) -> Step:
+    """An active device's new credential key; the version grows by one, so nothing more is issued for the old key.
 
-    Credentials of the old key live on until they expire or are revoked. Raises UnknownDevice, StateChanged,
+    Credentials of the old key live on until they expire or are revoked. Refused as UnknownDevice, StateChanged,
     TransitionRefused.
     """
-    values = {"ck_public": ck_public, "ck_name": ck_name}
-    return change(c, device_id, Event.REKEY, expected_version=expected_version, now=now, values=values)
+    return _changing(
+        device_id, Event.REKEY, expected_version=expected_version, now=now, ck_public=ck_public, ck_name=ck_name
+    )
 
 
-def require_unchanged(
-    c: Connection, device_id: DeviceId, *, expected_version: int, expected_state: State = State.ACTIVE
-) -> None:
-    """Holds the device as it was appraised until the transaction ends. Raises UnknownDevice, StateChanged.
+def changing_state(
+    device_id: DeviceId, event: Event, *, reason: str, now: int, expected_version: int
+) -> tuple[Step, ...]:
+    """QUARANTINE or RELEASE by what a device showed; the version grows by one. Refused as `change_state` raises."""
+    if event not in (Event.QUARANTINE, Event.RELEASE):
+        raise ValueError(f"a device does not {event.value} itself")
+    change = _changing(device_id, event, expected_version=expected_version, now=now, state_reason=reason)
+    return change, revision.bumping()
 
-    For transactions that issue something without writing the device: no other act on it commits before this one.
+
+def unchanged(device_id: DeviceId, *, expected_version: int, expected_state: State = State.ACTIVE) -> Step:
+    """Holds the device as it was appraised until the transaction ends. Refused as UnknownDevice, StateChanged.
+
+    For acts that issue something without writing the device: no other act on it commits before this one.
     """
-    appraised = {"wanted": device_id, "state": expected_state.value, "version": expected_version}
-    if _UNCHANGED.one_or_none(c, appraised) is None:
-        raise _changed(by_id(c, device_id), expected_version)
+    return Step(
+        _UNCHANGED,
+        {"wanted": device_id, "state": expected_state.value, "version": expected_version},
+        otherwise=lambda c: _changed(by_id(c, device_id), expected_version),
+    )
 
 
 def change_state(
@@ -292,7 +301,6 @@ def change(
     event: Event,
     *,
     expected_version: int | None,
-    expected_ek: EkHash | None = None,
     now: int,
     values: Mapping[str, Any],
 ) -> Device:
@@ -300,20 +308,48 @@ def change(
 
     `values` are the columns to set. When no row fits, nothing changed and the error says why.
     """
-    statement = _change_statement(event, tuple(values), expected_version is not None, expected_ek is not None)
-    parameters = {f"new_{name}": value for name, value in values.items()}
-    parameters |= {"wanted": device_id, "now": now, "version": expected_version, "ek": expected_ek}
-    row = statement.one_or_none(c, parameters)
-    if row is not None:
-        return device_of(row)
+    statement = _change_statement(event, tuple(values), expected_version is not None, False, True)
+    row = statement.one_or_none(c, _new(device_id, values, now, expected_version, None))
+    if row is None:
+        raise _refusal(c, device_id, event, expected_version)
+    return device_of(row)
+
+
+def _changing(
+    device_id: DeviceId,
+    event: Event,
+    *,
+    expected_version: int,
+    expected_ek: EkHash | None = None,
+    now: int,
+    **values: Any,
+) -> Step:
+    """`change` as a step of an act, on what was appraised before."""
+    return Step(
+        _change_statement(event, tuple(values), True, expected_ek is not None, False),
+        _new(device_id, values, now, expected_version, expected_ek),
+        otherwise=lambda c: _refusal(c, device_id, event, expected_version),
+    )
+
+
+def _new(
+    device_id: DeviceId, values: Mapping[str, Any], now: int, version: int | None, ek_hash: EkHash | None
+) -> dict[str, Any]:
+    named: dict[str, Any] = {f"new_{name}": value for name, value in values.items()}
+    named |= {"wanted": device_id, "now": now, "version": version, "ek": ek_hash}
+    return named
+
+
+def _refusal(c: Connection, device_id: DeviceId, event: Event, expected_version: int | None) -> AttestdError:
+    """Why no row fitted. Raises UnknownDevice, which is why, too."""
     seen = by_id(c, device_id)
     if expected_version in (None, seen.state_version) and seen.state not in TRANSITIONS[event].come_from:
-        raise refusal(device_id, event, seen.state)
-    raise _changed(seen, expected_version)
+        return refusal(device_id, event, seen.state)
+    return _changed(seen, expected_version)
 
 
-@cache  # one entry for each way in which this room calls `change`
-def _change_statement(event: Event, names: tuple[str, ...], versioned: bool, of_ek: bool) -> Statement:
+@cache  # one entry for each way in which this room changes a device
+def _change_statement(event: Event, names: tuple[str, ...], versioned: bool, of_ek: bool, returning: bool) -> Statement:
     transition = TRANSITIONS[event]
     values: dict[str, Any] = {name: bindparam(f"new_{name}", type_=devices.c[name].type) for name in names}
     values["updated_at"] = bindparam("now", type_=devices.c.updated_at.type)
@@ -331,7 +367,8 @@ def _change_statement(event: Event, names: tuple[str, ...], versioned: bool, of_
         wanted.append(devices.c.state_version == bindparam("version"))
     if of_ek:
         wanted.append(devices.c.ek_hash == bindparam("ek"))
-    return Statement(update(devices).where(*wanted).values(values).returning(devices))
+    statement = update(devices).where(*wanted).values(values)
+    return Statement(statement.returning(devices) if returning else statement)
 
 
 def _changed(seen: Device, expected_version: int | None) -> StateChanged:

@@ -8,7 +8,7 @@ from attestd.errors import Misconfigured, Unavailable
 
 # A unique key is taken: SQLite's extended result codes (sqlite.org/rescode.html), PostgreSQL's SQLSTATE (appendix A).
 _SQLITE_UNIQUE = frozenset({2067, 1555, 2579})  # CONSTRAINT_UNIQUE, CONSTRAINT_PRIMARYKEY, CONSTRAINT_ROWID
-_POSTGRESQL_UNIQUE = "23505"
+POSTGRESQL_UNIQUE = "23505"
 
 
 class DatabaseBusy(Unavailable):
@@ -67,7 +67,12 @@ class OpenedBeforeFork(Misconfigured):
 
 def is_unique_violation(error: IntegrityError) -> bool:
     """Whether a statement failed because a row with this unique value exists already."""
+    return is_taken(error.orig)
+
+
+def is_taken(error: object) -> bool:
+    """The same of a driver's own error."""
     return (
-        getattr(error.orig, "sqlite_errorcode", None) in _SQLITE_UNIQUE
-        or getattr(error.orig, "sqlstate", None) == _POSTGRESQL_UNIQUE
+        getattr(error, "sqlite_errorcode", None) in _SQLITE_UNIQUE
+        or getattr(error, "sqlstate", None) == POSTGRESQL_UNIQUE
     )

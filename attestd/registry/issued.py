@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from attestd.errors import Conflict, NotFound
 from attestd.ids import DeviceId, Serial
 from attestd.registry import revision
+from attestd.registry.acts import Step, perform
 from attestd.registry.engine import is_unique_violation
 from attestd.registry.statements import Statement
 from attestd.registry.states import State, StateChanged
@@ -98,11 +99,10 @@ def record(
 ) -> None:
     """A certificate for somebody who is no device: an operator, a proxy, the service. Raises SerialTaken."""
     values = (str(serial), None, subject, profile, not_before, not_after, der, thumbprint)
-    _insert(c, _INSERT, dict(zip(_NAMES, values, strict=True)))
+    perform(c, Step(_INSERT, dict(zip(_NAMES, values, strict=True)), taken=SerialTaken))
 
 
-def record_for_device(
-    c: Connection,
+def recording(
     *,
     device_id: DeviceId,
     expected_version: int,
@@ -114,12 +114,12 @@ def record_for_device(
     not_after: int,
     der: bytes,
     thumbprint: bytes,
-) -> None:
+) -> Step:
     """A device's certificate, stored only if the device still is in this state and of this version.
 
-    Raises StateChanged (the certificate must not leave the process then) and SerialTaken.
+    Refused as StateChanged (the certificate must not leave the process then) or SerialTaken.
     """
-    parameters = {
+    values = {
         "new_serial": str(serial),
         "new_device_id": device_id,
         "new_subject": subject,
@@ -132,20 +132,15 @@ def record_for_device(
         "state": expected_state.value,
         "version": expected_version,
     }
-    if _insert(c, _INSERT_FOR_DEVICE, parameters) != 1:
-        raise StateChanged(
+    return Step(
+        _INSERT_FOR_DEVICE,
+        values,
+        otherwise=lambda _: StateChanged(
             f"Device {device_id} changed while its certificate was made; nothing was issued.",
             expected=f"{expected_state}, version {expected_version}",
-        )
-
-
-def _insert(c: Connection, statement: Statement, parameters: dict[str, Any]) -> int:
-    try:
-        return statement.change(c, parameters)
-    except IntegrityError as error:
-        if is_unique_violation(error):
-            raise SerialTaken from None
-        raise
+        ),
+        taken=SerialTaken,
+    )
 
 
 _WITH_REVOCATION = select(
@@ -208,6 +203,12 @@ _REVOKE_ALL = Statement(
         ending="ON CONFLICT (serial) DO NOTHING",
     )
 )
+_IF_UNREVOKED = Statement(
+    select(issued.c.serial).where(
+        issued.c.serial == bindparam("wanted"),
+        ~select(revocations.c.serial).where(revocations.c.serial == issued.c.serial).exists(),
+    )
+)
 _HOLD = Statement(select(issued.c.serial).where(issued.c.serial == bindparam("wanted")).with_for_update(read=True))
 
 
@@ -232,6 +233,11 @@ def revoke_all_of(c: Connection, device_id: DeviceId, *, reason: str, now: int) 
     return changed
 
 
+def revoking_all_of(device_id: DeviceId, *, reason: str, now: int) -> Step:
+    """`revoke_all_of`, as a step of an act that asks for a bundle by itself."""
+    return Step(_REVOKE_ALL, {"wanted": device_id, "now": now, "because": reason})
+
+
 def revoked_unexpired(c: Connection, *, now: int) -> list[Revoked]:
     """What the revocation lists name: revoked certificates that have not expired, in the order of serial numbers."""
     statement = (
@@ -247,14 +253,15 @@ def is_revoked(c: Connection, serial: Serial) -> bool:
     return _IS_REVOKED.one_or_none(c, {"wanted": str(serial)}) is not None
 
 
-def require_unrevoked(c: Connection, serial: Serial) -> None:
-    """Holds the certificate as it is until the transaction ends: nobody revokes it before. Raises StateChanged.
+def unrevoked(serial: Serial) -> tuple[Step, ...]:
+    """Holds the certificate as it is until the transaction ends: nobody revokes it before. Refused as StateChanged.
 
-    For transactions that issue something which is bound to it.
+    For acts that issue something which is bound to it.
     """
-    _HOLD.one_or_none(c, {"wanted": str(serial)})
-    if is_revoked(c, serial):  # a statement of its own: it sees what was committed while the first one waited
-        raise StateChanged(f"The certificate {serial} was revoked in the meantime; nothing was issued.")
+    wanted = {"wanted": str(serial)}
+    refusal = StateChanged(f"The certificate {serial} was revoked in the meantime; nothing was issued.")
+    # The second, a statement of its own, sees what was committed while the first one waited.
+    return Step(_HOLD, wanted), Step(_IF_UNREVOKED, wanted, otherwise=lambda _: refusal)
 
 
 def last_end(c: Connection, *, issuer_id: bytes, begun_by: int, now: int) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, bindparam, select, update
 
+from attestd.registry.acts import Step
 from attestd.registry.statements import Statement
 from attestd.registry.tables import counters
 
@@ -24,6 +25,11 @@ AUDIT_ARCHIVED = "audit_archived"
 def bump(c: Connection) -> int:
     """Says that bundles must say something new; returns the new revision."""
     return _advance(c, REVISION, 1)
+
+
+def bumping() -> Step:
+    """`bump`, as a step of an act."""
+    return Step(_BUMP, {})
 
 
 def current(c: Connection) -> int:
@@ -81,6 +87,9 @@ _ADVANCE = Statement(
     .values(value=counters.c.value + bindparam("by", type_=counters.c.value.type))
     .returning(counters.c.value)
 )
+
+
+_BUMP = Statement(update(counters).where(counters.c.name == REVISION).values(value=counters.c.value + 1))
 
 
 def _read(c: Connection, name: str) -> int:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, select
-from sqlalchemy.exc import IntegrityError
 
 from attestd.errors import Conflict
 from attestd.ids import DeviceId, Serial
-from attestd.registry.engine import is_unique_violation
+from attestd.registry.acts import Step
 from attestd.registry.statements import Statement
 from attestd.registry.tables import spends
 
@@ -39,8 +40,7 @@ _SPEND = Statement(insert(spends).inline(), columns=spends.c.keys())
 _FIND = Statement(select(spends).where(spends.c.id == bindparam("wanted")))
 
 
-def spend(
-    c: Connection,
+def spending(
     id: bytes,
     *,
     purpose: str,
@@ -51,47 +51,47 @@ def spend(
     answer: bytes | None = None,
     device_id: DeviceId | None = None,
     serial: Serial | None = None,
-) -> None:
-    """Uses `id` up. Raises AlreadySpent, which ends the transaction: nothing else of it may be kept.
+) -> Step:
+    """Uses `id` up, or is refused as AlreadySpent: nothing else of the act is kept then.
 
     The row must outlive every copy of the challenge or nonce: `expires_at` is not before that one's own expiry.
     """
-    try:
-        _SPEND.change(
-            c,
-            {
-                "id": id,
-                "purpose": purpose,
-                "request_digest": request_digest,
-                "proof_digest": proof_digest,
-                "answer": answer,
-                "device_id": device_id,
-                "serial": None if serial is None else str(serial),
-                "at": now,
-                "expires_at": expires_at,
-            },
-        )
-    except IntegrityError as error:
-        if is_unique_violation(error):
-            raise AlreadySpent(f"This {purpose} was used before.") from None
-        raise
+    return Step(
+        _SPEND,
+        {
+            "id": id,
+            "purpose": purpose,
+            "request_digest": request_digest,
+            "proof_digest": proof_digest,
+            "answer": answer,
+            "device_id": device_id,
+            "serial": None if serial is None else str(serial),
+            "at": now,
+            "expires_at": expires_at,
+        },
+        taken=lambda: AlreadySpent(f"This {purpose} was used before."),
+    )
 
 
 def find(c: Connection, id: bytes) -> Spent | None:
     """What became of `id`, if it was spent. Rows past their `expires_at` are found until they are purged."""
     row = _FIND.one_or_none(c, {"wanted": id})
-    if row is None:
-        return None
+    return None if row is None else spent_of(row)
+
+
+def spent_of(row: Sequence[Any]) -> Spent:
+    """A row of the table, in the order of its columns; for this room only."""
+    spent_id, purpose, request_digest, proof_digest, answer, device_id, serial, at, expires_at = row
     return Spent(
-        id=row.id,
-        purpose=row.purpose,
-        request_digest=row.request_digest,
-        proof_digest=row.proof_digest,
-        answer=row.answer,
-        device_id=None if row.device_id is None else DeviceId(row.device_id),
-        serial=None if row.serial is None else Serial.parse(row.serial),
-        at=row.at,
-        expires_at=row.expires_at,
+        id=spent_id,
+        purpose=purpose,
+        request_digest=request_digest,
+        proof_digest=proof_digest,
+        answer=answer,
+        device_id=None if device_id is None else DeviceId(device_id),
+        serial=None if serial is None else Serial.parse(serial),
+        at=at,
+        expires_at=expires_at,
     )
 
 

@@ -1,21 +1,19 @@
 """SQLite: WAL, synchronous=FULL (a committed answer survives a power cut), foreign keys, readers that can't write.
 
 Acts of several threads share a transaction (group commit): what a commit costs is the write to the disk, and one
-write serves all who wait. Under load a transaction stays open for a moment, for the threads that are about to act; who
-is alone never waits. Each act is a savepoint of its own, so one that fails takes nothing with it. Nobody is told that
-an act is done before the transaction that holds it is on the disk.
+write serves all who wait (`attestd.registry.batches`). Where there is more than one, each act is a savepoint of its
+own, so one that is refused takes nothing with it. Nobody is told that an act is done before the transaction that holds
+it is on the disk. Acts that ask in between (`acting`) have a transaction each.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
-from time import monotonic
 from typing import Any
 from urllib.parse import quote
 
@@ -25,6 +23,8 @@ from sqlalchemy.exc import TimeoutError as NoFreeConnection
 
 from attestd.errors import Unavailable
 from attestd.protocol.encoding import write_object
+from attestd.registry.acts import Bound, Refused
+from attestd.registry.batches import Act, Batches, Company
 from attestd.registry.failures import (
     DatabaseBusy,
     DatabaseDamaged,
@@ -32,14 +32,16 @@ from attestd.registry.failures import (
     DatabaseNotWritable,
     DatabaseUnreachable,
     DatabaseUnsupported,
+    is_taken,
 )
-from attestd.registry.turns import Company, Turns, Turnstile
+from attestd.registry.statements import PYSQLITE, Statement
+from attestd.registry.turns import Turns, Turnstile, Waiting
 
 SCHEME = "sqlite:///"
 _POOL = 16  # connections for reading that one process keeps open; more are made under load, and closed again
 _GROUP = 32  # acts that share a transaction, at most
-_PATIENCE = 0.005  # seconds that a transaction stays open for more acts, if others are about
-_COMPANY = 0.02  # seconds in which a thread that asked the database something may be expected to act
+_PATIENCE = 0.005  # seconds that an act waits for others to share its transaction, if others are about
+_COMPANY = 0.02  # seconds in which a thread that asked what it needs for an act may be expected to act
 
 # The primary result codes (sqlite.org/rescode.html); extended ones hold them in their low octet.
 _NAMED: dict[int, type[Unavailable]] = {
@@ -59,17 +61,22 @@ _NAMED: dict[int, type[Unavailable]] = {
 class SqliteDatabase:
     """One process's connections to one database file."""
 
-    def __init__(self, url: str, busy_timeout: float) -> None:
+    driver = PYSQLITE
+
+    def __init__(self, url: str, busy_timeout: float, waiting: Waiting = nullcontext) -> None:
         self._path = _path_of(url)
         self._timeout = busy_timeout
+        self._waiting = waiting
         self._readers = _engine(self._path, "reading", busy_timeout)
         self._writers = _engine(self._path, "acting", busy_timeout)
         self._ready: deque[_Session] = deque()  # connections for reading
-        self._writer: _Session | None = None  # this and the next two: only whose turn it is touches them
+        self._writer: _Session | None = None  # this and the next: only whose turn it is touches them
         self._turnstile: Turnstile | None = None
-        self._group: _Group | None = None
-        self._turns = Turns()
+        self._turns = Turns(waiting)
         self._company = Company(_COMPANY)
+        self._batches = Batches(
+            self._carry_out, company=self._company, most=_GROUP, patience=_PATIENCE, waiting=waiting
+        )
 
     def create(self) -> None:
         """An empty database that only its owner may read; SQLite gives its side files the same mode."""
@@ -93,15 +100,28 @@ class SqliteDatabase:
             self._turnstile.close()
             self._turnstile = None
 
+    # ---- Reading ----------------------------------------------------------------------------------------------
+
+    def ask(self, statement: Statement, values: Mapping[str, Any], *, to_act: bool) -> Any:
+        """One statement sees one moment by itself: there is no transaction to begin."""
+        if to_act:
+            self._company.expect()
+        plan = statement.plan(PYSQLITE)
+        parameters = plan.bind(values)
+        session = self._session()
+        try:
+            found = session.one_or_none(plan.text, parameters)
+        except sqlite3.Error as error:
+            session.close()
+            raise _named(error) from error
+        self._give_back(session)
+        return None if found is None else plan.row(found)
+
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """On a connection that is kept ready: taking one from the engine costs more than most questions."""
-        self._company.see()
         with _named_errors():
-            try:
-                session = self._ready.pop()
-            except IndexError:
-                session = _Session(self._readers.connect())
+            session = self._session()
             try:
                 session.run("BEGIN")
                 yield session.connection
@@ -109,32 +129,95 @@ class SqliteDatabase:
             except BaseException:
                 session.close()
                 raise
+            self._give_back(session)
+
+    def _session(self) -> _Session:
+        try:
+            return self._ready.pop()
+        except IndexError:
+            pass
+        with _named_errors():
+            return _Session(self._readers.connect())
+
+    def _give_back(self, session: _Session) -> None:
         if len(self._ready) < _POOL:
             self._ready.append(session)
         else:
             session.close()
 
+    # ---- Acting -----------------------------------------------------------------------------------------------
+
+    def act(self, steps: Sequence[Bound]) -> Refused | None:
+        act = self._batches.join(steps)
+        if act.error is not None:
+            raise act.error
+        return act.refused
+
+    def _carry_out(self, waits: ExitStack) -> None:
+        """The acts that stand in line, in one transaction."""
+        with suppress(_Undone), self._transaction(waits) as session:
+            acts = self._batches.take()
+            if len(acts) > 1:
+                for act in acts:
+                    self._carry_out_in_savepoint(session, act)
+                return
+            acts[0].refused = session.perform(acts[0].steps)
+            if acts[0].refused is not None:
+                raise _Undone
+
+    def _carry_out_in_savepoint(self, session: _Session, act: Act) -> None:
+        """One of several acts: what is refused is undone alone. Raises sqlite3.Error if the transaction is lost."""
+        session.run("SAVEPOINT act")
+        try:
+            act.refused = session.perform(act.steps)
+        except sqlite3.Error as error:
+            if not session.in_transaction:  # after some errors SQLite rolls everything back by itself
+                raise
+            act.error = _named(error)
+        if act.refused is not None or act.error is not None:
+            session.run("ROLLBACK TO act")
+        session.run("RELEASE act")
+
     @contextmanager
     def acting(self) -> Iterator[Connection]:
-        """1. Wait for this thread's turn. 2. Join the open transaction, or begin one. 3. Act in a savepoint.
-        4. Let the next one act in this transaction, or commit it. 5. Wait for its commit."""
-        self._company.see()
+        with ExitStack() as waits, self._transaction(waits) as session:
+            yield session.connection
+
+    @contextmanager
+    def _transaction(self, waits: ExitStack) -> Iterator[_Session]:
+        """1. Wait for this thread's turn, then for this process's. 2. Begin: IMMEDIATE, so that an act that reads
+        before it writes never loses its snapshot half way. 3. Act. 4. Commit; from here `waits` holds what is given up
+        meanwhile."""
         if not self._turns.take(self._timeout):  # 1
             raise DatabaseBusy(f"Other requests wrote for more than {self._timeout:g} s.")
         try:
-            group = self._group = self._group or self._begin()  # 2
-        except BaseException:
-            self._turns.end()
-            raise
-        kept = False
-        try:
-            with _named_errors(), group.savepoint():  # 3
-                yield group.connection
-            kept = True
+            self._enter()
+            try:
+                with _named_errors():
+                    session = self._writer = self._writer or _Session(self._writers.connect())
+                    try:
+                        session.run("BEGIN IMMEDIATE")  # 2
+                        yield session  # 3
+                        waits.enter_context(self._waiting())
+                        session.commit()  # 4
+                    except BaseException:
+                        self._writer = None
+                        session.close()
+                        raise
+            finally:
+                if self._turnstile is not None:
+                    self._turnstile.leave()
         finally:
-            self._finish(group)  # 4
-            if kept:
-                group.wait()  # 5
+            self._turns.end()
+
+    def _enter(self) -> None:
+        if self._turnstile is None:
+            try:
+                self._turnstile = Turnstile(self._path.with_name(f"{self._path.name}-turn"), self._waiting)
+            except OSError as error:
+                raise DatabaseNotWritable(f"{self._path.parent} can't be written: {error.strerror}.") from None
+        if not self._turnstile.enter(self._timeout):
+            raise DatabaseBusy(f"Other processes wrote for more than {self._timeout:g} s.")
 
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
@@ -145,43 +228,9 @@ class SqliteDatabase:
             if broken := c.execute(text("PRAGMA foreign_key_check")).all():
                 raise DatabaseDamaged(f"After the migration {len(broken)} rows refer to nothing; nothing was kept.")
 
-    def _begin(self) -> _Group:
-        if self._turnstile is None:
-            try:
-                self._turnstile = Turnstile(self._path.with_name(f"{self._path.name}-turn"))
-            except OSError as error:
-                raise DatabaseNotWritable(f"{self._path.parent} can't be written: {error.strerror}.") from None
-        if not self._turnstile.enter(self._timeout):
-            raise DatabaseBusy(f"Other processes wrote for more than {self._timeout:g} s.")
-        try:
-            with _named_errors():
-                if self._writer is None:
-                    self._writer = _Session(self._writers.connect())
-                return _Group(self._writer)
-        except BaseException:
-            self._turnstile.leave()
-            raise
 
-    def _finish(self, group: _Group) -> None:
-        """Hands the open transaction to the next in line, or to who may come soon, or ends it. What becomes of the
-        transaction is told to its members by `group`."""
-        group.size += 1
-        if group.open and group.size < _GROUP:
-            if self._turns.pass_on():
-                return
-            if self._company.count() > group.size and (patience := group.until - monotonic()) > 0:
-                self._turns.linger(group)
-                if group.ended.wait(patience) or not self._turns.reclaim(group):
-                    return  # somebody came, and it is theirs to end
-        self._group = None
-        try:
-            if not group.end() and self._writer is not None:
-                self._writer.close()
-                self._writer = None
-        finally:
-            if self._turnstile is not None:
-                self._turnstile.leave()
-            self._turns.end()
+class _Undone(Exception):
+    """Ends a transaction of which nothing is to be kept."""
 
 
 class _Session:
@@ -202,8 +251,33 @@ class _Session:
         """Raises sqlite3.Error."""
         self._driver.execute(command).close()
 
+    def one_or_none(self, command: str, parameters: Sequence[Any]) -> Any:
+        """The first row. Raises sqlite3.Error."""
+        cursor = self._driver.execute(command, parameters)
+        found = cursor.fetchone()
+        cursor.close()
+        return found
+
+    def perform(self, steps: Sequence[Bound]) -> Refused | None:
+        """One step after the other, up to one that is refused. Raises sqlite3.Error."""
+        for place, (plan, parameters, must) in enumerate(steps):
+            try:
+                cursor = self._driver.execute(plan.text, parameters)
+            except sqlite3.IntegrityError as error:
+                if is_taken(error):
+                    return Refused(place, taken=True)
+                raise
+            count = int(cursor.fetchone() is not None) if plan.returns else cursor.rowcount
+            cursor.close()
+            if must and count != 1:
+                return Refused(place, taken=False)
+        return None
+
     def commit(self) -> None:
-        """Ends the transaction, and what Core may think of it. Raises sqlite3.Error, DBAPIError."""
+        """Ends the transaction, and what Core may think of it. Raises sqlite3.Error, DBAPIError, DatabaseNotWritable
+        if there is none: after some errors SQLite rolls everything back by itself."""
+        if not self._driver.in_transaction:
+            raise DatabaseNotWritable("The database gave up the transaction that held this act.")
         self._driver.commit()
         if self.connection.in_transaction():
             self.connection.commit()
@@ -212,83 +286,6 @@ class _Session:
         """Rolls back what is open."""
         with suppress(DBAPIError, sqlite3.Error):
             self.connection.close()
-
-
-class _Group:
-    """One transaction and the acts that share it."""
-
-    def __init__(self, session: _Session) -> None:
-        """Begins it: IMMEDIATE, so that an act that reads before it writes never loses its snapshot half way.
-        Raises sqlite3.Error."""
-        self._session = session
-        self._error: BaseException | None = None
-        self.connection = session.connection
-        self.size = 0
-        self.ended = threading.Event()
-        self.until = monotonic() + _PATIENCE
-        session.run("BEGIN IMMEDIATE")
-
-    @property
-    def open(self) -> bool:
-        """Whether there still is something to commit: after some errors SQLite rolls everything back by itself."""
-        return self._error is None and self._session.in_transaction
-
-    @contextmanager
-    def savepoint(self) -> Iterator[None]:
-        """What is done in the block is kept with the group, or, if an error leaves it, not at all."""
-        self._run("SAVEPOINT act")
-        try:
-            yield
-        except BaseException as error:
-            if self._session.in_transaction:
-                self._run("ROLLBACK TO act")
-                self._run("RELEASE act")
-            else:
-                self._error = error
-            raise
-        self._run("RELEASE act")
-
-    def _run(self, command: str) -> None:
-        """If an act's borders can't be drawn, nobody knows what the transaction holds: none of it is kept."""
-        try:
-            self._session.run(command)
-        except sqlite3.Error as error:
-            self._error = error
-            raise
-
-    def end(self) -> bool:
-        """Commits, or notes why not, and wakes everybody who waits for it; False if the connection is not to be used
-        again."""
-        try:
-            if self._error is None and not self._session.in_transaction:
-                self._error = DatabaseNotWritable("The database gave up the transaction that held this act.")
-            if self._error is None:
-                self._session.commit()
-        except BaseException as error:  # noqa: BLE001 - told to every member
-            self._error = error
-        finally:
-            self.ended.set()
-        return self._error is None
-
-    def wait(self) -> None:
-        """Returns once this act is on the disk. Raises why it is not."""
-        self.ended.wait()
-        if self._error is not None:
-            with _named_errors():
-                raise _again(self._error)
-
-
-def _again(error: BaseException) -> BaseException:
-    """An error of another thread, to be raised in this one: a copy, as tracebacks of threads must not mix."""
-    if isinstance(error, DBAPIError):
-        return type(error)(error.statement, None, error.orig or error, hide_parameters=True)
-    if isinstance(error, Unavailable):
-        return type(error)(error.detail)
-    if isinstance(error, sqlite3.Error):
-        copy = type(error)(*error.args)
-        copy.sqlite_errorcode = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-        return copy
-    return DatabaseNotWritable("Another act in the same transaction ended it; this one was not kept.")
 
 
 def _path_of(url: str) -> Path:
@@ -331,12 +328,18 @@ def _named_errors() -> Iterator[None]:
     except NoFreeConnection as error:
         raise DatabaseBusy("All database connections of this process are in use.") from error
     except DBAPIError as error:
-        code = getattr(error.orig, "sqlite_errorcode", None)
-        named = None if code is None else _NAMED.get(code & 0xFF)
-        if named is None:
+        if not isinstance(error.orig, sqlite3.Error) or _kind(error.orig) is None:
             raise
-        raise named(f"{named.title()}: {error.orig}.") from error
-    except sqlite3.Error as error:  # a savepoint's, which goes to the driver directly
-        code = getattr(error, "sqlite_errorcode", None)
-        named = DatabaseFailed if code is None else _NAMED.get(code & 0xFF, DatabaseFailed)
-        raise named(f"{named.title()}: {error}.") from error
+        raise _named(error.orig) from error
+    except sqlite3.Error as error:  # past Core
+        raise _named(error) from error
+
+
+def _kind(error: sqlite3.Error) -> type[Unavailable] | None:
+    code = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else _NAMED.get(code & 0xFF)
+
+
+def _named(error: sqlite3.Error) -> Unavailable:
+    kind = _kind(error) or DatabaseFailed
+    return kind(f"{kind.title()}: {error}.")

@@ -1,39 +1,122 @@
-"""Statements of the hot paths: written as Core statements, compiled once a database, run by the driver itself.
+"""Statements of the hot paths: written as Core statements, compiled once a driver, run by the driver itself.
 
 Executing a Core statement takes five times as long as SQLite needs for it. What stays the same from run to run is done
-once here: the text, the order of the parameters, how each value goes in and comes out. Anything that is not hot is
-executed by Core as usual; both run in the same transaction.
+once here: the text, the order of the parameters, how each value goes in and comes out. A `Plan` is what that gives for
+one driver: it turns values into the driver's parameters, and the driver's row into a named tuple.
+
+Anything that is not hot is executed by Core as usual; both run in the same transaction.
 """
 
 from __future__ import annotations
 
+import json
 from collections import namedtuple
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, Delete, Dialect, Insert, Select, Update
+from sqlalchemy import (
+    JSON,
+    BindParameter,
+    Connection,
+    Delete,
+    Dialect,
+    Insert,
+    Integer,
+    LargeBinary,
+    Select,
+    String,
+    Update,
+)
+from sqlalchemy.dialects.postgresql.base import PGDialect
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.dialects.sqlite import pysqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
-_Process = Callable[[Any], Any]
+from attestd.protocol.encoding import write_object
+
+Process = Callable[[Any], Any]
+Kind = type[TypeEngine[Any]]
+KINDS: tuple[Kind, ...] = (String, Integer, LargeBinary, JSON)  # what hot statements store; Integer is BigInteger, too
 
 
 @dataclass(frozen=True, slots=True)
-class _Compiled:
-    """A statement in one database's words."""
+class Driver:
+    """How a driver takes and gives values, by their kind; a kind that is not named goes as it is."""
 
-    text: str
-    names: tuple[str, ...]  # the parameters, in their order
-    by_name: bool  # how the driver wants them
-    fixed: Mapping[str, Any]  # parameters that the statement itself sets
-    going_in: tuple[tuple[str, _Process], ...]
-    coming_out: tuple[tuple[int, _Process], ...]
-    row: Callable[[Sequence[Any]], Any] | None  # makes a named tuple; None for statements that return no rows
+    name: str
+    dialect: Dialect  # with parameters by their places
+    going_in: Mapping[Kind, Process]
+    coming_out: Mapping[Kind, Process]
+
+
+# Exact types: a driver looks long for what it should do with a DeviceId or an EkHash.
+_EXACT: dict[Kind, Process] = {String: str, LargeBinary: bytes, JSON: lambda members: write_object(members).decode()}
+PYSQLITE = Driver("pysqlite", pysqlite.dialect(), _EXACT, {JSON: json.loads})
+PSYCOPG = Driver("psycopg", PGDialect_psycopg(paramstyle="format"), _EXACT, {})  # type: ignore[no-untyped-call]
+# Octets in and out, as the protocol has them (PostgreSQL 15, sections 55.2.3 and 34.3): binary but for numbers in.
+LIBPQ = Driver(
+    "libpq",
+    PGDialect(paramstyle="numeric_dollar"),  # type: ignore[no-untyped-call]
+    {String: lambda text: str(text).encode(), Integer: lambda number: b"%d" % number, JSON: write_object},
+    {String: bytes.decode, Integer: lambda octets: int.from_bytes(octets, "big", signed=True), JSON: json.loads},
+)
+_DRIVERS = {driver.name: driver for driver in (PYSQLITE, PSYCOPG)}
+
+
+class Plan:
+    """A statement in one driver's words. `parameters` and `returns` are what goes in and comes out, in this order."""
+
+    def __init__(
+        self,
+        text: str,
+        driver: Driver,
+        parameters: Sequence[tuple[str, Kind]],
+        constants: Mapping[str, Any],
+        returns: Sequence[tuple[str, Kind]],
+    ) -> None:
+        """`constants` are the parameters that the statement itself sets."""
+        self.text = text
+        self.number = next(_NUMBERS)
+        self.parameters = tuple(parameters)
+        self.returns = tuple(returns)
+        self._constants = [_through(driver.going_in.get(kind), constants.get(name)) for name, kind in parameters]
+        self._given = tuple(
+            (place, name, driver.going_in.get(kind))
+            for place, (name, kind) in enumerate(parameters)
+            if name not in constants
+        )
+        self._coming_out = tuple(
+            (place, driver.coming_out[kind]) for place, (_, kind) in enumerate(returns) if kind in driver.coming_out
+        )
+        names = [name for name, _ in returns]
+        row: Any = namedtuple("Row", names)  # type: ignore[misc]
+        self._row: Callable[[Iterable[Any]], Any] = row._make
+
+    def bind(self, values: Mapping[str, Any]) -> list[Any]:
+        """The driver's parameters. One that is missing is a KeyError, and no NULL."""
+        bound = self._constants.copy()
+        for place, name, process in self._given:
+            value = values[name]
+            bound[place] = value if process is None or value is None else process(value)
+        return bound
+
+    def row(self, found: Sequence[Any]) -> Any:
+        """The driver's row as a named tuple."""
+        changed = list(found)
+        for place, process in self._coming_out:
+            if (value := changed[place]) is not None:
+                changed[place] = process(value)
+        return self._row(changed)
+
+
+_NUMBERS = count(1)
 
 
 class Statement:
-    """One statement, to be run any number of times by any thread. `parameters` must be all that it names.
+    """One statement, to be run any number of times by any thread. `values` must be all that it names.
 
     Without `in_`: its text would depend on the values.
     """
@@ -42,82 +125,60 @@ class Statement:
         """`columns`: what an INSERT without values takes."""
         self._statement = statement
         self._columns = list(columns) or None
-        self._compiled: dict[str, _Compiled] = {}
+        self._plans: dict[str, Plan] = {}
 
-    def text(self, dialect: Dialect) -> str:
-        """The statement in this database's words."""
-        return (self._compiled.get(dialect.name) or self._compile(dialect)).text
+    def plan(self, driver: Driver) -> Plan:
+        """The statement in this driver's words."""
+        return self._plans.get(driver.name) or self._make_plan(driver)
 
-    def one_or_none(self, c: Connection, parameters: Mapping[str, Any]) -> Any:
+    def one_or_none(self, c: Connection, values: Mapping[str, Any]) -> Any:
         """The row, as a named tuple, or None; never more than one is asked for. Raises DBAPIError's children."""
-        compiled, cursor = self._run(c, parameters)
+        plan, cursor = self._run(c, values)
         try:
             found = cursor.fetchone()
         finally:
             cursor.close()
-        if found is None or compiled.row is None:
-            return None
-        if compiled.coming_out:
-            values = list(found)
-            for index, process in compiled.coming_out:
-                values[index] = process(values[index])
-            found = values
-        return compiled.row(found)
+        return None if found is None else plan.row(found)
 
-    def change(self, c: Connection, parameters: Mapping[str, Any]) -> int:
+    def change(self, c: Connection, values: Mapping[str, Any]) -> int:
         """How many rows it changed. Raises DBAPIError's children."""
-        _, cursor = self._run(c, parameters)
+        _, cursor = self._run(c, values)
         changed = int(cursor.rowcount)
         cursor.close()
         return changed
 
-    def _run(self, c: Connection, parameters: Mapping[str, Any]) -> tuple[_Compiled, Any]:
-        compiled = self._compiled.get(c.dialect.name) or self._compile(c.dialect)
-        values = {**compiled.fixed, **parameters}
-        for name, process in compiled.going_in:
-            values[name] = process(values[name])
-        given: Any = [values[name] for name in compiled.names]  # one that is missing is an error, and no NULL
-        if compiled.by_name:
-            given = dict(zip(compiled.names, given, strict=True))
+    def count(self, c: Connection, values: Mapping[str, Any]) -> int:
+        """How many rows it changed; of a question, whether there is one: 1 or 0. Raises DBAPIError's children."""
+        if isinstance(self._statement, Select):
+            return int(self.one_or_none(c, values) is not None)
+        return self.change(c, values)
+
+    def _run(self, c: Connection, values: Mapping[str, Any]) -> tuple[Plan, Any]:
+        plan = self.plan(_DRIVERS[c.dialect.driver])
         cursor = c.connection.cursor()
         try:
-            cursor.execute(compiled.text, given)
+            cursor.execute(plan.text, plan.bind(values))
         except Exception as error:
             cursor.close()
             base = c.dialect.loaded_dbapi.Error
             if isinstance(error, base):  # as Core would raise it, without the parameters
                 raise DBAPIError.instance(
-                    compiled.text, None, error, base, hide_parameters=True, dialect=c.dialect
+                    plan.text, None, error, base, hide_parameters=True, dialect=c.dialect
                 ) from error
             raise
-        return compiled, cursor
+        return plan, cursor
 
-    def _compile(self, dialect: Dialect) -> _Compiled:
-        compiled = self._statement.compile(dialect=dialect, column_keys=self._columns)
-        order = getattr(compiled, "positiontup", None)
+    def _make_plan(self, driver: Driver) -> Plan:
+        compiled = self._statement.compile(dialect=driver.dialect, column_keys=self._columns)
         bounds: Mapping[str, BindParameter[Any]] = compiled.binds
-        going_in = []
-        for name, bound in bounds.items():
-            process = _implementation(bound.type, dialect).bind_processor(dialect)
-            if process is not None:
-                going_in.append((name, process))
-        columns = self._returned()
-        coming_out = []
-        for index, column in enumerate(columns):
-            process = _implementation(column.type, dialect).result_processor(dialect, None)
-            if process is not None:
-                coming_out.append((index, process))
-        names = [column.name for column in columns]
-        made = _Compiled(
+        places: Sequence[str] = compiled.positiontup or ()
+        self._plans[driver.name] = made = Plan(
             text=str(compiled),
-            names=tuple(bounds if order is None else order),
-            by_name=order is None,
-            fixed={name: bound.value for name, bound in bounds.items() if not bound.required},
-            going_in=tuple(going_in),
-            coming_out=tuple(coming_out),
-            row=namedtuple("Row", names)._make if names else None,  # type: ignore[attr-defined]
+            driver=driver,
+            parameters=[(name, _kind(bounds[name].type)) for name in places],
+            constants={name: bound.value for name, bound in bounds.items() if not bound.required},
+            returns=[(column.name, _kind(column.type)) for column in self._returned()],
         )
-        self._compiled[dialect.name] = made
         return made
 
     def _returned(self) -> Sequence[Any]:
@@ -126,5 +187,13 @@ class Statement:
         return list(self._statement.exported_columns) if self._statement._returning else []
 
 
-def _implementation(type_: TypeEngine[Any], dialect: Dialect) -> TypeEngine[Any]:
-    return type_.dialect_impl(dialect)
+def _kind(type_: TypeEngine[Any]) -> Kind:
+    """Raises TypeError for values that no hot statement stores: each driver would have to be told of them."""
+    for kind in KINDS:
+        if isinstance(type_, kind):
+            return kind
+    raise TypeError(f"hot statements store no {type_!r}")
+
+
+def _through(process: Process | None, value: Any) -> Any:
+    return value if process is None or value is None else process(value)

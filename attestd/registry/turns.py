@@ -13,90 +13,48 @@ import struct
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+
+# Entered around every wait for others or for the disk, and around nothing else: what a thread gives up meanwhile.
+Waiting = Callable[[], AbstractContextManager[object]]
 
 
 class Turns:
-    """Threads of one process, first come, first served.
+    """Threads of one process, first come, first served."""
 
-    Who has a turn may also linger: give it to whoever comes next, and take it back if nobody does.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, waiting: Waiting = nullcontext) -> None:
+        self._waiting = waiting
         self._mutex = threading.Lock()
         self._taken = False
-        self._lingering: object | None = None
         self._queue: deque[threading.Lock] = deque()
 
     def take(self, timeout: float) -> bool:
         """Waits for this thread's turn, at most `timeout` seconds; False if it did not come."""
         with self._mutex:
-            if not self._taken or self._lingering is not None:
-                self._taken, self._lingering = True, None
+            if not self._taken:
+                self._taken = True
                 return True
             mine = threading.Lock()
             mine.acquire()
             self._queue.append(mine)
-        if mine.acquire(timeout=timeout):
-            return True
+        with self._waiting():
+            if mine.acquire(timeout=timeout):
+                return True
         with self._mutex:
             if mine in self._queue:
                 self._queue.remove(mine)
                 return False
         return True  # handed over at the last moment
 
-    def pass_on(self) -> bool:
-        """Hands over to the thread that waits longest; False if none does, and the turn is still this thread's."""
-        with self._mutex:
-            if not self._queue:
-                return False
-            self._queue.popleft().release()
-            return True
-
-    def linger(self, token: object) -> None:
-        """Hands over to whoever waits or comes next; until then `token` takes the turn back."""
-        with self._mutex:
-            if self._queue:
-                self._queue.popleft().release()
-            else:
-                self._lingering = token
-
-    def reclaim(self, token: object) -> bool:
-        """Whether nobody came and this thread has the turn again."""
-        with self._mutex:
-            if self._lingering is not token:
-                return False
-            self._lingering = None
-            return True
-
     def end(self) -> None:
-        """This thread's turn is over, whether or not another waits."""
+        """This thread's turn is over; who waits longest has the next."""
         with self._mutex:
             if self._queue:
                 self._queue.popleft().release()
             else:
                 self._taken = False
-
-
-class Company:
-    """Who was about lately: whether it is worth waiting for another."""
-
-    def __init__(self, window: float) -> None:
-        """`window`: for how many seconds a thread that was seen counts."""
-        self._window = window
-        self._seen: dict[int, float] = {}
-
-    def see(self) -> None:
-        """This thread is about."""
-        self._seen[threading.get_ident()] = time.monotonic()
-
-    def count(self) -> int:
-        """How many threads were about within the window."""
-        since = time.monotonic() - self._window
-        for thread, at in list(self._seen.items()):
-            if at < since:
-                self._seen.pop(thread, None)
-        return len(self._seen)
 
 
 _FLOCK = struct.Struct("hhqqi0q")  # struct flock: type, whence, start, length, pid (0 for locks of a description)
@@ -107,8 +65,9 @@ _POLL = 0.0005  # seconds
 class Turnstile:
     """Processes that share a file, alternating. A process that dies leaves nothing behind: the kernel lets go."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, waiting: Waiting = nullcontext) -> None:
         """Opens the file, making it (mode 0600) where there is none. Raises OSError."""
+        self._waiting = waiting
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def enter(self, timeout: float) -> bool:
@@ -127,11 +86,14 @@ class Turnstile:
         os.close(self._file)
 
     def _lock(self, octet: int, until: float) -> bool:
-        while not self._set(octet, fcntl.F_WRLCK):
-            if time.monotonic() >= until:
-                return False
-            time.sleep(_POLL)
-        return True
+        if self._set(octet, fcntl.F_WRLCK):
+            return True
+        with self._waiting():
+            while time.monotonic() < until:
+                time.sleep(_POLL)
+                if self._set(octet, fcntl.F_WRLCK):
+                    return True
+        return False
 
     def _set(self, octet: int, kind: int) -> bool:
         try:

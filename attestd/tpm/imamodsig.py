@@ -32,7 +32,6 @@ from attestd.tpm.der import (
 )
 from attestd.tpm.imasignatures import (
     HASHLIB_NAMES,
-    SIGNING_HASHES,
     FileKey,
     FileSignatureHashWrong,
     FileSignatureWrong,
@@ -126,7 +125,7 @@ def _verify(signer: _Signer, digest: FileDigest, keyrings: tuple[Keyring, ...], 
     # 1. It is by the digest's own hash, and by one that counts.
     if (signer.hash, digest.kind) != (digest.algorithm, "ima"):
         raise FileSignatureHashWrong(seen=signer.hash, expected=digest.text.rpartition(":")[0])
-    if signer.hash not in allowed or signer.hash not in SIGNING_HASHES:
+    if signer.hash not in allowed:
         raise FileSignatureHashWrong("Signatures by this hash do not count here.", seen=signer.hash)
     # 2. It is over the digest, or over attributes that hold it (RFC 5652, section 5.4).
     signed = digest.value

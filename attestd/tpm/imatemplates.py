@@ -73,12 +73,11 @@ class FileDigest:
     kind: str = "ima"
 
     def __post_init__(self) -> None:
-        size = HASH_SIZES.get(self.algorithm)
-        if size is None:
-            raise MalformedImaEntry("A digest is by a hash that the kernel has not.", seen=self.algorithm[:40])
-        if len(self.value) != size:
+        if len(self.value) != (size := HASH_SIZES.get(self.algorithm)):
             raise MalformedImaEntry(
-                f"A {self.algorithm} digest has the wrong size.", seen=f"{len(self.value)} octets", expected=size
+                "A digest is by a hash that the kernel has not, or has not its size.",
+                seen=f"{len(self.value)} octets by {self.algorithm[:40]!r}",
+                expected=size,
             )
         if self.kind not in _KINDS:
             raise MalformedImaEntry(
@@ -155,14 +154,10 @@ def read_event(template: bytes, data: bytes, order: ByteOrder = "little") -> Ima
             raise MalformedImaEntry("An entry's template data ends too early.", seen=f"{end} octets")
         (size,) = u32.unpack_from(data, at)
         at += 4
-        if size > end - at:
-            raise MalformedImaEntry(
-                f"A field {field} of an entry is longer than the entry.", seen=f"{size} octets", expected=f"{end - at}"
-            )
         found[field] = data[at : at + size]
         at += size
     if at != end:
-        raise MalformedImaEntry("Octets follow an entry's last field.", seen=f"{end - at}")
+        raise MalformedImaEntry("An entry's fields end elsewhere than its data.", seen=f"{at} octets", expected=end)
     digest = _read_digest(found)
     name = found.get("n-ng", found.get("n"))
     if name is None or digest is None:
@@ -198,9 +193,7 @@ def _read_digest(found: dict[str, bytes]) -> FileDigest | None:
 
 def _read_labelled(field: bytes) -> FileDigest:
     """`[kind:]algorithm:`, a NUL, the digest."""
-    label, colon, value = field.partition(b":\0")
-    if not colon:
-        raise MalformedImaEntry("A digest does not name its hash.", seen=repr(field[:24]))
+    label, _, value = field.partition(b":\0")
     kind, _, algorithm = label.decode("latin-1").rpartition(":")
     return FileDigest(algorithm, value, kind or "ima")
 

@@ -28,6 +28,7 @@ from attestd.issuance.challenges import RequestNonce
 from attestd.protocol.messages import RenewalRequest
 from attestd.protocol.signed import sign_flattened
 from attestd.registry import admission, devices
+from attestd.registry.acts import perform
 from attestd.registry.engine import Registry
 from attestd.registry.inventory import InventoryEntry
 from tests.forger import Forger
@@ -181,9 +182,9 @@ class Fleet:
             for forger in forgers:
                 device = devices.by_ek_hash(c, EkHash.of(forger.ek.public))
                 assert device is not None
-                devices.activate(
-                    c,
+                enrolled = devices.activation(
                     device.id,
+                    was=device.state,
                     expected_version=device.state_version,
                     ek_public=forger.ek.public,
                     ak_public=forger.ak.public,
@@ -198,6 +199,7 @@ class Fleet:
                     good_until=now + 4 * 3600,
                     now=now,
                 )
+                perform(c, *enrolled)
                 members.append((device.id, forger))
         return cls(Hierarchy.load(folder), members)
 

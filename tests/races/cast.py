@@ -162,7 +162,7 @@ class Cast:
         def events(outcome: object) -> tuple[Event, ...]:
             return (Event.ASK,) if isinstance(outcome, WaitAnswer) else (Event.ACTIVATE,)
 
-        return Part(f"complete {slot}", slot, verb, events, appraised=1)
+        return Part(f"complete {slot}", slot, verb, events, appraised=0)
 
     def _signed(
         self, slot: str, path: str, payload: bytes, verb: Callable[..., object], nonce: bytes = b""

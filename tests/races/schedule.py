@@ -9,7 +9,7 @@
 The points: `read` (before a reading begins) and `view` (its end, while its snapshot is still held), `act` (before a
 transaction), `statement` (before each of its statements, where transactions run side by side), `commit` and
 `committed`, `undone` (rolled back), `done` (the answer leaves). An entry of the log is what has happened when it is
-written.
+written. An act that is known beforehand is carried out step by step here, so that it can be held between them.
 
 Where transactions run side by side a verb may be blocked by a lock of one that is held here: `probe` says so of a
 connection, and another verb gets the turn. Where they don't, a verb waits at `act` until the other's is over.
@@ -25,8 +25,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from sqlalchemy import Engine, event
 
+from attestd.registry.acts import Step, perform
 from attestd.registry.engine import Connection, Registry
 from attestd.registry.statements import Statement
 
@@ -229,58 +231,76 @@ class Stage:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Gives every registry of this process its points, for the verbs that run on a stage."""
-        reading, acting = Registry.reading, Registry.acting
-
-        @contextmanager
-        def read(registry: Registry) -> Iterator[Connection]:
-            _point("read")
-            with reading(registry) as c:
-                yield c
-                _point("view")
-
-        @contextmanager
-        def act(registry: Registry) -> Iterator[Connection]:
-            actor: _Actor | None = getattr(_here, "actor", None)
-            if actor is None:
-                with acting(registry) as c:
-                    yield c
-                return
-            _point("act")
-            actor.acting = True
-            try:
-                with acting(registry) as c:
-                    yield c
-                    _point("commit")
-                actor.acting = False
-                _point("committed")
-            except BaseException:
-                if actor.acting:
-                    actor.acting = False
-                    _point("undone")
-                raise
-            finally:
-                actor.connection = None
-
         run = Statement._run
 
-        def direct(statement: Statement, c: Connection, parameters: Mapping[str, Any]) -> Any:
+        def direct(statement: Statement, c: Connection, values: Mapping[str, Any]) -> Any:
             _before_statement(c)
-            return run(statement, c, parameters)
+            return run(statement, c, values)
 
-        Registry.reading, Registry.acting = read, act  # type: ignore[method-assign]
-        if self._probe is not None:
-            Statement._run = direct  # type: ignore[method-assign]
-            event.listen(Engine, "before_cursor_execute", _before_statement)
-        try:
-            yield
-        finally:
-            for actor in self._company:
-                actor.dismiss()
-            self._company = []
-            Registry.reading, Registry.acting = reading, acting  # type: ignore[method-assign]
+        with pytest.MonkeyPatch.context() as patched:
+            for name, door in _doors().items():
+                patched.setattr(Registry, name, door)
             if self._probe is not None:
-                Statement._run = run  # type: ignore[method-assign]
-                event.remove(Engine, "before_cursor_execute", _before_statement)
+                patched.setattr(Statement, "_run", direct)
+                event.listen(Engine, "before_cursor_execute", _before_statement)
+            try:
+                yield
+            finally:
+                for actor in self._company:
+                    actor.dismiss()
+                self._company = []
+                if self._probe is not None:
+                    event.remove(Engine, "before_cursor_execute", _before_statement)
+
+
+def _doors() -> Mapping[str, Callable[..., Any]]:
+    """The registry's doors, with their points."""
+    reading, acting, ask, act = Registry.reading, Registry.acting, Registry.ask, Registry.act
+
+    @contextmanager
+    def read(registry: Registry) -> Iterator[Connection]:
+        _point("read")
+        with reading(registry) as c:
+            yield c
+            _point("view")
+
+    def ask_once(registry: Registry, statement: Statement, values: Mapping[str, Any], **options: Any) -> Any:
+        _point("read")
+        found = ask(registry, statement, values, **options)
+        _point("view")
+        return found
+
+    @contextmanager
+    def transact(registry: Registry) -> Iterator[Connection]:
+        actor: _Actor | None = getattr(_here, "actor", None)
+        if actor is None:
+            with acting(registry) as c:
+                yield c
+            return
+        _point("act")
+        actor.acting = True
+        try:
+            with acting(registry) as c:
+                yield c
+                _point("commit")
+            actor.acting = False
+            _point("committed")
+        except BaseException:
+            if actor.acting:
+                actor.acting = False
+                _point("undone")
+            raise
+        finally:
+            actor.connection = None
+
+    def step_by_step(registry: Registry, *steps: Step) -> None:
+        if getattr(_here, "actor", None) is None:
+            act(registry, *steps)
+            return
+        with transact(registry) as c:
+            perform(c, *steps)
+
+    return {"reading": read, "ask": ask_once, "acting": transact, "act": step_by_step}
 
 
 def _point(label: str) -> None:

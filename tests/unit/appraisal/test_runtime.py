@@ -548,6 +548,9 @@ def test_a_state_is_kept_as_octets() -> None:
         state.to_bytes().replace(b'"hashed"', b'"washed"'),
         state.to_bytes().replace(b'"refused":1', b'"refused":-1'),
         state.to_bytes().replace(b'"entries":5', b'"entries":-5'),
+        state.to_bytes().replace(b'"v":1', b'"v":1,"more":1'),
+        state.to_bytes().replace(b'"entry":2', b'"entry":2,"more":1'),
+        state.to_bytes().replace(b'"keyring":', b'"more":1,"keyring":'),
     ):
         assert spoiled != state.to_bytes()
         with pytest.raises(AttestdError):

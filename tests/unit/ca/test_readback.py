@@ -382,7 +382,7 @@ def test_another_issuers_parts_are_noticed(
     issue(spec, hierarchy.issuer)
     with pytest.raises(SignedBytesDiffer, match="issuer"):
         issue(spec, other)
-    for part in ("uses", "authority", "lists"):
+    for part in ("uses", "identifiers", "lists"):
         wrong = replace(honest(*_key(hierarchy.issuer, spec)), **{part: b""})
         monkeypatch.setattr(tbs, "_in_common", lambda *_, wrong=wrong: wrong)
         with pytest.raises(SignedBytesDiffer):

@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from sqlalchemy import delete
 from werkzeug.test import TestResponse
 
 from attestd.config import AttestationSettings, ReferenceSettings
 from attestd.credentials.facts import FACTS_OID, tier_of
-from attestd.errors import Unavailable
 from attestd.ids import EkHash, Tier
 from attestd.issuance.challenges import EnrollmentChallenge, RequestNonce
-from attestd.registry import admission, audit, devices, issued, spends, trust
+from attestd.registry import admission, audit, devices, issued, spends, tables, trust
+from attestd.registry.acts import Step
+from attestd.registry.statements import Statement
 from attestd.registry.states import Event, State
 from tests import ek_ca
 from tests.forger import Forger
@@ -120,11 +122,10 @@ def test_a_database_that_fails_at_the_commit_spends_nothing(world: World, monkey
     world.approve(device)
     challenge = device.begin()
 
-    def fails(*_: object, **__: object) -> None:
-        raise Unavailable("The disk is full.")
-
+    # The last step of the act refers to nothing, which the database refuses.
+    broken = Step(Statement(delete(tables.devices)), {})
     with monkeypatch.context() as patched:
-        patched.setattr(audit, "append", fails)
+        patched.setattr(audit, "entry", lambda **_: broken)
         assert device.complete(challenge).status_code == 503
     with world.registry.reading() as c:
         assert spends.find(c, challenge.id) is None

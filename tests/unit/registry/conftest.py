@@ -11,6 +11,7 @@ import pytest
 
 from attestd.ids import DeviceId, EkHash, Serial, Site, Tier
 from attestd.registry import admission, devices, issued, revision
+from attestd.registry.acts import perform
 from attestd.registry.devices import Device
 from attestd.registry.engine import Connection, Registry
 from attestd.registry.inventory import InventoryEntry
@@ -67,6 +68,7 @@ class Fleet:
     def activate(self, c: Connection, device: Device, **members: Any) -> Device:
         number = next(self._numbers)
         found: dict[str, Any] = {
+            "was": device.state,
             "expected_version": device.state_version,
             "ek_public": device.ek_public,
             "ak_public": b"AK %d" % number,
@@ -81,7 +83,8 @@ class Fleet:
             "good_until": NOW + 3600,
             "now": NOW,
         }
-        return devices.activate(c, device.id, **found | members)
+        perform(c, *devices.activation(device.id, **found | members))
+        return devices.by_id(c, device.id)
 
     def certificate(self, c: Connection, device: Device, *, not_after: int = NOW + 600, **members: Any) -> Serial:
         serial = Serial(next(self._numbers))
@@ -96,7 +99,7 @@ class Fleet:
             "der": b"certificate",
             "thumbprint": b"t" * 32,
         }
-        issued.record_for_device(c, **found | members)
+        perform(c, issued.recording(**found | members))
         return serial
 
     def device(self, state: State) -> Device:

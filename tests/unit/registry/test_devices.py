@@ -12,6 +12,7 @@ from sqlalchemy import event, insert, update
 from attestd.credentials.status import Status
 from attestd.ids import DeviceId, EkHash, Site, Tier
 from attestd.registry import admission, devices, issued, revision
+from attestd.registry.acts import perform
 from attestd.registry.devices import Device
 from attestd.registry.engine import Connection, Registry
 from attestd.registry.states import Event, State, StateChanged, UnknownDevice
@@ -81,16 +82,15 @@ def test_enrolling_again_revokes_the_old_credentials_and_spares_the_new(fleet: F
 def test_an_attestation_changes_what_is_known_and_not_who_it_is(fleet: Fleet) -> None:
     device = fleet.device(State.QUARANTINED)
     with fleet.registry.acting() as c:
-        devices.record_attestation(
-            c,
+        attested = devices.attestation(
             device.id,
             expected_version=device.state_version,
             result={"vector": {"executables": 96}},
             clock={"reset_count": 8},
             good_until=NOW + 20,
             now=NOW + 10,
-            firmware_version="9.9",
         )
+        perform(c, *attested)
     assert fleet.read(device) == replace(
         device,
         result={"vector": {"executables": 96}},
@@ -98,16 +98,15 @@ def test_an_attestation_changes_what_is_known_and_not_who_it_is(fleet: Fleet) ->
         attested_at=NOW + 10,
         attestation_good_until=NOW + 20,
         updated_at=NOW + 10,
-        firmware_version="9.9",
     )
 
 
 def test_rekeying_ends_what_is_issued_for_the_old_key(fleet: Fleet) -> None:
     device = fleet.device(State.ACTIVE)
     with fleet.registry.acting() as c:
-        rekeyed = devices.rekey(
-            c, device.id, expected_version=device.state_version, ck_public=b"CK2", ck_name=b"name 2", now=NOW
-        )
+        said = {"ck_public": b"CK2", "ck_name": b"name 2"}
+        perform(c, devices.rekeying(device.id, expected_version=device.state_version, now=NOW, **said))
+    rekeyed = fleet.read(device)
     assert rekeyed == replace(
         device, state_version=device.state_version + 1, ck_public=b"CK2", ck_name=b"name 2", updated_at=NOW
     )
@@ -120,28 +119,22 @@ def test_rekeying_ends_what_is_issued_for_the_old_key(fleet: Fleet) -> None:
 def test_requiring_a_device_unchanged(fleet: Fleet) -> None:
     device = fleet.device(State.ACTIVE)
     with fleet.registry.acting() as c:
-        devices.require_unchanged(c, device.id, expected_version=device.state_version)
-        devices.record_attestation(
-            c,
-            device.id,
-            expected_version=device.state_version,
-            result=RESULT,
-            clock=CLOCK,
-            good_until=NOW,
-            now=NOW,
-        )
-        devices.require_unchanged(c, device.id, expected_version=device.state_version)
+        seen = device.state_version
+        perform(c, devices.unchanged(device.id, expected_version=seen))
+        found = {"result": RESULT, "clock": CLOCK, "good_until": NOW, "now": NOW}
+        perform(c, *devices.attestation(device.id, expected_version=seen, **found))
+        perform(c, devices.unchanged(device.id, expected_version=seen))
         with pytest.raises(StateChanged):
-            devices.require_unchanged(c, device.id, expected_version=device.state_version + 1)
+            perform(c, devices.unchanged(device.id, expected_version=seen + 1))
         with pytest.raises(UnknownDevice):
-            devices.require_unchanged(c, DeviceId("nobody"), expected_version=device.state_version)
+            perform(c, devices.unchanged(DeviceId("nobody"), expected_version=seen))
 
 
 @pytest.mark.parametrize("state", sorted(set(State) - {State.ACTIVE}))
 def test_requiring_a_device_active(fleet: Fleet, state: State) -> None:
     device = fleet.device(state)
     with pytest.raises(StateChanged), fleet.registry.acting() as c:
-        devices.require_unchanged(c, device.id, expected_version=device.state_version)
+        perform(c, devices.unchanged(device.id, expected_version=device.state_version))
 
 
 # ---- Races ------------------------------------------------------------------------------------------------------
@@ -426,14 +419,7 @@ def test_an_attestation_asks_for_no_bundle(fleet: Fleet) -> None:
     device = fleet.device(State.ACTIVE)
     before = fleet.revision()
     with fleet.registry.acting() as c:
-        devices.record_attestation(
-            c,
-            device.id,
-            expected_version=device.state_version,
-            result=RESULT,
-            clock=CLOCK,
-            good_until=NOW,
-            now=NOW,
-        )
+        found = {"result": RESULT, "clock": CLOCK, "good_until": NOW, "now": NOW}
+        perform(c, *devices.attestation(device.id, expected_version=device.state_version, **found))
         fleet.certificate(c, device)
     assert fleet.revision() == before

@@ -1,4 +1,5 @@
-"""Acts that share a transaction: each is kept or undone by itself, and nobody hears "done" before the disk does."""
+"""SQLite: acts that share a transaction. Each is kept or undone by itself, and nobody hears "done" before the disk
+does."""
 
 from __future__ import annotations
 
@@ -6,24 +7,42 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
-from sqlalchemy import insert, text
+from sqlalchemy import bindparam, delete, insert, select, text
 
-from attestd.registry import sqlite
-from attestd.registry.engine import Connection, DatabaseNotWritable, Registry
-from attestd.registry.tables import counters
+from attestd.errors import Conflict
+from attestd.registry import revision, sqlite
+from attestd.registry.acts import Step
+from attestd.registry.engine import DatabaseBusy, DatabaseFailed, DatabaseNotWritable, Registry
+from attestd.registry.statements import Statement
+from attestd.registry.tables import counters, devices
+
+from .conftest import Fleet
+from .test_devices import State
 
 pytestmark = pytest.mark.once
 
+_PUT = Statement(insert(counters).inline(), columns=("name", "value"))
+_FIND = Statement(select(counters.c.value).where(counters.c.name == bindparam("wanted")))
+_EMPTY = Statement(delete(devices))
 
-def put(c: Connection, name: str) -> None:
-    c.execute(insert(counters).values(name=name, value=1))
+
+class Refusal(Conflict):
+    """A step of the test was refused"""
+
+
+def put(name: str) -> Step:
+    return Step(_PUT, {"name": name, "value": 1}, taken=Refusal)
+
+
+def never() -> Step:
+    return Step(_FIND, {"wanted": "nobody has this name"}, otherwise=lambda _: Refusal())
 
 
 class Crowd:
-    """Several threads that act while the first one holds the turn, so that all of them share its transaction."""
+    """Several threads that act while the turn is somebody else's, so that all of them share one transaction."""
 
     def __init__(self, registry: Registry) -> None:
         assert isinstance(registry._database, sqlite.SqliteDatabase)
@@ -31,32 +50,34 @@ class Crowd:
         self.ended: dict[str, BaseException | None] = {}
         self._threads: list[threading.Thread] = []
 
-    def come(self, name: str, act: Callable[[Connection], None] | None = None) -> None:
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody's act begins before the block is left."""
+        assert self.database._turns.take(0)
+        yield
+        self.database._turns.end()
+        self.leave()
+
+    def come(self, name: str, *steps: Step) -> None:
         """One more stands in line, to put a counter of this name, or to do something else."""
 
         def run() -> None:
             try:
-                with self.registry.acting() as c:
-                    (act or (lambda c: put(c, name)))(c)
+                self.registry.act(*(steps or (put(name),)))
             except Exception as error:  # noqa: BLE001 - the test looks at it
                 self.ended[name] = error
             else:
                 self.ended[name] = None
 
+        before = len(self.database._batches._line)
         self._threads.append(threading.Thread(target=run))
         self._threads[-1].start()
-        self._until(lambda: len(self.database._turns._queue) == len(self._threads))
+        until(lambda: len(self.database._batches._line) > before)
 
     def leave(self) -> None:
         for thread in self._threads:
             thread.join(10)
             assert not thread.is_alive()
-
-    def _until(self, seen: Callable[[], bool]) -> None:
-        until = time.monotonic() + 10
-        while not seen():
-            assert time.monotonic() < until
-            time.sleep(0.001)
 
     def names(self) -> set[str]:
         """The counters of this test that another process would see."""
@@ -65,125 +86,92 @@ class Crowd:
         return {name for (name,) in found}
 
 
+def until(seen: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 10
+    while not seen():
+        assert time.monotonic() < ends
+        time.sleep(0.001)
+
+
 @pytest.fixture
 def crowd(registry: Registry) -> Crowd:
     return Crowd(registry)
 
 
 @pytest.fixture
-def commits(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """The sizes of the transactions that were ended."""
-    sizes: list[int] = []
-    end = sqlite._Group.end
+def commits(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """One entry for each transaction that was committed by an act."""
+    done: list[None] = []
+    commit = sqlite._Session.commit
 
-    def counted(group: sqlite._Group) -> bool:
-        sizes.append(group.size)
-        return end(group)
+    def counted(session: sqlite._Session) -> None:
+        commit(session)
+        if session is crowd.database._writer:
+            done.append(None)
 
-    monkeypatch.setattr(sqlite._Group, "end", counted)
-    return sizes  # type: ignore[return-value]
+    monkeypatch.setattr(sqlite._Session, "commit", counted)
+    return done
 
 
-def test_who_waits_shares_one_commit(crowd: Crowd, commits: list[int]) -> None:
-    with crowd.registry.acting() as c:
-        put(c, "new-first")
+def test_who_stands_in_line_shares_one_commit(crowd: Crowd, commits: list[None]) -> None:
+    with crowd.held():
         for number in range(5):
             crowd.come(f"new-{number}")
         assert crowd.names() == set()
-    crowd.leave()
-    assert commits == [6]
-    assert len(crowd.names()) == 6
+    assert len(commits) == 1
+    assert len(crowd.names()) == 5
     assert set(crowd.ended.values()) == {None}
 
 
-def test_who_is_alone_does_not_wait(crowd: Crowd, commits: list[int]) -> None:
+def test_who_is_alone_has_a_transaction_without_a_savepoint(
+    crowd: Crowd, commits: list[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    run = sqlite._Session.run
+    monkeypatch.setattr(sqlite._Session, "run", lambda session, command: (ran.append(command), run(session, command)))
     for number in range(3):
-        with crowd.registry.acting() as c:
-            put(c, f"new-{number}")
-    assert commits == [1, 1, 1]
+        crowd.registry.act(put(f"new-{number}"))
+    assert ran == ["BEGIN IMMEDIATE"] * 3
+    assert len(commits) == 3
 
 
-def test_a_transaction_ends_though_more_stand_in_line(
-    crowd: Crowd, commits: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sqlite, "_GROUP", 2)
-    with crowd.registry.acting() as c:
-        put(c, "new-first")
-        for number in range(4):
-            crowd.come(f"new-{number}")
-    crowd.leave()
-    assert commits == [2, 2, 1]
-    assert len(crowd.names()) == 5
-
-
-def test_who_stands_in_line_shares_it_whoever_else_is_about(
-    crowd: Crowd, commits: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(crowd.database._company, "count", lambda: 0)
-    with crowd.registry.acting() as c:
-        put(c, "new-first")
-        crowd.come("new-1")
-        crowd.come("new-2")
-    crowd.leave()
-    assert commits == [3]
-
-
-def test_a_transaction_waits_for_who_is_about_to_act(
-    crowd: Crowd, commits: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sqlite, "_PATIENCE", 10.0)
-    monkeypatch.setattr(crowd.database._company, "count", lambda: 2)
-    turns = crowd.database._turns
-
-    def run() -> None:
-        with crowd.registry.acting() as c:
-            put(c, "new-early")
-
-    early = threading.Thread(target=run)
-    early.start()
-    crowd._until(lambda: turns._lingering is not None)
-    assert crowd.names() == set()
-    with crowd.registry.acting() as c:
-        put(c, "new-late")
-    early.join(10)
-    assert commits == [2]
-    assert crowd.names() == {"new-early", "new-late"}
-
-
-def test_it_does_not_wait_for_ever(crowd: Crowd, commits: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "_PATIENCE", 0.01)
-    monkeypatch.setattr(crowd.database._company, "count", lambda: 5)
-    with crowd.registry.acting() as c:
-        put(c, "new-alone")
-    assert commits == [1]
-    assert crowd.names() == {"new-alone"}
-
-
-def test_an_act_that_fails_takes_nothing_with_it(crowd: Crowd, commits: list[int]) -> None:
-    def half(c: Connection) -> None:
-        put(c, "new-half")
-        raise RuntimeError("half way")
-
-    with crowd.registry.acting() as c:
-        put(c, "new-first")
-        crowd.come("half", half)
-        crowd.come("twice", lambda c: (put(c, "new-twice"), put(c, "new-twice")))  # type: ignore[arg-type]
+def test_a_refused_act_takes_nothing_with_it(crowd: Crowd, commits: list[None]) -> None:
+    with crowd.held():
+        crowd.come("new-first")
+        crowd.come("half", put("new-half"), never())
+        crowd.come("twice", put("new-twice"), put("new-twice"))
         crowd.come("new-last")
-    crowd.leave()
-    assert commits == [4]
     assert crowd.names() == {"new-first", "new-last"}
-    assert isinstance(crowd.ended["half"], RuntimeError)
-    assert crowd.ended["twice"] is not None
-    assert crowd.ended["new-last"] is None
+    assert {name: type(error) for name, error in crowd.ended.items()} == {
+        "new-first": type(None),
+        "half": Refusal,
+        "twice": Refusal,
+        "new-last": type(None),
+    }
+    assert len(commits) == 1
 
 
-def test_the_first_act_may_fail_too(crowd: Crowd) -> None:
-    with pytest.raises(RuntimeError), crowd.registry.acting() as c:
-        put(c, "new-first")
-        crowd.come("new-last")
-        raise RuntimeError
-    crowd.leave()
-    assert crowd.names() == {"new-last"}
+@pytest.mark.parametrize("first", [True, False])
+def test_an_act_that_the_database_refuses_takes_nothing_with_it(crowd: Crowd, fleet: Fleet, first: bool) -> None:
+    """It would delete what others refer to: an error that no step has a name for."""
+    fleet.device(State.ACTIVE)
+    with crowd.held():
+        for name in ("broken", "new-other") if first else ("new-other", "broken"):
+            crowd.come(name, *((put("new-broken"), Step(_EMPTY, {})) if name == "broken" else ()))
+    assert crowd.names() == {"new-other"}
+    assert isinstance(crowd.ended["broken"], DatabaseFailed)
+    assert crowd.ended["new-other"] is None
+
+
+def test_a_lone_act_that_is_refused_is_undone(crowd: Crowd) -> None:
+    for steps in ((put("new-1"), never()), (put("new-2"), put("new-2"))):
+        with pytest.raises(Refusal):
+            crowd.registry.act(*steps)
+    with pytest.raises(DatabaseFailed):
+        crowd.registry.act(put("new-3"), Step(_PUT, {"name": "new-3", "value": 1}))  # it has no name for that
+    assert crowd.names() == set()
+    crowd.registry.act(put("new-4"))
+    assert crowd.names() == {"new-4"}
 
 
 def test_a_commit_that_fails_is_told_to_everybody(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,35 +180,75 @@ def test_a_commit_that_fails_is_told_to_everybody(crowd: Crowd, monkeypatch: pyt
         error.sqlite_errorcode = sqlite3.SQLITE_FULL
         raise error
 
-    with pytest.raises(DatabaseNotWritable), crowd.registry.acting() as c:
-        put(c, "new-first")
-        crowd.come("new-1")
-        crowd.come("new-2")
-        monkeypatch.setattr(sqlite._Session, "commit", full)
-    crowd.leave()
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(sqlite._Session, "commit", full)
+        with crowd.held():
+            crowd.come("new-1")
+            crowd.come("refused", never())
+            crowd.come("new-2")
     assert crowd.names() == set()
     assert {type(error) for error in crowd.ended.values()} == {DatabaseNotWritable}
-    with crowd.registry.acting() as c:
-        put(c, "new-later")
+    crowd.registry.act(put("new-later"))
     assert crowd.names() == {"new-later"}
 
 
-def test_a_transaction_that_is_gone_is_told_to_everybody_in_it(crowd: Crowd) -> None:
+def test_a_transaction_that_is_gone_is_told_to_everybody_in_it(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
     """After some errors SQLite rolls everything back by itself: acts that succeeded before are gone with it."""
+    perform = sqlite._Session.perform
+    seen: list[None] = []
 
-    def lose(c: Connection) -> None:
-        put(c, "new-lost")
+    def lose(session: sqlite._Session, steps: object) -> object:
+        seen.append(None)
+        refused = perform(session, steps)  # type: ignore[arg-type]
+        if len(seen) == 2:
+            session.run("ROLLBACK")
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+            raise error
+        return refused
+
+    monkeypatch.setattr(sqlite._Session, "perform", lose)
+    with crowd.held():
+        for name in ("new-early", "new-lost", "new-late"):
+            crowd.come(name)
+    assert crowd.names() == set()
+    assert {type(error) for error in crowd.ended.values()} == {DatabaseNotWritable}
+
+
+def test_a_transaction_that_is_gone_is_not_committed(crowd: Crowd) -> None:
+    """Not by an act that did not notice, either."""
+    with pytest.raises(DatabaseNotWritable, match="gave up"), crowd.registry.acting() as c:
+        c.execute(insert(counters).values(name="new-lost", value=1))
         c.execute(text("ROLLBACK"))
-        raise RuntimeError("the disk failed")
+    assert crowd.names() == set()
 
-    with pytest.raises(DatabaseNotWritable), crowd.registry.acting() as c:
-        put(c, "new-first")
-        crowd.come("new-early")
-        crowd.come("lose", lose)
-        crowd.come("new-late")
+
+def test_a_turn_that_does_not_come_is_told_to_everybody(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crowd.database, "_timeout", 0.2)
+    assert crowd.database._turns.take(0)
+    crowd.come("new-1")
+    crowd.come("new-2")
     crowd.leave()
-    assert isinstance(crowd.ended["new-early"], DatabaseNotWritable)
-    assert isinstance(crowd.ended["lose"], RuntimeError)
-    assert crowd.ended["new-late"] is None, "a new transaction was begun for it"
-    assert crowd.names() == {"new-late"}
+    assert {type(error) for error in crowd.ended.values()} == {DatabaseBusy}
+    crowd.database._turns.end()
+    crowd.registry.act(put("new-3"))
+    assert crowd.names() == {"new-3"}
+
+
+def test_acts_that_ask_in_between_take_turns_with_the_others(crowd: Crowd) -> None:
+    with crowd.registry.acting() as c:
+        c.execute(insert(counters).values(name="new-first", value=1))
+        crowd.come("new-second")
+        time.sleep(0.02)
+        assert crowd.ended == {}
+    crowd.leave()
+    assert crowd.names() == {"new-first", "new-second"}
+
+
+def test_a_question_to_act_on_is_waited_for(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected: list[None] = []
+    monkeypatch.setattr(crowd.database._company, "expect", lambda: expected.append(None))
+    crowd.registry.ask(_FIND, {"wanted": revision.REVISION})
+    assert len(expected) == 0
+    crowd.registry.ask(_FIND, {"wanted": revision.REVISION}, to_act=True)
+    assert len(expected) == 1

@@ -8,6 +8,7 @@ from sqlalchemy.exc import IntegrityError
 
 from attestd.ids import DeviceId, Serial
 from attestd.registry import devices, issued, revision
+from attestd.registry.acts import perform
 from attestd.registry.engine import Registry
 from attestd.registry.issued import AlreadyRevoked, Issued, Revoked, SerialTaken, UnknownCredential
 from attestd.registry.states import Event, State, StateChanged
@@ -27,8 +28,7 @@ OTHER = {
 def test_a_certificate_for_an_active_device(fleet: Fleet) -> None:
     device = fleet.device(State.ACTIVE)
     with fleet.registry.acting() as c:
-        issued.record_for_device(
-            c,
+        certificate = issued.recording(
             device_id=device.id,
             expected_version=device.state_version,
             serial=Serial(77),
@@ -39,6 +39,7 @@ def test_a_certificate_for_an_active_device(fleet: Fleet) -> None:
             der=b"DER",
             thumbprint=b"u" * 32,
         )
+        perform(c, certificate)
     with fleet.registry.reading() as c:
         found = issued.by_serial(c, Serial(77))
     assert found == Issued(

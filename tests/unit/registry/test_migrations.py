@@ -17,6 +17,7 @@ from sqlalchemy.schema import CreateTable
 
 from attestd.registry import devices, issued, migrations, revision
 from attestd.registry.engine import DatabaseDamaged, Registry, SchemaOutdated
+from attestd.registry.statements import LIBPQ
 from attestd.registry.states import Event
 from attestd.registry.tables import METADATA, SCHEMA, counters
 
@@ -127,11 +128,11 @@ def test_tables_can_be_written_for_postgresql() -> None:
 
 def test_issuing_holds_the_device_where_transactions_run_side_by_side() -> None:
     """Else a retirement that commits meanwhile would not see, and so not revoke, the new certificate."""
-    written = issued._INSERT_FOR_DEVICE.text(postgresql.dialect())
+    written = issued._INSERT_FOR_DEVICE.plan(LIBPQ).text
     assert written.endswith("FOR SHARE OF devices")
 
 
 def test_events_are_plain_conditional_updates() -> None:
-    written = devices._change_statement(Event.RETIRE, (), True, False).text(postgresql.dialect())
+    written = devices._change_statement(Event.RETIRE, (), True, False, False).plan(LIBPQ).text
     assert "state_version=(devices.state_version + " in written
     assert "devices.state = " in written

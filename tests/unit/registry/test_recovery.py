@@ -12,6 +12,7 @@ from attestd.credentials.bundle import Bundle
 from attestd.credentials.status import Status, StatusList
 from attestd.ids import Serial
 from attestd.registry import devices, issued, policies, recovery, revision
+from attestd.registry.acts import perform
 from attestd.registry.devices import Device
 from attestd.registry.recovery import IndicesExhausted, Recovered, recover
 from attestd.registry.states import State
@@ -47,8 +48,7 @@ def test_an_active_device_is_suspended_until_it_attests(fleet: Fleet) -> None:
     assert fleet.status(after) is Status.SUSPENDED
     before = fleet.revision()
     with fleet.registry.acting() as c:
-        devices.record_attestation(
-            c,
+        attested = devices.attestation(
             device.id,
             expected_version=after.state_version,
             result=RESULT,
@@ -57,6 +57,7 @@ def test_an_active_device_is_suspended_until_it_attests(fleet: Fleet) -> None:
             now=NOW,
             counts_again=True,
         )
+        perform(c, *attested)
     assert fleet.status(after) is Status.VALID
     assert fleet.revision() > before  # or no bundle would say so
 

@@ -9,6 +9,7 @@ import pytest
 
 from attestd.ids import DeviceId, Serial
 from attestd.registry import spends
+from attestd.registry.acts import perform
 from attestd.registry.engine import Connection, Registry
 from attestd.registry.spends import AlreadySpent, Spent
 
@@ -19,7 +20,7 @@ ID = b"0123456789abcdef"
 
 
 def spend(c: Connection, id: bytes = ID, *, digest: bytes = b"d" * 32, expires_at: int = NOW + 300) -> None:
-    spends.spend(c, id, purpose="nonce", request_digest=digest, now=NOW, expires_at=expires_at)
+    perform(c, spends.spending(id, purpose="nonce", request_digest=digest, now=NOW, expires_at=expires_at))
 
 
 def test_spending_once(registry: Registry) -> None:
@@ -42,8 +43,7 @@ def test_spending_twice(fleet: Fleet) -> None:
 
 def test_everything_for_a_retry_is_kept(registry: Registry) -> None:
     with registry.acting() as c:
-        spends.spend(
-            c,
+        used = spends.spending(
             ID,
             purpose="challenge",
             request_digest=b"d" * 32,
@@ -54,6 +54,7 @@ def test_everything_for_a_retry_is_kept(registry: Registry) -> None:
             now=NOW,
             expires_at=NOW + 1,
         )
+        perform(c, used)
     with registry.reading() as c:
         assert spends.find(c, ID) == Spent(
             ID, "challenge", b"d" * 32, b"p" * 32, b"{}", DeviceId("till-1"), Serial(77), NOW, NOW + 1
@@ -104,8 +105,7 @@ sys.stdin.readline()
 wins = 0
 for number in range(50):
     try:
-        with registry.acting() as c:
-            spends.spend(c, bytes([number]), purpose="nonce", request_digest=b"", now=0, expires_at=1)
+        registry.act(spends.spending(bytes([number]), purpose="nonce", request_digest=b"", now=0, expires_at=1))
         wins += 1
     except spends.AlreadySpent:
         pass

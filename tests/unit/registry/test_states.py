@@ -13,6 +13,7 @@ from attestd.credentials.status import Status
 from attestd.errors import Conflict
 from attestd.ids import DeviceId, EkHash
 from attestd.registry import admission, devices
+from attestd.registry.acts import perform
 from attestd.registry.devices import Device
 from attestd.registry.engine import Connection
 from attestd.registry.states import TRANSITIONS, Event, State, StateChanged, TransitionRefused, UnknownDevice
@@ -68,21 +69,15 @@ def ask(fleet: Fleet, c: Connection, device: Device) -> Device:
 
 
 def attest(fleet: Fleet, c: Connection, device: Device) -> Device:
-    return devices.record_attestation(
-        c,
-        device.id,
-        expected_version=device.state_version,
-        result=RESULT,
-        clock=CLOCK,
-        good_until=NOW + 60,
-        now=NOW,
-    )
+    found = {"result": RESULT, "clock": CLOCK, "good_until": NOW + 60, "now": NOW}
+    perform(c, *devices.attestation(device.id, expected_version=device.state_version, **found))
+    return devices.by_id(c, device.id)
 
 
 def rekey(fleet: Fleet, c: Connection, device: Device) -> Device:
-    return devices.rekey(
-        c, device.id, expected_version=device.state_version, ck_public=b"new", ck_name=b"new name", now=NOW
-    )
+    key = {"ck_public": b"new", "ck_name": b"new name"}
+    perform(c, devices.rekeying(device.id, expected_version=device.state_version, now=NOW, **key))
+    return devices.by_id(c, device.id)
 
 
 def replace(fleet: Fleet, c: Connection, device: Device) -> Device:

@@ -71,7 +71,9 @@ def test_what_is_not_known_of_a_version_may_be_anything(version: str, first: str
 # ---- The TPM's own word -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("parent", [ENDORSEMENT, PLATFORM, qualified_name(EK, parent=ENDORSEMENT)])
+@pytest.mark.parametrize(
+    "parent", [ENDORSEMENT, PLATFORM, qualified_name(EK, parent=ENDORSEMENT)], ids=["endorsement", "platform", "the EK"]
+)
 def test_a_key_of_a_plain_hierarchy_tells_the_version(parent: bytes) -> None:
     signer = qualified_name(AK, parent=parent)
     assert read_quoted(VERSION, qualified_signer=signer, ak=AK, ek=EK) == Firmware((7, 2, 1, 0))

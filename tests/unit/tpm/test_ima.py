@@ -203,6 +203,8 @@ def test_a_template_digest_that_is_wrong(write: Callable[..., bytes]) -> None:
     assert w.pcr10(lying) == w.pcr10(SOME)
     with pytest.raises(TemplateDigestMismatch, match="entry 6"):
         replay(BEGIN, write(lying), quoted={"sha256": w.pcr10(SOME)})
+    with pytest.raises(TemplateDigestMismatch, match="entry 6"):
+        replay(BEGIN, write(lying))
     found, _ = walk(write(lying), quoted=w.pcr10(SOME), survey=True)
     assert (found.wrong, found.first_wrong) == (1, 6)
     with pytest.raises(TemplateDigestMismatch, match="entry 6"):
@@ -342,7 +344,7 @@ MALFORMED = {
     "cut in the data": ONE[:-1],
     "an octet more": ONE + b"\n",
     "a huge template name": ONE + ONE[:NAME] + struct.pack("<I", 0xFFFFFFFF) + ONE[NAME + 4 :],
-    "no template name": ONE + ONE[:NAME] + struct.pack("<I", 0) + ONE[NAME + 4 :],
+    "no template name": ONE + ONE[:NAME] + struct.pack("<I", 0) + ONE[NAME + 10 :],
     "a template name that is no name": ONE + ONE.replace(b"ima-ng", b"ima\0ng"),
     "an unknown first template": ONE.replace(b"ima-ng", b"ima-zz"),
     "huge data": ONE + ONE[: NAME + 10] + struct.pack("<I", 0xFFFFFFFF) + ONE[NAME + 14 :],
@@ -358,6 +360,7 @@ MALFORMED = {
     "text: a PCR that there is not": w.text([w.ng("/a", pcr=24)]),
     "text: no PCR": w.text([w.ng("/a")]) + b"x" + w.text([w.ng("/a")]),
     "text: a line without end": w.text([w.ng("/a")]) + b"1" * (4 * MAX_ENTRY),
+    "text: a line too long": w.text([w.ng("/a"), w.buf("x", bytes(MAX_ENTRY + 600))]),
     "text: a digest in spaces": b"10 " + b"1 " * 20 + b" ima-ng sha256:00 /a",
 }  # fmt: skip
 
@@ -399,6 +402,32 @@ def test_malformed_lists_cost_no_more_memory_than_they_have(data: bytes) -> None
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 8 * len(data) + 200_000
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        MALFORMED["a huge template name"],
+        MALFORMED["huge data"],
+        w.text([w.ng("/a")]) + b"1",
+        ONE + w.old("/a").binary()[:51] + b"\xff" * 4,
+    ],
+    ids=["a huge template name", "huge data", "a line without end", "a huge name of `ima`"],
+)
+def test_no_more_is_read_for_an_impossible_size(data: bytes) -> None:
+    """However long the stream is that follows."""
+    given = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal given
+        yield data
+        for _ in range(200):
+            given += 100_000
+            yield b"1" * 100_000
+
+    with pytest.raises(MalformedImaList):
+        replay(BEGIN, endless())
+    assert given < 8 * MAX_ENTRY
 
 
 def test_memory_does_not_grow_with_the_list() -> None:

@@ -77,7 +77,7 @@ def cms(key: w.PrivateKey = KEY, **lies: Any) -> bytes:
     )
     signers = lies.get("signers", [info])
     content = lies.get("content", seq(oid(DATA)))
-    body = seq(integer(3), der(0x31, seq(oid(SHA256))), content, der(0x31, *signers))
+    body = seq(integer(3), der(0x31, seq(oid(SHA256))), content, lies.get("certificates", b""), der(0x31, *signers))
     return seq(oid(lies.get("type", SIGNED_DATA)), der(0xA0, body))
 
 
@@ -205,6 +205,12 @@ def test_hashes_that_do_not_count_and_verity_digests() -> None:
 def test_what_is_no_cms(data: bytes) -> None:
     with pytest.raises(MalformedFileSignature):
         verify(data)
+
+
+def test_certificates_that_come_along_are_bounded() -> None:
+    assert verify(cms(certificates=der(0xA0, bytes(MAX_APPENDED - 2000))))
+    with pytest.raises(MalformedFileSignature):
+        verify(cms(certificates=der(0xA0, bytes(MAX_APPENDED))))
 
 
 def test_a_flipped_bit_or_a_cut_anywhere_is_noticed() -> None:

@@ -205,7 +205,7 @@ def test_signatures_of_impossible_sizes(signature: bytes) -> None:
         b"\x30\x82\xff\xff",
         b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
         b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-        bytes(20_000),
+        public(KEY, Encoding.PEM) + b"\n" * 20_000,
         public(rsa.generate_private_key(65537, 1024)),
         public(ec.generate_private_key(ec.SECP256K1())),
         ed25519.Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
