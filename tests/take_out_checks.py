@@ -27,7 +27,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 _COPIED = ("attestd", "clients", "certs", "tests", "pyproject.toml")
 _CHECKING_CALL = re.compile(r"_?(check|verify|require|refuse|done)(_|$)")
 _REFUSAL = re.compile(r"[A-Z]\w+")
-VECTORS = {"ATTESTDVECTORS": os.environ.get("ATTESTDVECTORS", str(_ROOT.parent / "shared" / "vectors"))}
+VECTORS = {"ATTESTD_VECTORS": os.environ.get("ATTESTD_VECTORS", str(_ROOT.parent / "shared" / "vectors"))}
 _LIMIT = 300  # seconds for one run of the tests
 
 
