@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 from urllib.parse import quote
 
@@ -40,6 +41,7 @@ from attestd.registry.turns import Turns, Turnstile, Waiting
 SCHEME = "sqlite:///"
 _POOL = 16  # connections for reading that one process keeps open; more are made under load, and closed again
 _GROUP = 32  # acts that share a transaction, at most
+_POLL = 0.01  # seconds between two tries to begin, where somebody else holds the database
 _PATIENCE = 0.005  # seconds that an act waits for others to share its transaction, if others are about
 _COMPANY = 0.02  # seconds in which a thread that asked what it needs for an act may be expected to act
 
@@ -196,7 +198,7 @@ class SqliteDatabase:
                 with _named_errors():
                     session = self._writer = self._writer or _Session(self._writers.connect())
                     try:
-                        session.run("BEGIN IMMEDIATE")  # 2
+                        self._begin(session)  # 2
                         yield session  # 3
                         waits.enter_context(self._waiting())
                         session.commit()  # 4
@@ -209,6 +211,25 @@ class SqliteDatabase:
                     self._turnstile.leave()
         finally:
             self._turns.end()
+
+    def _begin(self, session: _Session) -> None:
+        """Nobody of ours is inside now. Somebody else may be, with a tool or a backup program: they are waited for
+        here, where it is told, since what SQLite waits for by itself nobody hears of."""
+        until = monotonic() + self._timeout
+        try:
+            session.run("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error):
+                raise
+            with self._waiting():
+                while True:
+                    sleep(_POLL)
+                    try:
+                        session.run("BEGIN IMMEDIATE")
+                        break
+                    except sqlite3.OperationalError as again:
+                        if not _is_busy(again) or monotonic() >= until:
+                            raise
 
     def _enter(self) -> None:
         if self._turnstile is None:
@@ -227,6 +248,10 @@ class SqliteDatabase:
             yield c
             if broken := c.execute(text("PRAGMA foreign_key_check")).all():
                 raise DatabaseDamaged(f"After the migration {len(broken)} rows refer to nothing; nothing was kept.")
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
 
 
 class _Undone(Exception):
@@ -310,6 +335,8 @@ def _engine(path: Path, purpose: str, busy_timeout: float) -> Engine:
     )
     pragmas = ["synchronous=FULL", f"foreign_keys={'OFF' if purpose == 'migrating' else 'ON'}", "trusted_schema=OFF"]
     pragmas.append("query_only=ON" if purpose == "reading" else "journal_mode=WAL")
+    if purpose == "acting":
+        pragmas.append("busy_timeout=0")  # from here on `_begin` waits
 
     def prepare(connection: sqlite3.Connection, _record: object) -> None:
         for pragma in pragmas:

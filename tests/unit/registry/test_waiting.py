@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from attestd.registry.engine import Registry
 from attestd.registry.statements import Statement
 from attestd.registry.tables import counters
 from attestd.registry.turns import Turns, Turnstile
+from tests.database import is_postgres
 
 _PUT = Statement(insert(counters).inline(), columns=("name", "value"))
 _FIND = Statement(select(counters.c.value).where(counters.c.name == bindparam("wanted")))
@@ -91,6 +93,37 @@ def test_an_act_that_asks_in_between_gives_it_up_too(registry: Registry, baton: 
         with registry.acting() as c:
             c.execute(insert(counters).values(name="new-1", value=1))
         assert baton.given_up > before
+
+
+@pytest.mark.once
+def test_a_database_that_somebody_else_holds_is_waited_for_without_it(url: str, tmp_path: Path, baton: Baton) -> None:
+    if is_postgres(url):
+        pytest.skip("SQLite's own way of waiting")
+    with baton.held():
+        registry = Registry.open(url, waiting=baton.waiting)
+        registry.act(put("new-1"))
+    held = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+    held.execute("BEGIN EXCLUSIVE")
+    failed: list[BaseException] = []
+
+    def act() -> None:
+        try:
+            with baton.held():
+                registry.act(put("new-2"))
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            failed.append(error)
+
+    waits = threading.Thread(target=act)
+    waits.start()
+    time.sleep(0.2)
+    with baton.held():  # another computes meanwhile
+        assert waits.is_alive()
+    held.execute("ROLLBACK")
+    waits.join(10)
+    held.close()
+    assert not failed
+    with baton.held():
+        registry.close()
 
 
 def test_nobody_waits_with_it_in_hand(registry: Registry, baton: Baton) -> None:
