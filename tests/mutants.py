@@ -126,7 +126,6 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_UNIT}/credentials/test_presented_issuers.py",
     ),
     # What is issued.
-    "attestd/ca/certificates.py": (f"{_UNIT}/ca/test_certificates.py",),
     "attestd/ca/readback.py": (f"{_UNIT}/ca/test_readback.py",),
     # The service.
     "attestd/issuance/challenges.py": _ISSUING,
