@@ -37,6 +37,7 @@ from attestd.ids import TrustDomain
 from attestd.issuance.appraising import Appraiser
 from attestd.issuance.enrollment import Enrollment
 from attestd.issuance.grants import Granter
+from attestd.issuance.issuers import Issuers
 from attestd.issuance.lifecycle import Lifecycle
 from attestd.issuance.trust import Trust
 from attestd.operations import Act, Operations
@@ -101,7 +102,7 @@ def open_instance(
     appraiser = Appraiser(settings)
     entropy = os.urandom
     granter = Granter(settings.trust_domain, hierarchy, profiles, entropy)
-    trust = Trust(registry, settings.endorsement)
+    trust = Trust(registry, settings.endorsement, issuers=Issuers(settings.endorsement, waiting=waiting))
     service = Service(
         settings=settings,
         registry=registry,

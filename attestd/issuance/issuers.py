@@ -25,11 +25,10 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, urljoin, urlsplit
-
-import httpx
 
 from attestd.config import EndorsementSettings, SettingInvalid
 from attestd.errors import AttestdError, Unavailable
@@ -37,6 +36,9 @@ from attestd.tpm.authority_info import issuer_urls
 from attestd.tpm.chain import MAX_ISSUERS
 from attestd.tpm.ekcert import MakerCertificate, parse_certificate
 from attestd.tpm.makers import certificates_in
+
+if TYPE_CHECKING:  # where nothing is fetched, the library is not loaded
+    import httpx
 
 _logger = logging.getLogger("attestd.issuers")
 
@@ -82,8 +84,12 @@ class Issuers:
         transport: httpx.BaseTransport | None = None,
         resolve: Resolve = resolve,
         clock: Callable[[], float] = time.monotonic,
+        waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        """`transport` and `resolve` are the network; tests bring their own. Raises SettingInvalid."""
+        """`transport` and `resolve` are the network; tests bring their own. `waiting` is entered around its answers.
+
+        Raises SettingInvalid.
+        """
         self._hosts = frozenset(host.lower() for host in settings.fetch_issuers_from if host)  # or host:port
         if odd := sorted(host for host in self._hosts if not _NAMED.fullmatch(host)):
             raise SettingInvalid(
@@ -94,6 +100,7 @@ class Issuers:
         self._private_too = settings.fetch_private_addresses
         self._timeout = settings.fetch_timeout.total_seconds()
         self._transport, self._resolve, self._clock = transport, resolve, clock
+        self._waiting = waiting
         self._lock = threading.Lock()
         self._permits = threading.Semaphore(_AT_ONCE)
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
@@ -131,6 +138,8 @@ class Issuers:
 
     def _get(self, url: str, deadline: float) -> tuple[bytes, ...]:
         """From memory, or else from the network; a failure is remembered, too."""
+        import httpx  # noqa: PLC0415
+
         now = self._clock()
         if not self._may_ask(url) or now >= deadline:
             return ()
@@ -148,7 +157,8 @@ class Issuers:
         try:
             with self._lock:
                 self._lately.append(now)
-            certificates = self._fetch(url, deadline)
+            with self._waiting():
+                certificates = self._fetch(url, deadline)
         except (AttestdError, httpx.HTTPError, httpx.InvalidURL) as failure:
             _logger.warning("no issuer from %s: %s", url, failure)
             certificates = ()
@@ -173,6 +183,8 @@ class Issuers:
         return named and parts.scheme in _PORTS and "@" not in parts.netloc
 
     def _fetch(self, url: str, deadline: float) -> tuple[bytes, ...]:
+        import httpx  # noqa: PLC0415
+
         timeout = max(deadline - self._clock(), 0.1)
         with httpx.Client(
             transport=self._transport, trust_env=False, follow_redirects=False, timeout=timeout
@@ -188,6 +200,8 @@ class Issuers:
 
     def _ask(self, client: httpx.Client, url: str, deadline: float) -> tuple[bytes, str | None]:
         """One request: the answer's octets, or where it sends us."""
+        import httpx  # noqa: PLC0415
+
         parts = urlsplit(url)
         host, port = _host_and_port(parts)
         address = self._address(host, port)

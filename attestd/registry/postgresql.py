@@ -31,8 +31,9 @@ from attestd.registry.failures import (
     DatabaseUnreachable,
     DatabaseUnsupported,
 )
+from attestd.registry.pgdrivers import LIBPQ
 from attestd.registry.pipeline import Line, Lines
-from attestd.registry.statements import LIBPQ, Statement
+from attestd.registry.statements import Statement
 from attestd.registry.turns import Waiting
 
 _POOL = 8  # connections of each kind that one process keeps open; more are made under load, and closed again

@@ -29,8 +29,6 @@ from sqlalchemy import (
     String,
     Update,
 )
-from sqlalchemy.dialects.postgresql.base import PGDialect
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.dialects.sqlite import pysqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
@@ -53,17 +51,10 @@ class Driver:
 
 
 # Exact types: a driver looks long for what it should do with a DeviceId or an EkHash.
-_EXACT: dict[Kind, Process] = {String: str, LargeBinary: bytes, JSON: lambda members: write_object(members).decode()}
-PYSQLITE = Driver("pysqlite", pysqlite.dialect(), _EXACT, {JSON: json.loads})
-PSYCOPG = Driver("psycopg", PGDialect_psycopg(paramstyle="format"), _EXACT, {})  # type: ignore[no-untyped-call]
-# Octets in and out, as the protocol has them (PostgreSQL 15, sections 55.2.3 and 34.3): binary but for numbers in.
-LIBPQ = Driver(
-    "libpq",
-    PGDialect(paramstyle="numeric_dollar"),  # type: ignore[no-untyped-call]
-    {String: lambda text: str(text).encode(), Integer: lambda number: b"%d" % number, JSON: write_object},
-    {String: bytes.decode, Integer: lambda octets: int.from_bytes(octets, "big", signed=True), JSON: json.loads},
-)
-_DRIVERS = {driver.name: driver for driver in (PYSQLITE, PSYCOPG)}
+EXACT: dict[Kind, Process] = {String: str, LargeBinary: bytes, JSON: lambda members: write_object(members).decode()}
+PYSQLITE = Driver("pysqlite", pysqlite.dialect(), EXACT, {JSON: json.loads})
+# Those by which Core executes, by name; PostgreSQL's (`pgdrivers`) is added by who uses it, for it takes megabytes.
+DRIVERS = {PYSQLITE.name: PYSQLITE}
 
 
 class Plan:
@@ -154,7 +145,7 @@ class Statement:
         return self.change(c, values)
 
     def _run(self, c: Connection, values: Mapping[str, Any]) -> tuple[Plan, Any]:
-        plan = self.plan(_DRIVERS[c.dialect.driver])
+        plan = self.plan(DRIVERS[c.dialect.driver])
         cursor = c.connection.cursor()
         try:
             cursor.execute(plan.text, plan.bind(values))

@@ -22,8 +22,8 @@ from attestd.protocol.derivations import completion_proof
 from attestd.protocol.encoding import write_object
 from attestd.protocol.messages import CompleteRequest, RenewalRequest, TokenRequest
 from attestd.protocol.signed import SignedEnvelope, sign_flattened
-from attestd.registry import issued, spends
-from attestd.registry.engine import DatabaseBusy
+from attestd.registry import issued
+from attestd.registry.engine import DatabaseBusy, Registry
 from tests.attacks.ledger import Ledger, refused
 from tests.service import URL, SoftDevice, World, problem
 
@@ -233,7 +233,7 @@ def test_a_fault_gives_nothing(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(spends, "spend", fails)
+        patch.setattr(Registry, "act", fails)
         answer = getattr(device, verb)()
     assert answer.status_code in (500, 503), answer.text
     assert b"CERTIFICATE" not in answer.data

@@ -258,8 +258,8 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ),
     ("a default policy that accepts every state", "keylime#1932"): (
         f"{ATTACK}quote.py::test_without_reference_values_nothing_is_affirmed",
-        "unit/appraisal/test_results.py::test_without_reference_values_software_is_never_affirmed",
-        "unit/appraisal/test_results.py::test_a_pcr_that_was_not_quoted_is_refused_not_ignored",
+        "unit/appraisal/test_comparison.py::test_without_reference_values_software_is_never_affirmed",
+        "unit/appraisal/test_comparison.py::test_a_pcr_that_was_not_quoted_is_refused_not_ignored",
     ),
     # ---- IMA
     ("entries appended to a list are believed", "IBM/ima-doc, event log format"): (

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from attestd.cli import importing, trust
+from attestd.cli import importing
 from attestd.issuance import makers
 from attestd.registry import audit
 from attestd.registry.trust import every
@@ -63,7 +63,7 @@ class Api:
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     world = World(tmp_path / "instance")
     known = manifest()
-    monkeypatch.setattr(trust.AdminApi, "connect", lambda _: Api(world))
+    monkeypatch.setattr("attestd.cli.api.AdminApi.connect", lambda _: Api(world))
     monkeypatch.setattr(makers, "known_makers", lambda: known)
     monkeypatch.setattr("attestd.operations.known_makers", lambda: known)
     yield world

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestd.config import AttestationSettings, ReferenceSettings
 from attestd.credentials.requests import SoftwareKey
+from attestd.issuance.appraising import Appraiser
 from attestd.protocol.encoding import b64decode, b64encode
 from attestd.registry import audit, devices, issued
 from attestd.registry.states import Event, State
@@ -36,7 +37,8 @@ def act(world: World, device: SoftDevice, event: Event) -> None:
 
 def settings(world: World, **changed: Any) -> None:
     """Other settings from now on."""
-    changed_lifecycle = replace(world.service.lifecycle, settings=replace(world.settings, **changed))
+    other = replace(world.settings, **changed)
+    changed_lifecycle = replace(world.service.lifecycle, settings=other, appraiser=Appraiser(other))
     object.__setattr__(world.service, "lifecycle", changed_lifecycle)
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.schema import CreateTable
 
 from attestd.registry import devices, issued, migrations, revision
 from attestd.registry.engine import DatabaseDamaged, Registry, SchemaOutdated
-from attestd.registry.statements import LIBPQ
+from attestd.registry.pgdrivers import LIBPQ
 from attestd.registry.states import Event
 from attestd.registry.tables import METADATA, SCHEMA, counters
 

@@ -15,8 +15,9 @@ from attestd.errors import Conflict
 from attestd.registry import engine, postgresql
 from attestd.registry.acts import Refused, Step
 from attestd.registry.engine import DatabaseBusy, DatabaseFailed, DatabaseUnreachable, Registry
+from attestd.registry.pgdrivers import LIBPQ
 from attestd.registry.pipeline import Line
-from attestd.registry.statements import LIBPQ, Statement
+from attestd.registry.statements import Statement
 from attestd.registry.tables import blocked_eks, counters
 from tests.postgres import Postgres, require_postgres, shared
 
