@@ -47,8 +47,8 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._multiprocess = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         if self._multiprocess:
-            # The library looks at the environment once, when it is imported: in a worker that is too early, since the
-            # process that it was forked from had imported it before it made the folder.
+            # The library looks at the environment once, when it is imported. That may have been too early; for a worker
+            # it was in the process that it is a copy of.
             values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
         self._gauges = _Gauges(service)
         self._counted: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}

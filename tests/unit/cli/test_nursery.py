@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-_PRELOADED = "import gc, os, signal, sys; import attestd.cli.preloaded; "
+_PRELOADED = "import gc, os, signal, sys; import attestd.cli.preloaded\n"
 
 
 def told(code: str) -> str:
@@ -29,6 +29,25 @@ def test_it_is_not_ended_with_its_workers_but_copies_are() -> None:
     assert told(f"print({handlers})") == "SIG_IGN SIG_IGN"
     copy = f"pid = os.fork(); pid or (print({handlers}, gc.isenabled(), flush=True), os._exit(0)); os.waitpid(pid, 0)"
     assert told(copy) == "SIG_DFL SIG_DFL True"
+
+
+def test_copies_draw_different_random_numbers() -> None:
+    """Also if the nursery itself had drawn some: signatures with one nonce for two messages would tell the key."""
+    draws = """
+import random
+from cryptography.hazmat.primitives.asymmetric import ec
+def draw():
+    return ec.generate_private_key(ec.SECP256R1()).private_numbers().private_value, random.random(), os.urandom(8)
+draw()
+for _ in range(2):
+    pid = os.fork()
+    if not pid:
+        print(*draw(), flush=True)
+        os._exit(0)
+    os.waitpid(pid, 0)
+"""
+    first, second = (set(line.split()) for line in told(draws).splitlines())
+    assert not first & second
 
 
 def test_it_holds_nothing_that_no_worker_needs() -> None:
