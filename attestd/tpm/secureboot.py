@@ -249,8 +249,7 @@ def _signers(variables: list[Variable], doubts: list[str]) -> dict[str, Any]:
         data, certificate = known
         digest = hashlib.sha256(data).hexdigest() if certificate else data.hex()
         source = uefi.printable(variable.name, 32)
-        if (source, digest) not in found:
-            found[source, digest] = Signer(source, digest, _subject(data) if certificate else "an image by its digest")
+        found[source, digest] = Signer(source, digest, _subject(data) if certificate else "an image by its digest")
     if len(found) > _MOST_SIGNERS:
         doubts.append("too-many-signers")
         return {}

@@ -210,6 +210,22 @@ def test_a_database_that_can_not_be_read(content: bytes) -> None:
     assert facts["secure_boot"] is True
 
 
+def test_a_database_as_long_as_a_signer_is_a_database() -> None:
+    """One key of four octets makes 48, as an owner and an image's SHA-256 do."""
+    content = w.signatures(b"abcd")
+    assert len(content) == 48
+    facts = facts_of(w.grub_boot(variables={**w.keys(), "db": content}))
+    assert facts["db"] == [sha256(b"abcd")]
+    assert len(facts["signers"]) == 2
+
+
+def test_only_signature_databases_vouch() -> None:
+    """A platform key of 32 octets is none, and is no image's digest either."""
+    facts = facts_of(w.grub_boot(variables={**w.keys(), "PK": bytes(range(32))}))
+    assert facts["doubts"] == ["pk-unreadable"]
+    assert "setup_mode" not in facts
+
+
 def test_as_many_keys_as_bounded() -> None:
     content = w.signatures(*(bytes([n]) * 40 for n in range(128)), each=False)
     assert len(facts_of(w.grub_boot(variables={**w.keys(), "db": content}))["db"]) == 128
@@ -239,6 +255,12 @@ def test_the_first_mode_counts() -> None:
     boot = w.firmware(Boot(), separated=False)
     boot.measure(1, EV.VAR_CONFIG, w.variable(GLOBAL, "AuditMode", b"\x01")).separate(range(8))
     assert facts_of(boot)["audit_mode"] is False
+
+
+def test_modes_without_a_separator_are_anybody_s() -> None:
+    boot = Boot().measure(1, EV.VAR_CONFIG, w.variable(GLOBAL, "AuditMode", b"\0"))
+    assert "audit_mode" not in facts_of(boot)
+    assert facts_of(boot.separate((1,)))["audit_mode"] is False
 
 
 @pytest.mark.parametrize("lie", ["data", "vendor", "value"])
@@ -406,6 +428,13 @@ def test_an_sbat_level_that_is_none(content: bytes) -> None:
     facts = facts_of(w.shim(w.firmware(Boot()), sbat=content))
     assert "sbat_level" not in facts
     assert facts["shim"] is True
+
+
+def test_an_sbat_level_without_bounds() -> None:
+    lines = b"sbat,1,2023012900\n" + b"component,1\n" * 64
+    facts = facts_of(w.shim(w.firmware(Boot()), sbat=lines))
+    assert (facts["sbat_level"], len(facts["sbat"])) == (2023012900, 64)
+    assert "sbat" not in facts_of(w.shim(w.firmware(Boot()), sbat=lines + b"x" * 4096))
 
 
 def test_shim_s_states_are_no_signers() -> None:
