@@ -6,8 +6,7 @@ nothing twice, whatever order transactions committed in. Of several processes on
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, bindparam, select, update
-from sqlalchemy.dialects.sqlite import insert  # its ON CONFLICT is the one that every database here understands
+from sqlalchemy import Connection, bindparam, insert, select, text, update
 
 from attestd.registry import audit_tree
 from attestd.registry.tables import counters
@@ -15,10 +14,15 @@ from attestd.registry.tables import counters
 _PLACE, _HELD = "follower/", "follower-held/"
 
 _FIND = select(counters.c.value).where(counters.c.name == bindparam("wanted"))
-_START = (
-    insert(counters)
-    .values(name=bindparam("new_name"), value=bindparam("new_value"))
-    .on_conflict_do_nothing(index_elements=["name"])
+_START = insert(counters).from_select(
+    ["name", "value"],
+    select(
+        bindparam("new_name", type_=counters.c.name.type).label("name"),
+        bindparam("new_value", type_=counters.c.value.type).label("value"),
+    )
+    .where(text("1 = 1"))  # or SQLite would take what follows for a join's condition
+    # Every database here understands this. Core has it only in the modules of single ones, which are large.
+    .suffix_with("ON CONFLICT DO NOTHING"),
 )
 _TAKE = (
     update(counters)
