@@ -20,7 +20,7 @@ MAX_ATTEST = 2048
 MAX_SIGNATURE = 1100
 MAX_CERTIFICATE = 8 * 1024
 MAX_CERTIFICATES = 8
-MAX_SEALED = 16 * 1024  # an endorsement certificate of MAX_CERTIFICATE octets, in base64url, and the rest
+MAX_SEALED = 16 * 1024  # a challenge has 450 to 700 octets; in its first layout it held a certificate, too
 MAX_LOG = 4 * 1024 * 1024
 
 # Bank name -> PCR index -> digest.

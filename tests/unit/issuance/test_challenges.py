@@ -61,7 +61,7 @@ def test_a_sealed_challenge_is_small() -> None:
     assert len(challenge(by_maker()).seal(KEYS, os.urandom)) < 600
 
 
-def test_a_challenge_of_the_layout_before_does_not_open() -> None:
+def test_a_challenge_of_a_layout_before_does_not_open() -> None:
     """ADR 0003: who began before an upgrade begins again."""
     sealed = KEYS.seal(b'{"id":"AA"}', purpose="attestd/challenge/1", entropy=os.urandom)
     with pytest.raises(SealBroken):

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from attestd.tpm import claims as module
 from attestd.tpm.claims import Claims, read_leniently, read_strictly
 from attestd.tpm.der import Element, MalformedCertificate, children, whole
 from tests import ek_ca as ca
@@ -153,3 +154,63 @@ def test_extensions_of_another_shape_are_refused(item: bytes) -> None:
 def test_dates_that_are_none_are_refused(validity: bytes) -> None:
     with pytest.raises(MalformedCertificate):
         read_leniently(whole(validity), None)
+
+
+# ---- What a batch has in common ---------------------------------------------------------------------------------
+
+
+def cut(der: bytes) -> bytes:
+    extensions = parts(der)[1]
+    assert extensions is not None
+    return extensions.raw
+
+
+def test_extensions_that_are_known_change_nothing_else() -> None:
+    """Another chip of the batch: the same extensions, its own dates."""
+    first, second = RICH.sign(CA.key), RICH.but(not_before=datetime(2025, 1, 1, tzinfo=UTC)).sign(CA.key)
+    assert cut(first) == cut(second)
+    for der in (first, second, first):
+        assert read_strictly(der, cut(der)) == read_strictly(der)
+    assert read_strictly(first, cut(first)).not_before != read_strictly(second, cut(second)).not_before
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        ca.key_usage("key_encipherment"),
+        ca.purposes(ca.EK_PURPOSE),
+        ca.basic_constraints(True),
+        ca.subject_key(b"another key id"),
+        ca.alternative_name(ca.tpm_attributes(model="Three"), critical=True),
+        ca.Extension("1.2.3.4", b"", True),
+    ],
+)
+def test_extensions_that_differ_are_not_taken_for_known_ones(lie: ca.Extension) -> None:
+    honest, other = RICH.sign(CA.key), RICH.with_extension(lie).sign(CA.key)
+    known, found = read_strictly(honest, cut(honest)), read_strictly(other, cut(other))
+    assert found == read_strictly(other)
+    assert found != known
+
+
+def test_a_certificate_that_breaks_rules_elsewhere_is_refused_with_known_extensions() -> None:
+    honest = RICH.sign(CA.key)
+    read_strictly(honest, cut(honest))
+    for lies in ({"serial": ca.der(0x02, b"\x00\x01")}, {"version": ca.der(0xA0, ca.integer(7))}):
+        broken = RICH.but(**lies).sign(CA.key)
+        assert cut(broken) == cut(honest)
+        with pytest.raises(MalformedCertificate):
+            read_strictly(broken, cut(broken))
+
+
+def test_what_is_remembered_is_bounded_and_well_formed() -> None:
+    for number in range(300):
+        der = RICH.with_extension(ca.Extension("1.2.3.4", number.to_bytes(2, "big"))).sign(CA.key)
+        assert read_strictly(der, cut(der)) == read_strictly(der)
+    assert 0 < len(module._known) <= 256
+    large = RICH.with_extension(ca.Extension("1.2.3.4", bytes(2048))).sign(CA.key)
+    read_strictly(large, cut(large))
+    assert cut(large) not in module._known
+    broken = RICH.with_extension(ca.Extension("2.5.29.15", ca.seq())).sign(CA.key)
+    with pytest.raises(MalformedCertificate):
+        read_strictly(broken, cut(broken))
+    assert cut(broken) not in module._known

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attestd.errors import MalformedInput
-from attestd.tpm.wire import MalformedTpmStructure, Reader, sized, u16, u32
+from attestd.tpm.wire import MalformedTpmStructure, Reader, sized, u16, u32, u64
 
 
 def test_reads_what_the_writers_write() -> None:
-    reader = Reader(b"\x07" + u16(0xFFEE) + u32(0xDDCCBBAA) + bytes(7) + b"\x05" + sized(b"name") + b"xy", "thing")
+    reader = Reader(b"\x07" + u16(0xFFEE) + u32(0xDDCCBBAA) + u64(5) + sized(b"name") + b"xy", "thing")
     assert (reader.u8(), reader.u16(), reader.u32(), reader.u64()) == (7, 0xFFEE, 0xDDCCBBAA, 5)
     assert (reader.sized(4), reader.take(2)) == (b"name", b"xy")
     reader.done()
@@ -46,6 +46,9 @@ def test_a_sized_buffer_may_not_claim_more_than_there_is() -> None:
     assert Reader(u16(3) + b"abc", "thing").sized(3) == b"abc"
     with pytest.raises(MalformedTpmStructure, match="ends too early"):
         Reader(u16(4) + b"abc", "thing").sized(4)
+    for size in (0, 1):  # octets: not even a size
+        with pytest.raises(MalformedTpmStructure, match="ends too early"):
+            Reader(bytes(size), "thing").sized(4)
 
 
 def test_a_sized_buffer_may_not_exceed_its_limit() -> None:
