@@ -22,6 +22,8 @@ MAX_CERTIFICATE = 8 * 1024
 MAX_CERTIFICATES = 8
 MAX_SEALED = 16 * 1024  # a challenge has 450 to 700 octets; in its first layout it held a certificate, too
 MAX_LOG = 4 * 1024 * 1024
+MAX_EAR = 16 * 1024  # characters; reasons are the most of it
+MAX_ENTRIES = 1 << 31  # of one boot's IMA list
 
 # Bank name -> PCR index -> digest.
 PcrValues = Mapping[str, Mapping[int, bytes]]
@@ -167,18 +169,52 @@ class CertifiedKey(NamedTuple):
         }
 
 
+class Lately(NamedTuple):
+    """What the service knows of a boot's logs, so that they need not be sent again: the SHA-256 of the event log, and
+    how many entries of the IMA list."""
+
+    eventlog: bytes | None = None
+    ima: int = 0
+
+    @classmethod
+    def read(cls, members: Members) -> Self:
+        eventlog = members.octets("eventlog", limit=32, least=32) if "eventlog" in members else None
+        ima = _entries(members, "ima") if "ima" in members else 0
+        members.done()
+        return cls(eventlog, ima)
+
+    def to_members(self) -> dict[str, Any]:
+        found: dict[str, Any] = {} if self.eventlog is None else {"eventlog": b64encode(self.eventlog)}
+        return found | ({"ima": self.ima} if self.ima else {})
+
+
+_NOTHING = Lately()
+
+
+def _entries(members: Members, name: str) -> int:
+    if not 0 < (count := members.integer(name)) < MAX_ENTRIES:
+        raise MalformedJson(f"{name} is no number of entries.", seen=count, expected=f"1 to {MAX_ENTRIES - 1}")
+    return count
+
+
 class QuoteEvidence(NamedTuple):
-    """A quote, the PCR values that it is said to cover, and the logs. Nothing is proven yet."""
+    """A quote, the PCR values that it is said to cover, and the logs. Nothing is proven yet.
+
+    `eventlog_sha256` stands for an event log that the service knows of this boot; `ima` goes on after the `ima_from`
+    entries that it knows.
+    """
 
     attest: bytes
     signature: bytes
     pcrs: PcrValues
     eventlog: bytes | None = None
     ima: bytes | None = None
+    eventlog_sha256: bytes | None = None
+    ima_from: int = 0
 
     @classmethod
     def read(cls, members: Members) -> Self:
-        """Takes `quote`, `pcrs`, `eventlog?` and `ima?` out of `members`; the caller calls `done()`."""
+        """Takes `quote`, `pcrs` and the logs out of `members`; the caller calls `done()`."""
         quote = members.object("quote")
         attest = quote.octets("attest", limit=MAX_ATTEST, least=1)
         signature = quote.octets("signature", limit=MAX_SIGNATURE, least=1)
@@ -186,7 +222,13 @@ class QuoteEvidence(NamedTuple):
         pcrs = _read_pcrs(members.object("pcrs"))
         eventlog = members.octets("eventlog", limit=MAX_LOG) if "eventlog" in members else None
         ima = members.octets("ima", limit=MAX_LOG) if "ima" in members else None
-        return cls(attest, signature, pcrs, eventlog, ima)
+        known = members.octets("eventlog_sha256", limit=32, least=32) if "eventlog_sha256" in members else None
+        if known is not None and eventlog is not None:
+            raise MalformedJson("An event log is sent or it is known.", seen="eventlog and eventlog_sha256")
+        ima_from = _entries(members, "ima_from") if "ima_from" in members else 0
+        if ima_from and ima is None:
+            raise MalformedJson("ima_from tells where entries begin.", seen="ima_from without ima")
+        return cls(attest, signature, pcrs, eventlog, ima, known, ima_from)
 
     def to_members(self) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -199,6 +241,10 @@ class QuoteEvidence(NamedTuple):
             found["eventlog"] = b64encode(self.eventlog)
         if self.ima is not None:
             found["ima"] = b64encode(self.ima)
+        if self.eventlog_sha256 is not None:
+            found["eventlog_sha256"] = b64encode(self.eventlog_sha256)
+        if self.ima_from:
+            found["ima_from"] = self.ima_from
         return found
 
 
@@ -293,7 +339,8 @@ class CompleteRequest(NamedTuple):
 class CredentialAnswer:
     """A certificate for the device (`200` of completion, attestation and renewal).
 
-    `chain` is PEM, the leaf first and without the root; times are seconds from now, for devices without a clock.
+    `chain` is PEM, the leaf first and without the root; times are seconds from now, for devices without a clock. `ear`
+    is the result as a JWT, for relying parties; `lately` what the next attestation may leave out.
     """
 
     device_id: str
@@ -302,6 +349,8 @@ class CredentialAnswer:
     result: Mapping[str, Any]
     renew_after: int
     expires_in: int
+    ear: str = ""
+    lately: Lately = _NOTHING
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
@@ -314,6 +363,8 @@ class CredentialAnswer:
             result=dict(message.object("result").items()),
             renew_after=message.seconds("renew_after"),
             expires_in=message.seconds("expires_in"),
+            ear=_read_ear(message),
+            lately=_read_lately(message),
         )
         message.done()
         return parsed
@@ -328,8 +379,23 @@ class CredentialAnswer:
                 "result": self.result,
                 "renew_after": self.renew_after,
                 "expires_in": self.expires_in,
+                **_further(self.ear, self.lately),
             }
         )
+
+
+def _read_ear(message: Members) -> str:
+    return message.text("ear", limit=MAX_EAR) if "ear" in message else ""
+
+
+def _read_lately(message: Members) -> Lately:
+    return Lately.read(message.object("lately")) if "lately" in message else _NOTHING
+
+
+def _further(ear: str, lately: Lately) -> dict[str, Any]:
+    """What an answer holds where there is something to hold."""
+    members = lately.to_members()
+    return ({"ear": ear} if ear else {}) | ({"lately": members} if members else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,6 +405,8 @@ class WaitAnswer:
     state: str
     retry_after: int  # seconds
     result: Mapping[str, Any] = field(default_factory=dict)
+    ear: str = ""
+    lately: Lately = _NOTHING
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
@@ -348,12 +416,22 @@ class WaitAnswer:
             state=message.text("state", limit=20),
             retry_after=message.seconds("retry_after"),
             result=dict(message.object("result").items()),
+            ear=_read_ear(message),
+            lately=_read_lately(message),
         )
         message.done()
         return parsed
 
     def to_bytes(self) -> bytes:
-        return write_object({"v": 1, "state": self.state, "retry_after": self.retry_after, "result": self.result})
+        return write_object(
+            {
+                "v": 1,
+                "state": self.state,
+                "retry_after": self.retry_after,
+                "result": self.result,
+                **_further(self.ear, self.lately),
+            }
+        )
 
 
 class AttestationRequest(NamedTuple):

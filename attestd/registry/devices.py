@@ -37,6 +37,10 @@ STATUS: Mapping[State, Status] = {
     State.RETIRED: Status.INVALID,
 }
 
+# Who quarantined a device: what an operator did, policy does not undo.
+OPERATOR = "operator"
+APPRAISAL = "appraisal"
+
 MAX_PAGE = 1000
 _MAX_WORDS = 8
 
@@ -70,6 +74,7 @@ class Device:
     clock: Mapping[str, Any] | None
     state_reason: str | None
     source: str  # "inventory" or "request"
+    quarantined_by: str | None = None  # OPERATOR or APPRAISAL, of a quarantined one
 
 
 _BY_ID = Statement(select(devices).where(devices.c.id == bindparam("wanted")))
@@ -253,7 +258,10 @@ def changing_state(
     """QUARANTINE or RELEASE by what a device showed; the version grows by one. Refused as `change_state` raises."""
     if event not in (Event.QUARANTINE, Event.RELEASE):
         raise ValueError(f"a device does not {event.value} itself")
-    change = _changing(device_id, event, expected_version=expected_version, now=now, state_reason=reason)
+    by = APPRAISAL if event is Event.QUARANTINE else None
+    change = _changing(
+        device_id, event, expected_version=expected_version, now=now, state_reason=reason, quarantined_by=by
+    )
     return change, revision.bumping()
 
 
@@ -285,7 +293,9 @@ def change_state(
     """
     if event not in _PLAIN:
         raise ValueError(f"{event.value} has a function of its own")
-    device = change(c, device_id, event, expected_version=expected_version, now=now, values={"state_reason": reason})
+    by = OPERATOR if event is Event.QUARANTINE else None
+    values = {"state_reason": reason, "quarantined_by": by}
+    device = change(c, device_id, event, expected_version=expected_version, now=now, values=values)
     if event is Event.RETIRE:
         issued.revoke_all_of(c, device_id, reason="the device was retired", now=now)
     revision.bump(c)

@@ -17,8 +17,11 @@ REVISION = "revision"
 EPOCH = "epoch"
 NEXT_STATUS_INDEX = "next_status_index"
 TRUST = "trust"
+REFERENCES = "references"
 AUDIT_SIZE = "audit_size"  # `attestd.registry.audit_tree`
 AUDIT_ARCHIVED = "audit_archived"
+OVERDUE_TOLD = "overdue_told"  # `attestd.registry.overdue`: up to which moment (unix seconds)
+EXPIRING_TOLD = "expiring_told"
 
 
 def bump(c: Connection) -> int:
@@ -67,6 +70,16 @@ def change_trust(c: Connection) -> None:
 def trust_version(c: Connection) -> int:
     """How often the trust store changed."""
     return _read(c, TRUST)
+
+
+def change_references(c: Connection) -> None:
+    """Says that the reference manifests changed."""
+    _advance(c, REFERENCES, 1)
+
+
+def references_version(c: Connection) -> int:
+    """How often the reference manifests changed."""
+    return _read(c, REFERENCES)
 
 
 _READ = Statement(select(counters.c.value).where(counters.c.name == bindparam("wanted")))

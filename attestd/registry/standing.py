@@ -39,6 +39,8 @@ class Standing(NamedTuple):
     manufacturer: str
     model: str
     firmware_version: str
+    clock: Mapping[str, Any] | None
+    quarantined_by: str | None
 
 
 class Known(NamedTuple):

@@ -12,7 +12,7 @@ from sqlalchemy import JSON, BigInteger, Index, Integer, MetaData, String, Table
 from sqlmodel import AutoString, Field, SQLModel
 
 # The newest migration. Opening a database of another revision fails; a test keeps this equal to Alembic's head.
-SCHEMA = "0002"
+SCHEMA = "0003"
 
 # Every constraint has a name, or a later migration could not drop it.
 NAMES = {
@@ -43,6 +43,7 @@ class DeviceRow(_Stored, table=True):
         Index(None, "tier", "id"),
         Index(None, "site", "id"),
         Index(None, "site", "state", "id"),
+        Index(None, "attestation_good_until"),  # who is overdue
     )
 
     id: str = Field(primary_key=True)
@@ -69,6 +70,7 @@ class DeviceRow(_Stored, table=True):
     result: dict[str, Any] | None = Field(default=None, sa_type=_Json)
     clock: dict[str, Any] | None = Field(default=None, sa_type=_Json)
     state_reason: str | None = None
+    quarantined_by: str | None = None
     source: str
 
 
@@ -242,6 +244,126 @@ class AuditArchiveRow(_Stored, table=True):
     file: str
 
 
+class ManifestRow(_Stored, table=True):
+    """One version of a reference manifest; rows are withdrawn, and never changed. `attestd.registry.references`."""
+
+    __tablename__ = "reference_manifests"
+    __table_args__ = (Index(None, "name", "number"),)
+
+    number: int | None = Field(default=None, primary_key=True, sa_type=_RowNumber)
+    name: str
+    stage: str
+    digest: str
+    document: bytes
+    added_at: int = Field(sa_type=BigInteger)
+    added_by: str
+    until: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class WatchedRow(_Stored, table=True):
+    """What a monitored manifest would refuse: its last word on one device. `attestd.registry.references`."""
+
+    __tablename__ = "watched"
+
+    digest: str = Field(primary_key=True)
+    device_id: str = Field(primary_key=True)
+    at: int = Field(sa_type=BigInteger)
+    reasons: list[str] = Field(sa_type=_Json, nullable=False)
+
+
+class ContentRow(_Stored, table=True):
+    """Octets kept once for all who sent or used them, by their SHA-256. `attestd.registry.contents`."""
+
+    __tablename__ = "contents"
+    __table_args__ = (Index(None, "kind", "at"),)
+
+    sha256: bytes = Field(primary_key=True)
+    kind: str
+    content: bytes
+    at: int = Field(sa_type=BigInteger)
+
+
+class EvidenceRow(_Stored, table=True):
+    """A device's newest evidence, and its newest that was contraindicated. `attestd.registry.evidence`."""
+
+    __tablename__ = "evidence"
+    __table_args__ = (Index(None, "boot_log"),)
+
+    device_id: str = Field(primary_key=True)
+    verdict: str = Field(primary_key=True)
+    at: int = Field(sa_type=BigInteger)
+    inputs: bytes
+    boot: str
+    boot_log: bytes | None = None
+    boot_pcrs: bytes | None = None
+    boot_facts: dict[str, Any] | None = Field(default=None, sa_type=_Json)
+    ima_entries: int | None = Field(default=None, sa_type=BigInteger)
+    runtime_state: bytes | None = None
+    result: bytes
+
+
+class ImaPartRow(_Stored, table=True):
+    """What one attestation brought of a device's IMA list of one boot. `attestd.registry.evidence`."""
+
+    __tablename__ = "ima_parts"
+
+    device_id: str = Field(primary_key=True)
+    boot: str = Field(primary_key=True)
+    first: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+    content: bytes
+
+
+class EndorsementRow(_Stored, table=True):
+    """By which certificates a device's TPM was endorsed when it enrolled. `attestd.registry.evidence`."""
+
+    __tablename__ = "endorsements"
+
+    device_id: str = Field(primary_key=True)
+    at: int = Field(sa_type=BigInteger)
+    certificates: bytes
+
+
+class DemandRow(_Stored, table=True):
+    """A device that an operator wants to attest now. `attestd.registry.demands`."""
+
+    __tablename__ = "demands"
+
+    device_id: str = Field(primary_key=True)
+    at: int = Field(sa_type=BigInteger)
+    asked_by: str
+    reason: str
+
+
+class BrakeRow(_Stored, table=True):
+    """The brake on quarantines: one row, whose lock is what makes their count exact. `attestd.registry.brake`."""
+
+    __tablename__ = "brake"
+
+    name: str = Field(primary_key=True)
+    turns: int = Field(sa_type=BigInteger)
+    engaged_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class QuarantineRow(_Stored, table=True):
+    """One quarantine that followed from a result, while it counts for the brake. `attestd.registry.brake`."""
+
+    __tablename__ = "quarantines"
+
+    number: int | None = Field(default=None, primary_key=True, sa_type=_RowNumber)
+    device_id: str
+    at: int = Field(sa_type=BigInteger, index=True)
+
+
+class HeldRow(_Stored, table=True):
+    """A contraindicated result that the brake keeps from counting. `attestd.registry.brake`."""
+
+    __tablename__ = "held"
+
+    device_id: str = Field(primary_key=True)
+    at: int = Field(sa_type=BigInteger)
+    result: dict[str, Any] = Field(sa_type=_Json, nullable=False)
+
+
 class CounterRow(_Stored, table=True):
     """Numbers that only grow: the revision, the epoch, the next free status index. `attestd.registry.revision`."""
 
@@ -279,4 +401,14 @@ audit = _table("audit")
 audit_tiles = _table("audit_tiles")
 audit_heads = _table("audit_heads")
 audit_archives = _table("audit_archives")
+reference_manifests = _table("reference_manifests")
+watched = _table("watched")
+contents = _table("contents")
+evidence = _table("evidence")
+ima_parts = _table("ima_parts")
+endorsements = _table("endorsements")
+demands = _table("demands")
+brake = _table("brake")
+quarantines = _table("quarantines")
+held = _table("held")
 counters = _table("counters")

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -113,7 +113,7 @@ class Agent:
                 shown = IdentityKey(identity.public, identity.certificates)
                 request = BeginRequest(endorsement.public, ak.area, iak=shown)
             begun = self.server.begin(request)
-            logs = self.logs.read(begun.wants)
+            logs: dict[str, Any] = self.logs.read(begun.wants)
             known_by = {
                 "nonce": begun.nonce,
                 "id": begun.id,
@@ -152,7 +152,7 @@ class Agent:
             record = known.record
 
             def build(nonce: bytes) -> bytes:
-                logs = self.logs.read(record.wants)
+                logs: dict[str, Any] = self.logs.read(record.wants)
                 data = device_quote_data(
                     nonce=nonce, device_id=record.device_id, ak_name=known.ak.name, ck_name=known.ck.name
                 )

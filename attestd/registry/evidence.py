@@ -1,0 +1,144 @@
+"""The evidence that devices' results rest on: of each device its newest, and its newest that was contraindicated.
+
+A result can so be appraised again, by anybody (`attestd evidence export`), and an attestation can go on from the one
+before: an event log that is known need not be sent, and an IMA list travels in parts.
+
+`boot` names a boot by its TPM's counts (`attestd.tpm.clock`). Times are unix seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sqlalchemy import Connection, bindparam, delete, insert, select
+
+from attestd.ids import DeviceId
+from attestd.registry.acts import Step
+from attestd.registry.contents import packed, unpacked
+from attestd.registry.engine import Registry
+from attestd.registry.statements import Statement
+from attestd.registry.tables import endorsements, evidence, ima_parts
+
+GOOD: Final = "good"
+BAD: Final = "bad"  # contraindicated
+MAX_LIST: Final = 64 * 1024 * 1024  # octets of one boot's IMA list
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One attestation's evidence. `inputs` and `result` are canonical JSON, of `attestd.issuance.keeping`."""
+
+    verdict: str
+    at: int
+    inputs: bytes = field(repr=False)
+    boot: str
+    boot_log: bytes | None  # SHA-256; its content is in `contents`
+    boot_pcrs: bytes | None  # a digest of the PCR values that it was replayed to
+    boot_facts: Mapping[str, Any] | None = field(repr=False)
+    ima_entries: int | None  # of this boot's list, that the quote proves
+    runtime_state: bytes | None = field(repr=False)
+    result: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ImaPart:
+    """Entries from `first` on (counted from 0), in the kernel's octets."""
+
+    first: int
+    content: bytes = field(repr=False)
+
+
+_COLUMNS = [evidence.c[name] for name in Kept.__dataclass_fields__]
+_NEWEST = Statement(
+    select(*_COLUMNS)
+    .where(evidence.c.device_id == bindparam("device"))
+    .order_by(evidence.c.at.desc(), evidence.c.ima_entries.desc(), evidence.c.verdict)
+    .limit(1)
+)
+_DELETE = Statement(
+    delete(evidence).where(evidence.c.device_id == bindparam("device"), evidence.c.verdict == bindparam("which"))
+)
+_INSERT = Statement(insert(evidence).inline(), columns=evidence.c.keys())
+_FORGET_FROM = Statement(
+    delete(ima_parts).where(
+        ima_parts.c.device_id == bindparam("device"),
+        ima_parts.c.boot == bindparam("of_boot"),
+        ima_parts.c.first >= bindparam("begins"),
+    )
+)
+_FORGET_BOOTS = Statement(
+    delete(ima_parts).where(
+        ima_parts.c.device_id == bindparam("device"),
+        ima_parts.c.boot.not_in(select(evidence.c.boot).where(evidence.c.device_id == bindparam("device"))),
+    )
+)
+_INSERT_PART = Statement(insert(ima_parts).inline(), columns=ima_parts.c.keys())
+_FORGET_ENDORSEMENT = Statement(delete(endorsements).where(endorsements.c.device_id == bindparam("device")))
+_INSERT_ENDORSEMENT = Statement(insert(endorsements).inline(), columns=endorsements.c.keys())
+
+
+# ---- Reading ----------------------------------------------------------------------------------------------------
+
+
+def newest(registry: Registry, device_id: DeviceId) -> Kept | None:
+    """What the device's next attestation may go on from."""
+    row = registry.ask(_NEWEST, {"device": device_id}, to_act=True)
+    return None if row is None else Kept(*row)
+
+
+def every(c: Connection, device_id: DeviceId) -> list[Kept]:
+    """What is kept of a device, the newest first: two at most."""
+    rows = c.execute(
+        select(*_COLUMNS).where(evidence.c.device_id == device_id).order_by(evidence.c.at.desc(), evidence.c.verdict)
+    )
+    return [Kept(*row) for row in rows]
+
+
+def ima_list(c: Connection, device_id: DeviceId, boot: str, *, entries: int) -> list[ImaPart]:
+    """The parts of a boot's list up to so many entries, in order; the last may go on beyond them."""
+    wanted = ima_parts.c.device_id == device_id, ima_parts.c.boot == boot, ima_parts.c.first < entries
+    rows = c.execute(select(ima_parts.c.first, ima_parts.c.content).where(*wanted).order_by(ima_parts.c.first))
+    return [ImaPart(row.first, unpacked(row.content, MAX_LIST)) for row in rows]
+
+
+def endorsed_by(c: Connection, device_id: DeviceId) -> list[bytes]:
+    """SHA-256 of the certificates by which its TPM was endorsed, the TPM's own first; the rest is in `contents`."""
+    stored = c.execute(select(endorsements.c.certificates).where(endorsements.c.device_id == device_id)).scalar()
+    return [] if stored is None else [stored[at : at + 32] for at in range(0, len(stored), 32)]
+
+
+# ---- Acting -----------------------------------------------------------------------------------------------------
+
+
+def keeping(device_id: DeviceId, kept: Kept, *, ima: ImaPart | None, new_boot: bool) -> tuple[Step, ...]:
+    """Puts this evidence in the place of what was kept of its verdict, in the act that records the result.
+
+    `ima` are entries that nobody had before: all of them, where it begins at 0. `new_boot`: lists of other boots go, if
+    no evidence speaks of them.
+    """
+    row = {"device_id": device_id, **{name: getattr(kept, name) for name in Kept.__dataclass_fields__}}
+    steps = [
+        Step(_DELETE, {"device": device_id, "which": kept.verdict}),
+        Step(_INSERT, row),
+    ]
+    if ima is not None:
+        steps.append(Step(_FORGET_FROM, {"device": device_id, "of_boot": kept.boot, "begins": ima.first}))
+        part = {"device_id": device_id, "boot": kept.boot, "first": ima.first, "content": packed(ima.content)}
+        steps.append(Step(_INSERT_PART, part))
+    if new_boot:
+        steps.append(Step(_FORGET_BOOTS, {"device": device_id}))
+    return tuple(steps)
+
+
+def keeping_endorsement(device_id: DeviceId, certificates: list[bytes], *, now: int) -> tuple[Step, ...]:
+    """By which certificates (SHA-256, the TPM's own first) the TPM was endorsed that enrolled now."""
+    row = {"device_id": device_id, "at": now, "certificates": b"".join(certificates)}
+    return Step(_FORGET_ENDORSEMENT, {"device": device_id}), Step(_INSERT_ENDORSEMENT, row)
+
+
+def forget(c: Connection, device_ids: list[DeviceId]) -> None:
+    """Everything of devices that are forgotten themselves."""
+    for table in (evidence, ima_parts, endorsements):
+        c.execute(delete(table).where(table.c.device_id.in_(device_ids)))
