@@ -106,6 +106,7 @@ class Lifecycle:
         good_until = now + self.settings.attestation.validity
         released = (
             asked.device.row.state is State.QUARANTINED
+            and asked.device.row.quarantined_by == devices.APPRAISAL  # what an operator did, policy does not undo
             and self.settings.attestation.release_after_good
             and result.status == "affirming"
         )

@@ -424,6 +424,10 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
         f"{ATTACK}signed_requests.py::test_a_nonce_serves_one_device",
     ),
     ("a state improves by asking again", "docs/protocol.md, 3"): (
+        f"{ATTACK}quarantines.py::test_what_an_operator_quarantined_no_good_attestation_releases",
+        f"{ATTACK}quarantines.py::test_what_a_restore_quarantined_no_good_attestation_releases",
+        f"{ATTACK}quarantines.py::test_a_quarantine_of_long_ago_does_not_vouch_for_one_of_today",
+        f"{ATTACK}quarantines.py::test_an_operator_s_word_under_way_counts",
         f"{ATTACK}endorsement.py::test_enrolling_again_improves_no_state",
         f"{ATTACK}endorsement.py::test_a_second_endorsement_key_does_not_end_a_quarantine",
     ),

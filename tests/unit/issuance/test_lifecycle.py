@@ -134,7 +134,8 @@ def test_by_default_only_an_operator_releases(world: World) -> None:
 
 def test_policy_may_release_after_a_good_attestation(world: World) -> None:
     device = world.enrolled()
-    act(world, device, Event.QUARANTINE)
+    settings(world, references=(OTHER,))
+    assert device.attest().status_code == 202
     settings(world, references=(GOOD,), attestation=AttestationSettings(release_after_good=True))
     assert device.attest().status_code == 200
     assert world.row(device).state is State.ACTIVE
@@ -142,7 +143,9 @@ def test_policy_may_release_after_a_good_attestation(world: World) -> None:
 
 def test_an_attestation_that_affirms_nothing_releases_nobody(world: World) -> None:
     device = world.enrolled()
-    act(world, device, Event.QUARANTINE)
+    settings(world, references=(OTHER,))
+    assert device.attest().status_code == 202
+    settings(world, references=())
     settings(world, attestation=AttestationSettings(release_after_good=True))
     assert device.attest().status_code == 202
     assert world.row(device).state is State.QUARANTINED
