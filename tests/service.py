@@ -38,11 +38,13 @@ from attestd.ca.profiles import load_profiles
 from attestd.callers import Callers
 from attestd.config import DatabaseSettings, ServerSettings, Settings
 from attestd.credentials.requests import SoftwareKey
+from attestd.fleet import Fleet
 from attestd.ids import Site, TrustDomain
 from attestd.issuance.appraising import Appraiser
 from attestd.issuance.enrollment import Enrollment
 from attestd.issuance.grants import Granter
 from attestd.issuance.lifecycle import Lifecycle
+from attestd.issuance.quarantining import Quarantines
 from attestd.issuance.trust import Trust
 from attestd.operations import Act, Operations
 from attestd.policy import PolicySet, default_policy, edge_tokens_policy
@@ -247,12 +249,16 @@ def wire(settings: Settings, hierarchy: Hierarchy, registry: Registry, clock: Ca
 
     trust = Trust(registry, settings.endorsement)
     appraiser = Appraiser(settings)
+    quarantines = Quarantines(registry, settings.brake)
     return Service(
         settings=settings,
         registry=registry,
-        enrollment=Enrollment(settings, registry, hierarchy.sealing, granter, trust, appraiser, entropy),
-        lifecycle=Lifecycle(settings, registry, hierarchy, hierarchy.sealing, granter, appraiser, policy, entropy),
+        enrollment=Enrollment(settings, registry, hierarchy.sealing, granter, trust, appraiser, entropy, quarantines),
+        lifecycle=Lifecycle(
+            settings, registry, hierarchy, hierarchy.sealing, granter, appraiser, policy, entropy, quarantines
+        ),
         operations=Operations(settings, registry, hierarchy, profiles, entropy),
+        fleet=Fleet(settings, registry, quarantines),
         callers=Callers(registry, hierarchy.sealing),
         publication=Publication(settings, registry, hierarchy),
         clock=clock,

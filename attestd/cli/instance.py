@@ -33,12 +33,14 @@ from attestd.ca.unlocking import Unlocking
 from attestd.callers import Callers
 from attestd.config import SettingInvalid, Settings
 from attestd.errors import Conflict
+from attestd.fleet import Fleet
 from attestd.ids import TrustDomain
 from attestd.issuance.appraising import Appraiser
 from attestd.issuance.enrollment import Enrollment
 from attestd.issuance.grants import Granter
 from attestd.issuance.issuers import Issuers
 from attestd.issuance.lifecycle import Lifecycle
+from attestd.issuance.quarantining import Quarantines
 from attestd.issuance.trust import Trust
 from attestd.operations import Act, Operations
 from attestd.policy import PolicySet, default_policy
@@ -100,17 +102,27 @@ def open_instance(
     hierarchy = Hierarchy.load(dir, unlocking_of(settings, environ, ask=ask))
     registry = Registry.open(settings.database_url, waiting=waiting)
     appraiser = Appraiser(settings)
+    quarantines = Quarantines(registry, settings.brake)
     entropy = os.urandom
     granter = Granter(settings.trust_domain, hierarchy, profiles, entropy)
     trust = Trust(registry, settings.endorsement, issuers=Issuers(settings.endorsement, waiting=waiting))
     service = Service(
         settings=settings,
         registry=registry,
-        enrollment=Enrollment(settings, registry, hierarchy.sealing, granter, trust, appraiser, entropy),
+        enrollment=Enrollment(settings, registry, hierarchy.sealing, granter, trust, appraiser, entropy, quarantines),
         lifecycle=Lifecycle(
-            settings, registry, hierarchy, hierarchy.sealing, granter, appraiser, _PolicyInForce(registry), entropy
+            settings,
+            registry,
+            hierarchy,
+            hierarchy.sealing,
+            granter,
+            appraiser,
+            _PolicyInForce(registry),
+            entropy,
+            quarantines,
         ),
         operations=Operations(settings, registry, hierarchy, profiles, entropy),
+        fleet=Fleet(settings, registry, quarantines),
         callers=Callers(registry, hierarchy.sealing),
         publication=Publication(settings, registry, hierarchy),
         clock=clock,

@@ -25,6 +25,7 @@ from attestd.issuance.appraising import Appraiser
 from attestd.issuance.challenges import RequestNonce
 from attestd.issuance.enrollment import DeviceQuarantined
 from attestd.issuance.grants import Granted, Granter
+from attestd.issuance.quarantining import Quarantines, ResultHeld
 from attestd.issuance.records import clock_members, recording
 from attestd.issuance.requests import DeviceRequests, NonceSpent, Requested
 from attestd.policy import PolicySet, may_receive_token
@@ -39,7 +40,7 @@ from attestd.protocol.messages import (
     WaitAnswer,
 )
 from attestd.protocol.signed import SignedEnvelope
-from attestd.registry import audit, devices, issued, spends
+from attestd.registry import audit, brake, devices, issued, spends
 from attestd.registry.acts import Step
 from attestd.registry.engine import Registry
 from attestd.registry.standing import Standing
@@ -80,6 +81,7 @@ class Lifecycle:
     appraiser: Appraiser
     policies: Callable[[], PolicySet]
     entropy: Callable[[int], bytes]
+    quarantines: Quarantines
 
     def nonce(self, now: datetime) -> bytes:
         """A fresh nonce for one signed request, sealed."""
@@ -110,6 +112,8 @@ class Lifecycle:
             and self.settings.attestation.release_after_good
             and result.status == "affirming"
         )
+        if result.contraindicated and row.state is State.ACTIVE:
+            return self._turned_bad(asked, quote, result, now=now, request_id=request_id)
         if result.contraindicated or (asked.device.row.state is State.QUARANTINED and not released):
             return self._record_result(asked, quote, result, now=now, request_id=request_id)
         granted = self.granter.grant(asked.device.grant(asked.device.key, result, good_until), now=now)
@@ -126,6 +130,7 @@ class Lifecycle:
             _spending(asked, now, granted=granted),
             *_attestation(asked.device.row, quote, result, good_until=good_until, now=now),
             *release,
+            brake.forgetting(row.id),
             recording(granted, asked.device.row, changes=1 if released else 0),
             _entry(asked, "attest", now, request_id, serial=str(granted.certificate.serial), result=result.status),
         )
@@ -293,30 +298,62 @@ class Lifecycle:
 
     # ---- The transactions -------------------------------------------------------------------------------------
 
+    def _turned_bad(
+        self, asked: Requested, quote: VerifiedQuote, result: AttestationResult, *, now: datetime, request_id: str
+    ) -> bytes | WaitAnswer:
+        """An active device's contraindicated result quarantines it in the same transaction, which suspends it in the
+        status list. Where the brake holds it, the last good result stands until its own end, and not a moment longer.
+        """
+        device = asked.device.row
+        granted: Granted | None = None
+
+        def holding() -> tuple[Step, ...]:
+            nonlocal granted
+            try:
+                last, good_until = self._require_good_standing(device, now)
+            except AttestationOverdue:
+                return (_spending(asked, now),)
+            granted = self.granter.grant(asked.device.grant(asked.device.key, last, good_until), now=now)
+            told = {"serial": str(granted.certificate.serial), "result": result.status, "held": True}
+            return (
+                _spending(asked, now, granted=granted),
+                recording(granted, device),
+                _entry(asked, "attest", now, request_id, **told),
+            )
+
+        try:
+            quarantined = self.quarantines.settle(
+                device,
+                result,
+                quarantining=(
+                    _spending(asked, now),
+                    *_attestation(device, quote, result, good_until=now, now=now),
+                    _entry(asked, "quarantine", now, request_id, because=list(result.reasons)),
+                ),
+                holding=holding,
+                now=now,
+                request_id=request_id,
+            )
+        except spends.AlreadySpent:
+            raise NonceSpent("This nonce has been used.") from None
+        if quarantined:
+            return self._wait(State.QUARANTINED, result)
+        if granted is None:
+            raise ResultHeld("The evidence shows a state that must not be trusted.", seen="; ".join(result.reasons))
+        return granted.answer
+
     def _record_result(
         self, asked: Requested, quote: VerifiedQuote, result: AttestationResult, *, now: datetime, request_id: str
     ) -> WaitAnswer:
-        """A result without a credential. A contraindicated one quarantines an active device in the same transaction,
-        which suspends it in the status list."""
-        device = asked.device.row
-        told: dict[str, Any] = {"result": result.status}
-        state, act = device.state, "attest"
-        quarantine: tuple[Step, ...] = ()
-        if result.contraindicated and state is State.ACTIVE:
-            state, act, told = State.QUARANTINED, "quarantine", {"because": list(result.reasons)}
-            quarantine = devices.changing_state(
-                device.id,
-                Event.QUARANTINE,
-                reason="; ".join(result.reasons),
-                now=int(now.timestamp()),
-                expected_version=device.state_version,
-            )
+        """A result without a credential, of a device that stays in quarantine."""
         self._act(
             _spending(asked, now),
-            *_attestation(device, quote, result, good_until=now, now=now),
-            *quarantine,
-            _entry(asked, act, now, request_id, **told),
+            *_attestation(asked.device.row, quote, result, good_until=now, now=now),
+            _entry(asked, "attest", now, request_id, result=result.status),
         )
+        return self._wait(asked.device.row.state, result)
+
+    def _wait(self, state: State, result: AttestationResult) -> WaitAnswer:
         retry_after = int((self.settings.attestation.validity / 4).total_seconds())
         return WaitAnswer(state=state.value, retry_after=retry_after, result=result.to_members())
 

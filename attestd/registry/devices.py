@@ -144,6 +144,12 @@ def count_by_state(c: Connection) -> dict[State, int]:
     return dict.fromkeys(State, 0) | {State(state): count for state, count in counted}
 
 
+def count_active(c: Connection) -> int:
+    """How many devices are active."""
+    wanted = select(func.count()).select_from(devices).where(devices.c.state == State.ACTIVE.value)
+    return int(c.execute(wanted).scalar_one())
+
+
 def status_entries(c: Connection) -> Iterator[tuple[int, Status]]:
     """(status index, status) of every device that has an index, in the order of indices, for the status list.
 

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from attestd.callers import Callers
 from attestd.config import Settings
+from attestd.fleet import Fleet
 from attestd.issuance.enrollment import Enrollment
 from attestd.issuance.lifecycle import Lifecycle
 from attestd.operations import Operations
@@ -24,6 +25,7 @@ class Service:
     enrollment: Enrollment
     lifecycle: Lifecycle
     operations: Operations
+    fleet: Fleet
     callers: Callers
     publication: Publication
     clock: Callable[[], datetime]
