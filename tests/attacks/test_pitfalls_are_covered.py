@@ -442,6 +442,14 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
         f"{WEB}front.py::test_a_line_for_threads_is_bounded",
         f"{ATTACK}operations.py::test_a_flood_of_strangers_makes_no_more_rows_than_the_cap",
     ),
+    ("one bad reference value takes a fleet down", "keylime#1515"): (
+        f"{ATTACK}quarantines.py::test_one_bad_manifest_does_not_take_a_fleet_down",
+        f"{ATTACK}quarantines.py::test_carried_out_all_are_suspended",
+        f"{ATTACK}quarantines.py::test_dismissed_nobody_is_and_the_next_results_count",
+        f"{ATTACK}quarantines.py::test_evidence_that_is_good_again_is_not_carried_out",
+        f"{ATTACK}quarantines.py::test_a_cohort_comes_back_by_one_act",
+        f"{ATTACK}quarantines.py::test_engaging_the_brake_saves_nobody_that_is_quarantined",
+    ),
     ("a database that only grows", "step-ca#473"): (
         f"{ATTACK}operations.py::test_requests_that_nobody_decides_on_are_forgotten",
         f"{ATTACK}operations.py::test_spent_nonces_are_forgotten_after_they_could_count",
