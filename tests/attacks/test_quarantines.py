@@ -10,7 +10,7 @@ import pytest
 from attestd.config import AttestationSettings, ReferenceSettings
 from attestd.issuance.appraising import Appraiser
 from attestd.registry import audit, devices, issued, recovery
-from attestd.registry.states import State
+from attestd.registry.states import Event, State
 from tests.forger import Forger
 from tests.service import PCRS, SITE, SoftDevice, World, meanwhile, problem
 
@@ -71,7 +71,7 @@ def test_an_operator_s_word_under_way_counts(world: World, monkeypatch: pytest.M
     settings(world, references=(GOOD,), attestation=RELEASING)
 
     def decide() -> None:
-        for event in (devices.Event.RELEASE, devices.Event.QUARANTINE):
+        for event in (Event.RELEASE, Event.QUARANTINE):
             with world.registry.acting() as c:
                 devices.change_state(c, world.row(device).id, event, reason="", now=int(world.clock().timestamp()))
 

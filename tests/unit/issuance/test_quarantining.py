@@ -249,6 +249,19 @@ def test_an_operator_s_word_meanwhile_counts(world: World, monkeypatch: pytest.M
     assert (world.row(device).state, len(certificates(world, device)), held(world)) == (State.QUARANTINED, before, [])
 
 
+def test_an_operator_s_word_meanwhile_counts_in_an_enrollment(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = refused_by_the_brake(world)
+    challenge = device.begin()
+
+    def retire() -> None:
+        world.service.operations.change_state(world.row(device).id, Event.RETIRE, act=world.act, expected_version=None)
+
+    before_the_transaction(monkeypatch, retire)
+    answer = device.complete(challenge)
+    assert (answer.status_code, problem(answer)) == (409, "state-changed")
+    assert held(world) == []
+
+
 def test_engaged_meanwhile_the_result_is_held(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     device = world.enrolled()
     turn_bad(world)

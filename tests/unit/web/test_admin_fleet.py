@@ -9,6 +9,7 @@ import pytest
 from attestd import fleet
 from attestd.ids import DeviceId
 from attestd.registry import audit, brake, devices
+from attestd.registry.cohorts import Cohort
 from attestd.registry.states import Event, State
 from tests.service import SITE, SoftDevice, World, meanwhile, problem
 
@@ -173,7 +174,7 @@ def test_one_is_retired_under_way(world: World, monkeypatch: pytest.MonkeyPatch)
 
     meanwhile(monkeypatch, retire)
     with pytest.raises(fleet.CohortChanged):
-        world.service.fleet.release_cohort(fleet.Cohort(quarantined_by="operator"), expected=seen, act=world.act)
+        world.service.fleet.release_cohort(Cohort(quarantined_by="operator"), expected=seen, act=world.act)
     assert [world.row(device).state for device in two] == [State.RETIRED, State.QUARANTINED]
 
 
