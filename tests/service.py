@@ -41,6 +41,7 @@ from attestd.credentials.requests import SoftwareKey
 from attestd.fleet import Fleet
 from attestd.ids import Site, TrustDomain
 from attestd.issuance.appraising import Appraiser
+from attestd.issuance.ears import Ears
 from attestd.issuance.enrollment import Enrollment
 from attestd.issuance.grants import Granter
 from attestd.issuance.lifecycle import Lifecycle
@@ -247,15 +248,18 @@ def wire(settings: Settings, hierarchy: Hierarchy, registry: Registry, clock: Ca
             stored = policies.latest(c)
         return PolicySet.parse(stored.text, stored.version)
 
+    ears = Ears(hierarchy, settings.server.url)
     trust = Trust(registry, settings.endorsement)
-    appraiser = Appraiser(settings)
+    appraiser = Appraiser(settings, registry)
     quarantines = Quarantines(registry, settings.brake)
     return Service(
         settings=settings,
         registry=registry,
-        enrollment=Enrollment(settings, registry, hierarchy.sealing, granter, trust, appraiser, entropy, quarantines),
+        enrollment=Enrollment(
+            settings, registry, hierarchy.sealing, granter, ears, trust, appraiser, entropy, quarantines
+        ),
         lifecycle=Lifecycle(
-            settings, registry, hierarchy, hierarchy.sealing, granter, appraiser, policy, entropy, quarantines
+            settings, registry, hierarchy, hierarchy.sealing, granter, ears, appraiser, policy, entropy, quarantines
         ),
         operations=Operations(settings, registry, hierarchy, profiles, entropy),
         fleet=Fleet(settings, registry, quarantines),

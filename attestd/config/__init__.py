@@ -217,6 +217,8 @@ def _check(settings: Settings) -> None:
             seen=f"{settings.brake.devices} < {settings.brake.least}",
             expected="brake.least to be at most brake.devices",
         )
+    if unknown := sorted(set(settings.attestation.logs) - {"", "eventlog", "ima"}):
+        raise SettingInvalid("attestation.logs names what is no log.", seen=unknown, expected="eventlog, ima")
     if len({hook.name for hook in settings.webhooks}) != len(settings.webhooks):
         raise SettingInvalid("Two webhooks have one name.", seen=", ".join(hook.name for hook in settings.webhooks))
     for reference in settings.references:

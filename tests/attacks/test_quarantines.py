@@ -23,7 +23,7 @@ def settings(world: World, **changed: Any) -> None:
     """Other settings from now on, in both verbs."""
     other = replace(world.settings, **changed)
     for verb in ("lifecycle", "enrollment"):
-        changed_verb = replace(getattr(world.service, verb), settings=other, appraiser=Appraiser(other))
+        changed_verb = replace(getattr(world.service, verb), settings=other, appraiser=Appraiser(other, world.registry))
         object.__setattr__(world.service, verb, changed_verb)
 
 

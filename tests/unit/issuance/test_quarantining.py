@@ -15,7 +15,7 @@ from attestd.config import BrakeSettings, ReferenceSettings
 from attestd.fleet import Fate
 from attestd.issuance.appraising import Appraiser
 from attestd.issuance.quarantining import Quarantines
-from attestd.registry import audit, brake, issued
+from attestd.registry import audit, brake, evidence, issued
 from attestd.registry.audit import AuditRecord
 from attestd.registry.engine import Registry
 from attestd.registry.states import Event, State
@@ -36,7 +36,7 @@ def settings(world: World, **changed: Any) -> None:
     """Other settings from now on, in both verbs."""
     other = replace(world.settings, **changed)
     for verb in ("lifecycle", "enrollment"):
-        changed_verb = replace(getattr(world.service, verb), settings=other, appraiser=Appraiser(other))
+        changed_verb = replace(getattr(world.service, verb), settings=other, appraiser=Appraiser(other, world.registry))
         object.__setattr__(world.service, verb, changed_verb)
 
 
@@ -100,6 +100,14 @@ def test_beyond_the_limit_it_is_held_and_the_alarm_goes_out(world: World) -> Non
     assert (row.actor, row.subject) == ("attestd", device.id)
     assert row.detail["because"]
     assert row.request_id == alarm.request_id == answer.headers["X-Request-Id"]
+
+
+def test_what_a_held_result_follows_from_is_kept(world: World) -> None:
+    """An operator has to decide about it."""
+    device = refused_by_the_brake(world)
+    device.attest()
+    with world.registry.reading() as c:
+        assert {kept.verdict for kept in evidence.every(c, world.row(device).id)} == {evidence.GOOD, evidence.BAD}
 
 
 def test_a_held_device_lives_on_under_its_last_good_result(world: World) -> None:
