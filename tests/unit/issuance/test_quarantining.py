@@ -13,7 +13,7 @@ from cryptography import x509
 from attestd.config import BrakeSettings, ReferenceSettings
 from attestd.fleet import Fate
 from attestd.issuance.quarantining import Quarantines
-from attestd.registry import audit, brake, issued
+from attestd.registry import audit, brake, evidence, issued
 from attestd.registry.audit import AuditRecord
 from attestd.registry.engine import Registry
 from attestd.registry.states import Event, State
@@ -295,3 +295,171 @@ def test_the_active_devices_are_counted_once_a_minute(world: World) -> None:
     world.enrolled()
     assert quarantines.limit(world.clock.advance(seconds=59)) == 1
     assert quarantines.limit(world.clock.advance(seconds=1)) == 2
+
+
+def test_what_a_held_result_follows_from_is_kept(world: World) -> None:
+    """An operator has to decide about it."""
+    device = refused_by_the_brake(world)
+    device.attest()
+    with world.registry.reading() as c:
+        assert {kept.verdict for kept in evidence.every(c, world.row(device).id)} == {evidence.GOOD, evidence.BAD}
+
+
+def test_a_held_device_lives_on_under_its_last_good_result(world: World) -> None:
+    device = world.enrolled()
+    good_until = world.row(device).attestation_good_until
+    turn_bad(world)
+    world.service.fleet.engage_brake(world.act)
+    world.clock.advance(hours=3, minutes=50)
+    assert device.attest().status_code == 200
+    assert device.answer is not None
+    assert device.answer.result["status"] != "contraindicated"
+    leaf = x509.load_pem_x509_certificate(device.answer.chain.encode())
+    assert leaf.not_valid_after_utc - world.clock() == timedelta(minutes=10)
+    assert world.row(device).attestation_good_until == good_until
+    assert device.renew().status_code == 200
+
+
+def test_and_not_a_moment_longer(world: World) -> None:
+    device = world.enrolled()
+    turn_bad(world)
+    world.service.fleet.engage_brake(world.act)
+    world.clock.advance(hours=4)
+    before, nonce = len(certificates(world, device)), world.nonce()
+    answer = device.attest(nonce=nonce)
+    assert (answer.status_code, problem(answer)) == (403, "result-held")
+    assert len(certificates(world, device)) == before
+    assert held(world) == [device.id]
+    assert world.row(device).state is State.ACTIVE
+    assert problem(device.attest(nonce=nonce)) == "nonce-spent"
+    assert problem(device.renew()) == "attestation-overdue"
+
+
+def test_the_same_request_again_gets_the_same_octets(world: World) -> None:
+    device = refused_by_the_brake(world)
+    nonce = world.nonce()
+    payload = device.attestation(nonce).to_bytes()
+    seen = device.signed("/v1/attestations", payload, nonce=nonce)
+    assert seen.status_code == 200
+    assert device.signed("/v1/attestations", payload, nonce=nonce).data == seen.data
+    assert len(trail(world, "hold")) == 1
+
+
+def test_evidence_that_is_good_again_is_not_held_against_the_device(world: World) -> None:
+    device = refused_by_the_brake(world)
+    device.attest()
+    assert held(world) == [device.id]
+    settings(world, references=())
+    assert device.attest().status_code == 200
+    assert held(world) == []
+    assert engaged(world)
+
+
+def test_enrolling_again_with_good_evidence_either(world: World) -> None:
+    device = refused_by_the_brake(world)
+    device.attest()
+    settings(world, references=())
+    assert device.enroll().status_code == 200
+    assert held(world) == []
+
+
+def test_an_enrollment_again_is_refused_and_held(world: World) -> None:
+    device = refused_by_the_brake(world)
+    before = world.row(device), certificates(world, device)
+    answer = device.enroll()
+    assert (answer.status_code, problem(answer)) == (403, "evidence-contraindicated")
+    assert (world.row(device), certificates(world, device)) == before
+    assert held(world) == [device.id]
+    assert device.renew().status_code == 200
+
+
+def test_an_enrollment_again_counts(world: World) -> None:
+    first, second = world.enrolled(), world.enrolled()
+    turn_bad(world)
+    assert first.enroll().status_code == 403
+    assert world.row(first).state is State.QUARANTINED
+    assert second.enroll().status_code == 403
+    assert (world.row(second).state, held(world)) == (State.ACTIVE, [second.id])
+
+
+def test_a_first_enrollment_is_none_of_the_brake_s(world: World) -> None:
+    device = world.device()
+    device.enroll()
+    world.approve(device)
+    turn_bad(world)
+    assert problem(device.enroll()) == "evidence-contraindicated"
+    assert world.row(device).state is State.APPROVED
+    assert held(world) == []
+
+
+def test_a_result_in_quarantine_is_none_of_the_brake_s(world: World) -> None:
+    device = world.enrolled()
+    turn_bad(world)
+    for _ in range(3):
+        assert device.attest().status_code == 202
+    assert (held(world), engaged(world)) == ([], False)
+
+
+def test_without_a_brake_all_are_quarantined(tmp_path: Path) -> None:
+    world = World(tmp_path / "instance", brake=BrakeSettings(enabled=False, devices=1, least=1))
+    both = world.enrolled(), world.enrolled()
+    turn_bad(world)
+    assert [device.attest().status_code for device in both] == [202, 202]
+    world.close()
+
+
+# ---- What happens meanwhile -------------------------------------------------------------------------------------
+
+
+def before_the_transaction(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
+    """`happens` after the brake refused, before the result is held."""
+    acting = Registry.acting
+    done: list[bool] = []
+
+    def late(registry: Registry) -> Any:
+        if not done:
+            done.append(True)
+            happens()
+        return acting(registry)
+
+    monkeypatch.setattr(Registry, "acting", late)
+
+
+def test_released_meanwhile_the_result_counts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = world.enrolled()
+    turn_bad(world)
+    world.service.fleet.engage_brake(world.act)
+    nonce = world.nonce()
+    before_the_transaction(monkeypatch, lambda: world.service.fleet.release_brake(Fate.DISMISS, world.act))
+    assert device.attest(nonce=nonce).status_code == 202
+    assert world.row(device).state is State.QUARANTINED
+    assert (held(world), engaged(world)) == ([], False)
+
+
+def test_an_operator_s_word_meanwhile_counts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is granted to a device, nor held against it, that an operator quarantined under way."""
+    device = refused_by_the_brake(world)
+    before, nonce = len(certificates(world, device)), world.nonce()
+
+    def quarantine() -> None:
+        world.service.operations.change_state(
+            world.row(device).id, Event.QUARANTINE, act=world.act, expected_version=None
+        )
+
+    before_the_transaction(monkeypatch, quarantine)
+    answer = device.attest(nonce=nonce)
+    assert (answer.status_code, problem(answer)) == (409, "state-changed")
+    assert (world.row(device).state, len(certificates(world, device)), held(world)) == (State.QUARANTINED, before, [])
+
+
+def test_an_operator_s_word_meanwhile_counts_in_an_enrollment(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = refused_by_the_brake(world)
+    challenge = device.begin()
+
+    def retire() -> None:
+        world.service.operations.change_state(world.row(device).id, Event.RETIRE, act=world.act, expected_version=None)
+
+    before_the_transaction(monkeypatch, retire)
+    answer = device.complete(challenge)
+    assert (answer.status_code, problem(answer)) == (409, "state-changed")
+    assert held(world) == []
