@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from attestd.tpm.ima import ImaListMismatch, replay
-from attestd.tpm.imalist import MAX_LINE, MalformedImaList, position_of
+from attestd.tpm.imalist import MAX_ENTRY, MAX_LINE, MalformedImaList, position_of
 from attestd.tpm.imastate import ImaState
 from tests import ima_lists as w
 from tests.unit.tpm.test_ima import BEGIN, FORMS, SOME, both_forms
@@ -71,11 +71,12 @@ def test_one_entry_further_is_another_list(write: Callable[..., bytes]) -> None:
     [
         w.binary(SOME)[:-1],
         w.binary(SOME[:2]) + b"\x63\0\0\0" + w.binary(SOME[2:])[4:],
+        w.binary(SOME[:2]) + w.ng("/usr/bin/x" * (MAX_ENTRY // 10)).binary() + w.binary(SOME[2:]),
         w.text(SOME[:2]) + b"99 nonsense\n",
         w.text(SOME[:1]) + b"10 " + b"a" * (MAX_LINE + 10),
         b"nonsense",
     ],
-    ids=["cut off", "a PCR that there is not", "no line", "a line without end", "no list"],
+    ids=["cut off", "a PCR that there is not", "a huge one", "no line", "a line without end", "no list"],
 )
 def test_a_malformed_list_is_refused(data: bytes) -> None:
     with pytest.raises(MalformedImaList):
