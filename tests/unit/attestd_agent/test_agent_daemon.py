@@ -219,7 +219,9 @@ def test_it_ends_a_sleep() -> None:
     assert time.monotonic() - began < 5
     assert not stop.requested
     assert stop.hurried()
-    stop.sleep(0.01)  # and is over: the next sleep sleeps
+    began = time.monotonic()
+    stop.sleep(0.1)  # and is over: the next sleep sleeps
+    assert time.monotonic() - began > 0.09
 
 
 def test_a_stop_is_not_forgotten_for_a_hangup() -> None:

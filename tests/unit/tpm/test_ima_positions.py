@@ -20,12 +20,27 @@ def test_each_entry_begins_where_those_before_it_end(write: Callable[..., bytes]
         assert position_of(data, number) == len(write(SOME[:number]))
 
 
+def test_neighbours_of_another_template_are_not_taken_for_alike() -> None:
+    """In so long a list, their sizes misread would be plausible ones."""
+    items = [w.boot_aggregate(), *[w.ng("/usr/bin/a"), w.sig("/usr/bin/b", signature=b"\3\2sig")] * 300]
+    data = w.binary(items)
+    for number in (1, 2, 3, 100, len(items)):
+        assert position_of(data, number) == len(w.binary(items[:number]))
+
+
 @both_forms
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("algorithm", w.SIZES)
 def test_whatever_a_kernel_writes(write: Callable[..., bytes], order: str, algorithm: str) -> None:
     data = write(SOME[:5], order, algorithm)
     assert position_of(data, 3) == len(write(SOME[:3], order, algorithm))
+
+
+def test_one_that_is_cut_off_among_neighbours_is_refused() -> None:
+    data = w.binary([w.boot_aggregate(), *[w.ng("/usr/bin/a")] * 9])
+    assert position_of(data, 10) == len(data)
+    with pytest.raises(MalformedImaList):
+        position_of(data[:-1], 10)
 
 
 @both_forms
