@@ -237,10 +237,11 @@ class Agent:
         record = known.record
         if isinstance(answer, CredentialAnswer) and answer.device_id != record.device_id:
             raise CredentialNotOurs(seen=answer.device_id, expected=record.device_id)
+        kept = None if attested else known
         settled = self._settle(
-            answer, known.ak, ck, kind=record.ek, selection=record.selection, wants=record.wants, attested=attested
+            answer, known.ak, ck, kind=record.ek, selection=record.selection, wants=record.wants, renewed=kept
         )
-        if isinstance(answer, WaitAnswer) and known.ear != answer.ear:
+        if attested and isinstance(answer, WaitAnswer) and known.ear != answer.ear:
             self.state.save(known.with_ear(answer.ear))  # the earlier result is not this device's any more
         return settled
 
@@ -253,16 +254,17 @@ class Agent:
         kind: str,
         selection: PcrSelection,
         wants: tuple[str, ...],
-        attested: bool = True,
+        renewed: Enrolled | None = None,
     ) -> Enrolled | WaitAnswer:
-        """Saves what the service answered, once it has held up to every check."""
+        """Saves what the service answered, once it has held up to every check. A renewal that says nothing of the
+        attestation has changed nothing of it: what is known from `renewed` stays."""
         now = int(self.clock.now().timestamp())
         if isinstance(answer, WaitAnswer):
             retry_at = now + min(max(answer.retry_after, 1), MAX_WAIT)
             earlier = self.state.waiting()
             since = earlier.since if earlier is not None and earlier.state == answer.state else now
             self.state.save_waiting(Waiting(answer.state, self.server.url, since, retry_at))
-            self._learn(answer, attested=attested)
+            self._learn(answer, renewed)
             self.state.save_unanswered(False)
             return answer
         until_renewal = max(answer.renew_after, 1) * (1 - _JITTER + 2 * _JITTER * self.random())
@@ -271,7 +273,7 @@ class Agent:
             ak=ak,
             ck=ck,
             chain=answer.chain,
-            ear=answer.ear,
+            ear=answer.ear or ("" if renewed is None else renewed.ear),
             record=Record(
                 server=self.server.url,
                 device_id=answer.device_id,
@@ -291,13 +293,13 @@ class Agent:
         self.clock.raise_floor(begins)
         self.state.raise_floor(int(begins.timestamp()))
         self.state.save_waiting(None)
-        self._learn(answer, attested=attested)
+        self._learn(answer, renewed)
         self.state.save_unanswered(False)
         return enrolled
 
-    def _learn(self, answer: CredentialAnswer | WaitAnswer, *, attested: bool) -> None:
-        """What the next attestation may leave out. A renewal that says nothing of it has changed nothing."""
-        if attested or answer.lately != Lately():
+    def _learn(self, answer: CredentialAnswer | WaitAnswer, renewed: Enrolled | None) -> None:
+        """What the next attestation may leave out."""
+        if renewed is None or answer.lately != Lately():
             self.state.save_lately(answer.lately)
 
     def _follow_roots(self, enrolled: Enrolled) -> None:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from datetime import timedelta
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,207 +17,20 @@ import pytest
 
 from attestd.config import AttestationSettings, ReferenceSettings
 from attestd.protocol.messages import WaitAnswer
-from attestd.registry import devices, issued
+from attestd.registry import issued
 from attestd.registry.states import State
-from attestd.tpm.objects import parse_public
-from attestd.web.app import create_app
-from attestd_agent.agent import Agent
-from attestd_agent.clock import BUILD_TIME, DeviceClock
-from attestd_agent.daemon import Daemon, Notifier, StopRequest
 from attestd_agent.failures import KeysNotOfThisTpm
 from attestd_agent.records import Enrolled
-from attestd_agent.schedule import Act, Plan, Schedule
-from attestd_agent.server import Server, ServerRefused
-from attestd_agent.state import StateDir, StateUnwritable
-from attestd_agent.transport import Reply
-from tests.service import SITE, URL, World, wire
-from tests.software_tpm import SoftwareTpm, missing_programs
-from tests.unit.attestd_agent.conftest import ready
+from attestd_agent.schedule import Act, Plan
+from attestd_agent.server import ServerRefused
+from attestd_agent.state import StateUnwritable
+from tests.e2e.conftest import FIRMWARE as OLD_FIRMWARE
+from tests.real_machine import Machine, restart
+from tests.service import SITE, World
+from tests.software_tpm import SoftwareTpm
 
-pytestmark = [
-    pytest.mark.database,
-    pytest.mark.skipif(
-        bool(missing_programs(manufacture=False)),
-        reason=f"not installed: {', '.join(missing_programs(manufacture=False))}",
-    ),
-]
-OLD_FIRMWARE, NEW_FIRMWARE = b"firmware 1.0", b"firmware 1.1"
-
-
-class Line:
-    """The agent's way to a service in the same process."""
-
-    url = URL
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-
-    def trust(self, roots: Sequence[bytes]) -> None:
-        pass
-
-    def exchange(
-        self, method: str, path: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
-    ) -> Reply:
-        answer = self.world.request(method, path, body or b"", content_type="application/json")
-        return Reply(answer.status_code, {name.lower(): value for name, value in answer.headers}, answer.data)
-
-
-class Machine:
-    """One device: a TPM, a disk, and the daemon, which starts anew with every boot."""
-
-    def __init__(self, world: World, tpm: SoftwareTpm, disk: Path) -> None:
-        self.world, self.tpm, self.disk = world, tpm, disk
-        self.vouched: Sequence[bytes] = ()  # by the maker whom this instance trusts
-        self.switch_on()
-
-    def switch_on(self) -> None:
-        from attestd_agent.device import Device
-
-        state = StateDir(self.disk)
-        root = (self.world.settings.dir / "ca" / "root.pem").read_bytes()
-        with state.exclusive():
-            state.save_roots(root)
-        line: Any = Line(self.world)
-        floor = BUILD_TIME
-        self.agent = Agent(
-            state=state,
-            device=Device(self.tpm.tcti),
-            server=Server(line, root, entropy=os.urandom),
-            clock=DeviceClock(system=self.world.clock, boot=lambda: 0.0, floor=floor),
-            random=lambda: 0.5,
-            ek="ecc-p256",
-            ek_certificates=self.vouched,
-        )
-        self.daemon = Daemon(
-            self.agent, schedule=Schedule(lambda: 0.5), stop=StopRequest(), notifier=Notifier({}), boot=lambda: 0.0
-        )
-        self.plan = self.daemon._plan()
-
-    def insert(self, tpm: SoftwareTpm, *, certified: bool) -> None:
-        """This TPM from now on, which the trusted maker certified or nobody did."""
-        self.tpm, self.vouched = tpm, ()
-        self.switch_on()
-        if certified:
-            maker, ek = self.world.maker, self.agent.device.endorsement(kind="ecc-p256")
-            self.vouched = maker.chain(maker.intermediate.ek_certificate(parse_public(ek.public).key))
-            self.switch_on()
-
-    def boot(self, firmware: bytes) -> None:
-        """A reset of the TPM, and what the firmware measures of itself."""
-        from tpm2_pytss import ESYS_TR
-
-        self.tpm.reboot()
-        ready(self.tpm)
-        self._command(lambda esapi: esapi.pcr_event(ESYS_TR.PCR0, firmware))
-        self.switch_on()
-
-    def clear_tpm(self) -> None:
-        """As the firmware's setup does: the storage hierarchy has a new seed. The EK's stays."""
-        from tpm2_pytss import ESYS_TR
-
-        self._command(lambda esapi: esapi.clear(ESYS_TR.LOCKOUT))
-
-    def _command(self, run: Callable[[Any], object]) -> None:
-        from tpm2_pytss import ESAPI, TCTILdr
-
-        tcti = TCTILdr(*self.tpm.tcti.split(":", 1))
-        try:
-            with ESAPI(tcti) as esapi:
-                run(esapi)
-        finally:
-            tcti.close()
-
-    def step(self) -> Plan:
-        """The next act of the daemon, once its time has come."""
-        self.world.clock.advance(seconds=self.plan.delay)
-        self.plan = self.daemon.step(self.plan)
-        return self.plan
-
-    def steps(self, most: int = 3) -> int:
-        """Acts until the device is well: as many as the daemon takes, and no more than `most`."""
-        for taken in range(1, most + 1):
-            self.step()
-            if self.is_well:
-                return taken
-        raise AssertionError(f"not well after {most} acts")
-
-    @property
-    def known(self) -> Enrolled:
-        found = self.agent.state.load()
-        assert found is not None
-        return found
-
-    @property
-    def is_well(self) -> bool:
-        """It has a certificate that the service stands by, and nothing in its way."""
-        found = self.agent.state.load()
-        if found is None or self.agent.state.waiting() is not None or self.agent.state.unanswered:
-            return False
-        newest = self.certificates()[0]
-        return (
-            newest.serial.number == found.leaf.serial_number
-            and newest.revoked_at is None
-            and self.world.clock() < found.leaf.not_valid_after_utc
-            and self.row.state is State.ACTIVE
-        )
-
-    @property
-    def ek_hash(self) -> str:
-        return self.agent.device.endorsement(kind="ecc-p256").hash.hex()
-
-    @property
-    def row(self) -> devices.Device:
-        with self.world.registry.reading() as c:
-            found = devices.by_ek_hash(c, self.agent.device.endorsement(kind="ecc-p256").hash)
-        assert found is not None
-        return found
-
-    def certificates(self) -> list[issued.Issued]:
-        """The newest first."""
-        with self.world.registry.reading() as c:
-            return issued.page(c, device_id=self.row.id)
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    found = World(tmp_path / "instance")
-    found.clock.now = BUILD_TIME + timedelta(days=10)
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def new_tpm() -> Iterator[Callable[[], SoftwareTpm]]:
-    pytest.importorskip("tpm2_pytss", reason="tpm2-pytss is not installed")
-    made: list[SoftwareTpm] = []
-
-    def make() -> SoftwareTpm:
-        made.append(SoftwareTpm())
-        made[-1].start()
-        return ready(made[-1])
-
-    yield make
-    for tpm in made:
-        tpm.close()
-
-
-@pytest.fixture
-def machine(world: World, new_tpm: Callable[[], SoftwareTpm], tmp_path: Path) -> Machine:
-    """In the inventory, booted, enrolled and well."""
-    found = Machine(world, new_tpm(), tmp_path / "state")
-    found.insert(found.tpm, certified=True)
-    line = f"ek_hash,tier,site\n{found.ek_hash},device,{SITE}\n".encode()
-    assert world.admin.post("/v1/admin/devices/import", line, content_type="text/csv").status_code == 200
-    found.boot(OLD_FIRMWARE)
-    assert found.steps() == 1
-    return found
-
-
-def settings(world: World, **changed: Any) -> None:
-    """The service starts anew with other settings."""
-    world.settings = replace(world.settings, **changed)
-    world.service = wire(world.settings, world.hierarchy, world.registry, world.clock)
-    world.app = create_app(world.service)
+pytestmark = pytest.mark.database
+NEW_FIRMWARE = b"firmware 1.1"
 
 
 # ---- Time -----------------------------------------------------------------------------------------------------------
@@ -430,7 +241,7 @@ OLD, NEW = release("firmware 1.0", OLD_FIRMWARE), release("firmware 1.1", NEW_FI
 
 def test_a_device_whose_firmware_was_updated_by_an_overlapping_manifest(world: World, machine: Machine) -> None:
     """The new version is known before the first device has it: nobody notices."""
-    settings(world, references=(OLD, NEW))
+    restart(world, references=(OLD, NEW))
     machine.boot(OLD_FIRMWARE)
     assert isinstance(machine.agent.attest(), Enrolled)
     machine.boot(NEW_FIRMWARE)
@@ -441,7 +252,7 @@ def test_a_device_whose_firmware_was_updated_by_an_overlapping_manifest(world: W
 @pytest.fixture
 def quarantined(world: World, machine: Machine) -> Machine:
     """Updated before anybody said that the new version is good."""
-    settings(world, references=(OLD,))
+    restart(world, references=(OLD,))
     machine.boot(NEW_FIRMWARE)
     assert isinstance(machine.agent.attest(), WaitAnswer)
     assert machine.row.state is State.QUARANTINED
@@ -458,13 +269,13 @@ def test_it_asks_again_by_itself_and_stays_where_it_is(world: World, quarantined
 
 
 def test_it_comes_back_by_the_policy_once_the_version_is_known(world: World, quarantined: Machine) -> None:
-    settings(world, references=(OLD, NEW), attestation=AttestationSettings(release_after_good=True))
+    restart(world, references=(OLD, NEW), attestation=AttestationSettings(release_after_good=True))
     assert quarantined.steps() == 1
     assert quarantined.agent.state.waiting() is None
 
 
 def test_without_such_a_policy_an_operator_releases_it(world: World, quarantined: Machine) -> None:
-    settings(world, references=(OLD, NEW))
+    restart(world, references=(OLD, NEW))
     quarantined.step()
     assert quarantined.row.state is State.QUARANTINED
     release = f"/v1/admin/devices/{quarantined.row.id}/release"
@@ -481,7 +292,7 @@ def test_a_release_alone_does_not_hold_under_the_old_manifest(world: World, quar
 
 
 def test_going_back_to_the_old_version_is_a_way_too(world: World, quarantined: Machine) -> None:
-    settings(world, attestation=AttestationSettings(release_after_good=True))
+    restart(world, attestation=AttestationSettings(release_after_good=True))
     quarantined.boot(OLD_FIRMWARE)
     assert quarantined.steps() == 1
 
@@ -522,8 +333,8 @@ def test_one_that_was_retired_asks_when_told_to_and_comes_back_by_an_approval(wo
 
 def test_a_policy_that_names_other_pcrs_costs_no_enrollment(world: World, machine: Machine) -> None:
     before = machine.known
-    settings(world, attestation=AttestationSettings(pcrs={"sha256": (0, 7, 10)}))
+    restart(world, attestation=AttestationSettings(pcrs={"sha256": (0, 7, 10)}))
     world.clock.advance(hours=1)
     machine.switch_on()
-    assert machine.steps() <= 2
-    assert machine.known.record.spiffe_id == before.record.spiffe_id
+    assert machine.steps() == 1
+    assert (machine.known.ak, machine.known.ck) == (before.ak, before.ck)

@@ -287,6 +287,16 @@ def test_it_is_replaced_and_taken_away_with_the_certificate(agent: Agent, servic
     assert not agent.state.ear_path.exists()
 
 
+@pytest.mark.parametrize("new_key", [False, True])
+def test_a_renewal_that_says_none_keeps_it(agent: Agent, service: FakeService, new_key: bool) -> None:
+    """Nothing was attested anew, and the earlier attestation counts."""
+    service.ear = EAR
+    agent.attest()
+    service.ear = ""
+    agent.renew(new_key=new_key)
+    assert agent.state.ear_path.read_text() == EAR
+
+
 @pytest.mark.parametrize("later", [LATER, ""])
 def test_a_quarantined_device_does_not_go_on_with_a_good_one(agent: Agent, service: FakeService, later: str) -> None:
     service.ear = EAR
