@@ -9,14 +9,18 @@ machine = Machine(kernel=b"tampered")  # another kernel: PCRs and a log to match
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+from attestd.appraisal.manifests import ReferenceManifest
+from attestd.registry import references
 from tests import ima_lists
 from tests.ima_lists import Item
-from tests.logwriter import Boot, exit_boot_services, firmware, grub, shim
-from tests.soft_device import SoftDevice
+from tests.logwriter import Boot, digests_of, exit_boot_services, firmware, grub, image, shim
+from tests.service import SoftDevice, World
 
+GOOD_FILES = ("/usr/bin/init", "/usr/bin/sh", "/usr/bin/vim")
 PCRS = range(10)  # those that are quoted, besides IMA's
 
 
@@ -57,3 +61,50 @@ class Machine:
         if ima:
             said |= {"ima": self.ima(ima_from), "ima_from": ima_from}
         device.logs = {name: value for name, value in (said | logs).items() if value is not None}
+
+
+# ---- References and devices for them -----------------------------------------------------------------------------
+
+
+def loaders(*kernels: bytes) -> list[str]:
+    return [dict(digests_of(image(name)))["sha256"].hex() for name in (b"shim", b"grub", *kernels)]
+
+
+BOOT = {"secure_boot": True, "loaders": loaders(b"kernel")}
+
+
+def kernel_digest(kernel: bytes = b"kernel") -> str:
+    return dict(digests_of(image(kernel)))["sha256"].hex()
+
+
+def runtime(*paths: str) -> dict[str, Any]:
+    digest = f"sha256:{hashlib.sha256(b'content').hexdigest()}"
+    return {"files": {path: [digest] for path in paths}}
+
+
+def refer(world: World, stage: str = "enforce", *, name: str = "model", overlap: int = 0, **sections: Any) -> str:
+    """A manifest in the registry, in force from now on; its digest."""
+    manifest = ReferenceManifest.from_members({"name": name, "stage": stage, **sections})
+    with world.registry.acting() as c:
+        references.add(
+            c,
+            name=manifest.name,
+            stage=manifest.stage.value,
+            digest=manifest.digest,
+            document=manifest.document,
+            added_by="test",
+            now=int(world.clock().timestamp()),
+            overlap=overlap,
+        )
+    world.clock.advance(seconds=2)
+    return manifest.digest
+
+
+def enrolled(world: World, machine: Machine, **shown: Any) -> SoftDevice:
+    device = world.device()
+    machine.present(device, **shown)
+    assert device.enroll().status_code == 202
+    world.approve(device)
+    answer = device.enroll()
+    assert answer.status_code == 200, answer.text
+    return device

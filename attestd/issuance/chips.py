@@ -34,7 +34,7 @@ def endorsed_now(endorsement: VerifiedEndorsement) -> Endorsed:
         model=endorsement.model,
         firmware_version=endorsement.firmware_version,
         quirks=endorsement.quirks,
-        ek=endorsement.ek,
+        ek=parse_public(endorsement.area),
     )
 
 

@@ -119,6 +119,7 @@ DOORS: Final[Mapping[str, Door]] = {
     "GET /v1/admin/overview": _bare(Who.VIEWER),
     "GET /v1/admin/devices": _bare(Who.VIEWER),
     "GET /v1/admin/devices/<id>": _bare(Who.VIEWER),
+    "GET /v1/admin/devices/<id>/evidence": _bare(Who.OPERATOR),
     "POST /v1/admin/devices/import": Door(Who.OPERATOR, _INVENTORY, inventory.MAX_FILE),
     "POST /v1/admin/devices/<id>/approve": _acts(Who.OPERATOR),
     "POST /v1/admin/devices/<id>/reject": _acts(Who.OPERATOR),

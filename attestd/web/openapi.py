@@ -101,6 +101,11 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         query={"state": STATE, "tier": TIER, "site": SEGMENT, "q": text(200), "after": SEGMENT, "limit": _LIMIT},
     ),
     "GET /v1/admin/devices/<id>": Described("One device", {200: "DevicePage"}),
+    "GET /v1/admin/devices/<id>/evidence": Described(
+        "A device's evidence with all that its result rests on: what `attestd appraise bundle` reads",
+        {200: "EvidenceBundle"},
+        query={"verdict": {"enum": ["good", "bad"]}},
+    ),
     "POST /v1/admin/devices/import": Described("Import an inventory: all of it, or nothing", {200: "Imported"}),
     "POST /v1/admin/devices/<id>/approve": _act("Approve a waiting device into a tier and a site", "Approval"),
     "POST /v1/admin/devices/<id>/reject": _act("Reject a waiting device"),

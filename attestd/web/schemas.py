@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from attestd.appraisal.record import MAX_RECORD
 from attestd.ids import Tier
 from attestd.policy.source import MAX_POLICY
 from attestd.protocol.encoding import MAX_SECONDS
@@ -270,6 +271,18 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     # Operators: answers
     "Device": closed(_DEVICE),
     "DeviceAnswer": _answer(device=ref("Device")),
+    "EvidenceBundle": _answer(
+        kind={"const": "attestd-evidence"},
+        record=octets(MAX_RECORD, least=2),
+        result=octets(MAX_RECORD, least=2),
+        certificates=_list(octets(MAX_CERTIFICATE), 16),
+        missing=_list(DIGEST, 16),
+        documents=closed(
+            {"references": _list({"type": "string"}, 256), "advisories": {"type": "string"}},
+            eventlog={"type": "string"},
+            ima={"type": "string"},
+        ),
+    ),
     "DevicePage": _answer(
         device=closed(_DEVICE, ek_hash={**DIGEST, "description": "for operators and admins"}),
         credentials=_list(ref("Credential"), 20),

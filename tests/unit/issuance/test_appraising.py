@@ -11,7 +11,6 @@ from typing import Any
 import jwt
 import pytest
 
-from attestd.appraisal.manifests import ReferenceManifest
 from attestd.appraisal.record import AppraisalRecord, DocumentMissing, canonical, reappraise
 from attestd.config import AttestationSettings
 from attestd.credentials.status import Status
@@ -20,63 +19,18 @@ from attestd.protocol.demanded import HEADER, Demanded
 from attestd.registry import audit, devices, evidence, references
 from attestd.registry.states import Event, State
 from tests import ima_lists
-from tests.booted import Machine
-from tests.logwriter import digests_of, image
+from tests.booted import BOOT, GOOD_FILES, Machine, enrolled, kernel_digest, loaders, refer, runtime
+from tests.logwriter import digests_of
 from tests.service import SoftDevice, World, problem
 
 pytestmark = pytest.mark.database
 
 SELECTION = AttestationSettings(pcrs={"sha256": tuple(range(10))})
-GOOD_FILES = ("/usr/bin/init", "/usr/bin/sh", "/usr/bin/vim")
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path / "instance", attestation=SELECTION)
-
-
-def loaders(*kernels: bytes) -> list[str]:
-    return [dict(digests_of(image(name)))["sha256"].hex() for name in (b"shim", b"grub", *kernels)]
-
-
-BOOT = {"secure_boot": True, "loaders": loaders(b"kernel")}
-
-
-def kernel_digest(kernel: bytes = b"kernel") -> str:
-    return dict(digests_of(image(kernel)))["sha256"].hex()
-
-
-def runtime(*paths: str) -> dict[str, Any]:
-    digest = f"sha256:{hashlib.sha256(b'content').hexdigest()}"
-    return {"files": {path: [digest] for path in paths}}
-
-
-def refer(world: World, stage: str = "enforce", *, name: str = "model", overlap: int = 0, **sections: Any) -> str:
-    """A manifest in the registry, in force from now on; its digest."""
-    manifest = ReferenceManifest.from_members({"name": name, "stage": stage, **sections})
-    with world.registry.acting() as c:
-        references.add(
-            c,
-            name=manifest.name,
-            stage=manifest.stage.value,
-            digest=manifest.digest,
-            document=manifest.document,
-            added_by="test",
-            now=int(world.clock().timestamp()),
-            overlap=overlap,
-        )
-    world.clock.advance(seconds=2)
-    return manifest.digest
-
-
-def enrolled(world: World, machine: Machine, **shown: Any) -> SoftDevice:
-    device = world.device()
-    machine.present(device, **shown)
-    assert device.enroll().status_code == 202
-    world.approve(device)
-    answer = device.enroll()
-    assert answer.status_code == 200, answer.text
-    return device
 
 
 def acts(world: World) -> list[str]:
