@@ -190,6 +190,13 @@ class Members:
             self._refuse_type(name, "a whole number")
         return value
 
+    def boolean(self, name: str) -> bool:
+        self._asked.add(name)
+        value = self._members.get(name)
+        if type(value) is not bool:
+            self._refuse_type(name, "true or false")
+        return value
+
     def seconds(self, name: str) -> int:
         """A duration: nothing that a clock's arithmetic could stumble over."""
         if not 0 <= (value := self.integer(name)) <= MAX_SECONDS:
@@ -231,6 +238,10 @@ class Members:
     def texts(self, name: str, *, most: int, limit: int = 1024) -> tuple[str, ...]:
         array = self._array(name, most)
         return tuple(array.text(place, limit=limit) for place in array._members)
+
+    def integers(self, name: str, *, most: int) -> tuple[int, ...]:
+        array = self._array(name, most)
+        return tuple(array.integer(place) for place in array._members)
 
     def object(self, name: str) -> Members:
         self._asked.add(name)

@@ -10,6 +10,7 @@ from flask import Flask, Response
 from attestd.web import (
     access,
     admin,
+    admin_references,
     admin_settings,
     admin_views,
     audit,
@@ -53,7 +54,7 @@ def create_app(service: Service) -> Flask:
     access.register(app, service)
     problems.register(app)
 
-    for door in (devices, publishing, admin, admin_views, admin_settings, audit, openapi):
+    for door in (devices, publishing, admin, admin_views, admin_settings, admin_references, audit, openapi):
         app.register_blueprint(door.blueprint(service))
     return app
 
