@@ -11,7 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, exists, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from attestd.appraisal.manifests import Match, Stage, Subject
 from attestd.errors import Conflict, NotFound
@@ -208,12 +221,14 @@ def would_refuse(
 def purge_watched(c: Connection, *, now: int, limit: int) -> int:
     """Forgets what was said of devices by manifests that count no longer, or by none. Returns how many rows went."""
     counts = exists().where(manifests.c.digest == watched.c.digest, _counts(now))
-    old = select(watched.c.digest, watched.c.device_id).where(~counts).limit(limit)
-    gone = 0
-    for row in c.execute(old).all():
-        said = watched.c.digest == row.digest, watched.c.device_id == row.device_id
-        gone += c.execute(delete(watched).where(*said)).rowcount
-    return gone
+    old = (
+        select(watched.c.digest, watched.c.device_id)
+        .where(~counts)
+        .order_by(watched.c.digest, watched.c.device_id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return c.execute(delete(watched).where(tuple_(watched.c.digest, watched.c.device_id).in_(old))).rowcount
 
 
 # ---- Devices that a manifest would decide about -----------------------------------------------------------------
