@@ -30,6 +30,7 @@ from attestd.registry.references import Affected, StoredManifest
 
 OVERLAP: Final = 7 * 86400  # seconds for which an earlier version counts beside a new one
 GOES_ON: Final = 86400  # seconds: what holds a device for less is no reason to call it safe
+NOTICED: Final = 2  # seconds until every process compares with a manifest that was added
 MAX_LOOKED: Final = 100_000  # devices that one count looks at
 MAX_GOLDEN: Final = 32  # devices to learn from at once
 _MAX_INPUTS: Final = 16 * 1024 * 1024
@@ -214,7 +215,7 @@ class References:
 
     def _prospect(self, c: Connection, manifest: ReferenceManifest, now: int, overlap: int) -> Prospect:
         watching = _watching(c, manifest, now)
-        since = None if watching is None else max(watching.added_at, manifest.not_before or 0)
+        since = None if watching is None else max(watching.added_at + NOTICED, manifest.not_before or 0)
         digest = "" if watching is None else watching.digest
         lasting = self._lasting(c, manifest, now, overlap)
         unheard, spared, more = _count(

@@ -17,6 +17,7 @@ from attestd.config import ReferenceSettings
 from attestd.ids import DeviceId
 from attestd.protocol.encoding import write_object
 from attestd.references import (
+    NOTICED,
     OVERLAP,
     Accepted,
     AlreadyThere,
@@ -249,11 +250,11 @@ def test_one_would_be_refused(desk: Desk, monitored: StoredManifest) -> None:
 
 
 def test_one_has_not_attested_since(desk: Desk, monitored: StoredManifest) -> None:
-    device = desk.device(attested_at=monitored.added_at)
+    device = desk.device(attested_at=monitored.added_at + NOTICED)
     with pytest.raises(WouldRefuse) as refusal:
         desk.promote(monitored)
     assert "0 devices that it would refuse, and 1 that" in str(refusal.value.seen)
-    desk.say(device, attested_at=monitored.added_at + 1)
+    desk.say(device, attested_at=monitored.added_at + NOTICED + 1)
     desk.promote(monitored)
 
 
