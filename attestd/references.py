@@ -288,14 +288,19 @@ class References:
 _FOREVER: Final = (1 << 62) - 1
 
 
+def _in_force(c: Connection, now: int) -> list[StoredManifest]:
+    """The newest ones that count, without their documents."""
+    return references.page(c, counting_at=now, limit=references.MAX_PAGE)
+
+
 def _counts_already(c: Connection, manifest: ReferenceManifest, now: int) -> bool:
-    return any(stored.digest == manifest.digest for stored in references.in_force(c, now=now))
+    return any(stored.digest == manifest.digest for stored in _in_force(c, now))
 
 
 def _watching(c: Connection, manifest: ReferenceManifest, now: int) -> StoredManifest | None:
     """The watched version of the same content, if one counts."""
     digest = manifest.at_stage(Stage.MONITOR).digest
-    return next((stored for stored in references.in_force(c, now=now) if stored.digest == digest), None)
+    return next((stored for stored in _in_force(c, now) if stored.digest == digest), None)
 
 
 def _goes_on(stored: StoredManifest, now: int, *, speaks_of_runtime: bool) -> bool:
@@ -322,8 +327,7 @@ def _count(
 
 
 def _store(c: Connection, manifest: ReferenceManifest, act: Act, overlap: int) -> StoredManifest:
-    current = references.in_force(c, now=act.at)
-    if any(stored.digest == manifest.digest and stored.until is None for stored in current):
+    if any(stored.digest == manifest.digest and stored.until is None for stored in _in_force(c, act.at)):
         raise AlreadyThere(seen=manifest.policy_id)
     return references.add(
         c,
