@@ -95,10 +95,12 @@ class EndorsementSettings:
 
 @dataclass(frozen=True, slots=True)
 class AttestationSettings:
-    """`[attestation]`: which PCRs a quote must cover, how long a good result stands, whether it frees a device."""
+    """`[attestation]`: how long a good result stands, whether it frees a device; which PCRs a quote must cover and
+    which logs come with it, besides those that reference manifests speak of."""
 
     validity: timedelta = timedelta(hours=4)
     pcrs: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: {"sha256": (0, 1, 2, 3, 4, 5, 6, 7)})
+    logs: tuple[str, ...] = ()  # "eventlog", "ima"
     release_after_good: bool = False
 
 

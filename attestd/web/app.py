@@ -10,6 +10,7 @@ from flask import Flask, Response
 from attestd.web import (
     access,
     admin,
+    admin_evidence,
     admin_references,
     admin_settings,
     admin_views,
@@ -54,7 +55,17 @@ def create_app(service: Service) -> Flask:
     access.register(app, service)
     problems.register(app)
 
-    for door in (devices, publishing, admin, admin_views, admin_settings, admin_references, audit, openapi):
+    for door in (
+        devices,
+        publishing,
+        admin,
+        admin_views,
+        admin_evidence,
+        admin_settings,
+        admin_references,
+        audit,
+        openapi,
+    ):
         app.register_blueprint(door.blueprint(service))
     return app
 
