@@ -12,6 +12,7 @@ from attestd.web import (
     admin,
     admin_evidence,
     admin_fleet,
+    admin_references,
     admin_settings,
     admin_views,
     audit,
@@ -56,7 +57,8 @@ def create_app(service: Service) -> Flask:
     problems.register(app)
 
     for door in (
-        *(devices, publishing, admin, admin_fleet, admin_views, admin_evidence, admin_settings, audit, openapi),
+        *(devices, publishing, openapi),
+        *(admin, admin_fleet, admin_views, admin_evidence, admin_references, admin_settings, audit),
     ):
         app.register_blueprint(door.blueprint(service))
     return app
