@@ -13,6 +13,7 @@ from attestd.web import (
     admin_settings,
     admin_views,
     audit,
+    demands,
     devices,
     health,
     logs,
@@ -53,7 +54,7 @@ def create_app(service: Service) -> Flask:
     access.register(app, service)
     problems.register(app)
 
-    for door in (devices, publishing, admin, admin_views, admin_settings, audit, openapi):
+    for door in (devices, demands, publishing, admin, admin_views, admin_settings, audit, openapi):
         app.register_blueprint(door.blueprint(service))
     return app
 

@@ -22,6 +22,7 @@ from attestd.protocol.messages import (
     MAX_SEALED,
     MAX_SIGNATURE,
 )
+from attestd.registry.demands import MAX_AT_ONCE
 from attestd.registry.operators import Role
 from attestd.registry.states import State
 
@@ -209,6 +210,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         retry_after=_SECONDS,
         result={"anyOf": [_RESULT, {"type": "object", "maxProperties": 0}]},
     ),
+    "DemandAnswer": _answer(attest={"const": True}),
     "SignedRequest": closed(
         {
             "protected": {**text(4096), "description": "base64url of {alg, kid, url, nonce, typ}"},
@@ -241,6 +243,9 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     "Act": _message(**_ACT),
     "Reason": _message(**_REASON),
     "Approval": _message({"tier": TIER, "site": SEGMENT}, labels=_LABELS, **_ACT),
+    "Demand": _message(
+        ids=_list(SEGMENT, MAX_AT_ONCE), site=SEGMENT, tier=TIER, labels=_LABELS, after=SEGMENT, **_REASON
+    ),
     "Replacement": _message({"ek_hash": DIGEST}, **_ACT),
     "Policy": _message({"text": text(MAX_POLICY)}),
     "NewProxy": _message({"name": SEGMENT, "site": SEGMENT, "public_key": text(4096)}),
@@ -248,6 +253,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     # Operators: answers
     "Device": closed(_DEVICE),
     "DeviceAnswer": _answer(device=ref("Device")),
+    "DemandedAnswer": _answer(demanded=_list(SEGMENT, MAX_AT_ONCE), after=_or_null(SEGMENT)),
     "DevicePage": _answer(
         device=closed(_DEVICE, ek_hash={**DIGEST, "description": "for operators and admins"}),
         credentials=_list(ref("Credential"), 20),
