@@ -180,8 +180,12 @@ def test_who_renewed_or_was_disabled_is_not_told(world: World) -> None:
     world.clock.advance(hours=12)
     assert world.proxy.post("/v1/proxies/renewals", {"v": 1}).status_code == 200
     assert world.admin.post("/v1/admin/operators/viewer-1/disable", {"v": 1}).status_code == 200
-    walk(world, START + timedelta(hours=23), step=timedelta(hours=1))
+    world.new_caller("proxy", "proxy-2")
+    assert world.admin.post("/v1/admin/proxies/proxy-2/disable", {"v": 1}).status_code == 200
+    walk(world, START + timedelta(hours=27), step=timedelta(hours=1))  # a third of the renewed one's is not begun
     assert told(world, "edge proxy") == []
+    walk(world, START + timedelta(hours=36), step=timedelta(hours=1))
+    assert told(world, "edge proxy") == [("proxy-1", 3)]
     walk(world, START + 62 * DAY)
     assert "viewer-1" not in dict(told(world, "operator"))
 
@@ -210,6 +214,15 @@ def test_reference_manifests_with_an_end(world: World) -> None:
     manifest(world, "for-ever")
     walk(world, ends)
     assert told(world, "reference manifest") == [("bike-4", 30), ("bike-4", 3)]
+
+
+def test_a_version_that_was_replaced_ends_without_a_word(world: World) -> None:
+    """It counts for an hour more, in which its end may come near."""
+    now, later = int(world.clock().timestamp()), 400 * 86_400
+    manifest(world, "bike-4", not_after=now + 600)
+    manifest(world, "bike-4", not_after=now + later)
+    with world.registry.reading() as c:
+        assert [each.ends for each in expiring.manifests(c, now=now)] == [now + later]
 
 
 def test_it_is_looked_at_once_an_hour(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
