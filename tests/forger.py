@@ -228,6 +228,7 @@ class Forger:
         self.ek = forge_ek(ek) if isinstance(ek, str) else ek
         self.ak = ak or forge_key()
         self.ck = ck or forge_ck()
+        self.clock: dict[str, int] = {}  # what it says of its boots: clock, reset_count, restart_count, safe
 
     def activate(
         self,
@@ -311,7 +312,9 @@ class Forger:
     ) -> Attestation:
         scheme = lies.pop("scheme", None)
         signature = lies.pop("signature", None)
-        attest = write_attest(**{"type": type, "extra_data": qualifying_data, "attested": attested, **lies})
+        attest = write_attest(
+            **{"type": type, "extra_data": qualifying_data, "attested": attested, **self.clock, **lies}
+        )
         return Attestation(attest, signer.sign(attest, scheme=scheme) if signature is None else signature)
 
 

@@ -335,7 +335,7 @@ def grub(boot: Boot, *, cmdline: str = CMDLINE, kernel: bytes = b"kernel", initr
         grub_command(boot, command)
     grub_command(boot, f"linux {cmdline}")
     grub_file(boot, "/vmlinuz-6.1", kernel)
-    load(boot, b"kernel", "")
+    load(boot, kernel, "")
     grub_command(boot, cmdline, label="kernel_cmdline: ")
     grub_command(boot, "initrd /initrd.img-6.1")
     grub_file(boot, "/initrd.img-6.1", initrd)

@@ -40,6 +40,7 @@ from attestd.config import DatabaseSettings, ServerSettings, Settings
 from attestd.credentials.requests import SoftwareKey
 from attestd.ids import Site, TrustDomain
 from attestd.issuance.appraising import Appraiser
+from attestd.issuance.ears import Ears
 from attestd.issuance.enrollment import Enrollment
 from attestd.issuance.grants import Granter
 from attestd.issuance.lifecycle import Lifecycle
@@ -245,13 +246,16 @@ def wire(settings: Settings, hierarchy: Hierarchy, registry: Registry, clock: Ca
             stored = policies.latest(c)
         return PolicySet.parse(stored.text, stored.version)
 
+    ears = Ears(hierarchy, settings.server.url)
     trust = Trust(registry, settings.endorsement)
-    appraiser = Appraiser(settings)
+    appraiser = Appraiser(settings, registry)
     return Service(
         settings=settings,
         registry=registry,
-        enrollment=Enrollment(settings, registry, hierarchy.sealing, granter, trust, appraiser, entropy),
-        lifecycle=Lifecycle(settings, registry, hierarchy, hierarchy.sealing, granter, appraiser, policy, entropy),
+        enrollment=Enrollment(settings, registry, hierarchy.sealing, granter, ears, trust, appraiser, entropy),
+        lifecycle=Lifecycle(
+            settings, registry, hierarchy, hierarchy.sealing, granter, ears, appraiser, policy, entropy
+        ),
         operations=Operations(settings, registry, hierarchy, profiles, entropy),
         callers=Callers(registry, hierarchy.sealing),
         publication=Publication(settings, registry, hierarchy),

@@ -54,6 +54,7 @@ class SoftDevice:
         self.certificates = certificates
         self.iak: ForgedKey | None = None  # with `certificates` for it: the device enrolls by its IAK
         self.pcrs: Mapping[str, Mapping[int, bytes]] = PCRS
+        self.logs: dict[str, Any] = {}  # what goes with a quote: eventlog, ima, eventlog_sha256, ima_from
         self.answer: CredentialAnswer | None = None  # the newest credential
         self.waits: WaitAnswer | None = None
         self.completion = b""  # the last completion's octets, for a retry
@@ -170,7 +171,7 @@ class SoftDevice:
 
     def _quote(self, qualifying_data: bytes) -> QuoteEvidence:
         attest, signature = self.tpm.quote(qualifying_data, self.pcrs)
-        return QuoteEvidence(attest, signature, self.pcrs)
+        return QuoteEvidence(attest, signature, self.pcrs, **self.logs)
 
     def _noted(self, answer: TestResponse) -> TestResponse:
         if answer.status_code == 200 and b'"chain"' in answer.data:

@@ -16,7 +16,7 @@ The result is a function of its arguments, and its JSON form is canonical.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ from attestd.appraisal.manifests import Good, ReferenceManifest, Stage, Subject
 from attestd.appraisal.results import AttestationResult, Monitored
 from attestd.appraisal.runtime import RuntimeAppraisal
 from attestd.tpm.attest import VerifiedQuote
-from attestd.tpm.bootfacts import BootFacts
+from attestd.tpm.bootfacts import BootFacts, RecalledFacts
 
 UNKNOWN: Final = 0
 # The named values of draft-ietf-rats-ar4si-09, sections 2.3.2 to 2.3.4, that are used here.
@@ -48,12 +48,16 @@ MAX_REASONS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is proven of one device at one moment. `boot` and `runtime` are None where no log was asked for or sent."""
+    """What is proven of one device at one moment. `boot` and `runtime` are None where no log was asked for or sent.
+
+    `watched` is what the watched manifests alone say of what ran, by their digests.
+    """
 
     quote: VerifiedQuote
     chip: Chip
-    boot: BootFacts | None = None
+    boot: BootFacts | RecalledFacts | None = None
     runtime: RuntimeAppraisal | None = None
+    watched: Mapping[str, RuntimeAppraisal] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +109,8 @@ def appraise(
         facts=MappingProxyType(dict(evidence.chip.facts()) | _shown(evidence.boot)),
         policies=tuple(verdict.manifest.policy_id for verdict in (held or verdicts)),
         monitored=tuple(
-            Monitored(verdict.manifest.policy_id, _bounded(verdict.reasons))
-            for verdict in (
-                _compare(manifest, evidence) for manifest in deciding(manifests, subject, attested_at, Stage.MONITOR)
-            )
+            Monitored(manifest.policy_id, _bounded(_compare(manifest, evidence).reasons + _watch(manifest, evidence)))
+            for manifest in deciding(manifests, subject, attested_at, Stage.MONITOR)
         ),
     )
 
@@ -145,6 +147,7 @@ def _compare(manifest: ReferenceManifest, evidence: Evidence) -> _Verdict:
 
 _AFFIRMED: Final = {"executables": APPROVED_BOOT, "configuration": APPROVED_CONFIGURATION}
 _NO_DOUBTS: Final = Good(frozenset())
+_NO_LIST: Final = "No IMA list shows what ran since the boot, and reference values speak of it."
 
 
 def _not_good(value: Any, good: Good) -> list[str]:
@@ -163,7 +166,7 @@ def _judge_runtime(
         return ()
     if evidence.runtime is None:
         vector["executables"] = CONTRAINDICATED
-        return ("No IMA list shows what ran since the boot, and reference values speak of it.",)
+        return (_NO_LIST,)
     if not evidence.runtime.acceptable:
         vector["executables"] = CONTRAINDICATED
         return evidence.runtime.reasons
@@ -172,7 +175,15 @@ def _judge_runtime(
     return ()
 
 
-def _shown(boot: BootFacts | None) -> dict[str, str | bool | int]:
+def _watch(manifest: ReferenceManifest, evidence: Evidence) -> tuple[str, ...]:
+    """Step 5, for a manifest that is only watched: what it says alone."""
+    if manifest.runtime is None:
+        return ()
+    runtime = evidence.watched.get(manifest.digest)
+    return (_NO_LIST,) if runtime is None else runtime.reasons
+
+
+def _shown(boot: BootFacts | RecalledFacts | None) -> dict[str, str | bool | int]:
     """Boot facts for credentials, where they are for policies to ask: single values, short ones."""
     members = {} if boot is None else boot.to_members()
     return {name: members[name] for name in _TRAVELLING if isinstance(members.get(name), str | bool | int)}

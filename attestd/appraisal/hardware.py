@@ -10,13 +10,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from attestd.tpm.advisories import Advisory
-from attestd.tpm.firmware import Firmware, read_certified
+from attestd.tpm.advisories import Advisories, Advisory
+from attestd.tpm.attest import VerifiedQuote
+from attestd.tpm.firmware import Firmware, read_certified, read_quoted
+from attestd.tpm.objects import TpmPublic
 
 UNKNOWN: Final = 0
 GENUINE_HARDWARE: Final = 2
 UNSAFE_HARDWARE: Final = 32  # genuine, with known vulnerabilities
 CONTRAINDICATED_HARDWARE: Final = 96
+
+CERTIFIED: Final = ("certificate", "iak")  # a maker's word, of the EK or of an identity key
 
 # All facts of a credential share 1024 octets with the labels, so each of these is short.
 _MAX_TEXT: Final = 40  # characters of one fact
@@ -75,6 +79,34 @@ class Chip:
             "tpm.quirks": _listed(self.quirks),
         }
         return {name: text[:_MAX_TEXT].encode("ascii", "replace").decode() for name, text in found.items() if text}
+
+
+@dataclass(frozen=True, slots=True)
+class Endorsed:
+    """What an endorsement says of a TPM. `kind` is "certificate", "iak" or "inventory"; `ek` the endorsed key, where
+    it is known: with it a quote's firmware version can be told to be a plain one."""
+
+    kind: str
+    manufacturer: str = ""
+    model: str = ""
+    firmware_version: str = ""
+    quirks: tuple[str, ...] = ()
+    ek: TpmPublic | None = None
+
+    def chip(self, quote: VerifiedQuote, ak: TpmPublic, advisories: Advisories, accepted: frozenset[str]) -> Chip:
+        """The chip that made this quote, and what is known against its kind."""
+        now = read_quoted(quote.firmware_version, qualified_signer=quote.qualified_signer, ak=ak, ek=self.ek)
+        firmware = now or read_certified(self.firmware_version)
+        return Chip(
+            certified=self.kind in CERTIFIED,
+            manufacturer=self.manufacturer,
+            model=self.model,
+            firmware_version=self.firmware_version,
+            firmware_now=now,
+            quirks=self.quirks,
+            advisories=advisories.concerning(self.manufacturer, self.model, firmware),
+            accepted=accepted,
+        )
 
 
 def _listed(names: Iterable[str]) -> str:

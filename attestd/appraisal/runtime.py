@@ -296,6 +296,10 @@ class _Judge:
 
     def take(self, run: Run) -> None:
         """Judges each entry of a run; plain listed ones by one lookup of their octets."""
+        if not self._views:  # nobody's policy: nothing is good, and there is nothing to say of each
+            self._files += len(run.items)
+            self._refused += len(run.items)
+            return
         plain = run.template == _PLAIN and run.order == "little"
         if plain and any(view.policy.good.issuperset(run.items) for view in self._views):
             self._files += len(run.items)

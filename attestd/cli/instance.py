@@ -35,6 +35,7 @@ from attestd.config import SettingInvalid, Settings
 from attestd.errors import Conflict
 from attestd.ids import TrustDomain
 from attestd.issuance.appraising import Appraiser
+from attestd.issuance.ears import Ears
 from attestd.issuance.enrollment import Enrollment
 from attestd.issuance.grants import Granter
 from attestd.issuance.issuers import Issuers
@@ -99,16 +100,25 @@ def open_instance(
     profiles = profiles_of(settings)
     hierarchy = Hierarchy.load(dir, unlocking_of(settings, environ, ask=ask))
     registry = Registry.open(settings.database_url, waiting=waiting)
-    appraiser = Appraiser(settings)
+    appraiser = Appraiser(settings, registry)
     entropy = os.urandom
     granter = Granter(settings.trust_domain, hierarchy, profiles, entropy)
+    ears = Ears(hierarchy, settings.server.url)
     trust = Trust(registry, settings.endorsement, issuers=Issuers(settings.endorsement, waiting=waiting))
     service = Service(
         settings=settings,
         registry=registry,
-        enrollment=Enrollment(settings, registry, hierarchy.sealing, granter, trust, appraiser, entropy),
+        enrollment=Enrollment(settings, registry, hierarchy.sealing, granter, ears, trust, appraiser, entropy),
         lifecycle=Lifecycle(
-            settings, registry, hierarchy, hierarchy.sealing, granter, appraiser, _PolicyInForce(registry), entropy
+            settings,
+            registry,
+            hierarchy,
+            hierarchy.sealing,
+            granter,
+            ears,
+            appraiser,
+            _PolicyInForce(registry),
+            entropy,
         ),
         operations=Operations(settings, registry, hierarchy, profiles, entropy),
         callers=Callers(registry, hierarchy.sealing),

@@ -207,6 +207,8 @@ def _check(settings: Settings) -> None:
             seen=repr(settings.limits.proxy_header)[:80],
             expected="x-forwarded-for or forwarded",
         )
+    if unknown := sorted(set(settings.attestation.logs) - {"", "eventlog", "ima"}):
+        raise SettingInvalid("attestation.logs names what is no log.", seen=unknown, expected="eventlog, ima")
     if len({hook.name for hook in settings.webhooks}) != len(settings.webhooks):
         raise SettingInvalid("Two webhooks have one name.", seen=", ".join(hook.name for hook in settings.webhooks))
     for reference in settings.references:

@@ -1,37 +1,264 @@
-"""Appraising a device's evidence by what this instance knows: the reference manifests, and the chip."""
+"""From verified evidence to a result, and to what is kept of it: the one way, for enrollments and for attestations.
+
+1. The manifests that speak of this device now: those that decide, those that are watched.
+2. What they speak of must be there: a log that was not sent affirms nothing, and is asked for.
+3. The event log replays to the quote; one that was replayed to the same values before is not read again.
+4. The IMA list reaches the quoted PCR 10; of a list that is known only new entries are needed.
+5. The engine compares (`attestd.appraisal.comparison`).
+6. All that the result follows from is written down, to be kept in the act that records the result.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
-from attestd.appraisal.comparison import Evidence, appraise
-from attestd.appraisal.hardware import Chip
-from attestd.appraisal.manifests import ReferenceManifest, Subject
+from attestd.appraisal.comparison import Evidence, appraise, deciding
+from attestd.appraisal.hardware import Endorsed
+from attestd.appraisal.manifests import ReferenceManifest, Stage, Subject
+from attestd.appraisal.record import AppraisalRecord, canonical
 from attestd.appraisal.results import AttestationResult
+from attestd.appraisal.runtimes import JudgedRuntime, Runtimes, judge_runtime
 from attestd.config import Settings
-from attestd.ids import Tier
+from attestd.errors import Conflict, EvidenceRefused
+from attestd.ids import DeviceId, Tier
 from attestd.issuance.chips import Chips
+from attestd.issuance.references import InForce, References
+from attestd.protocol.encoding import write_object
+from attestd.protocol.messages import Lately, QuoteEvidence
+from attestd.registry import evidence, references
+from attestd.registry.acts import Step
+from attestd.registry.contents import ADVISORIES, EVENT_LOG, REFERENCES, Contents
+from attestd.registry.engine import Registry
+from attestd.registry.evidence import ImaPart, Kept
+from attestd.tpm.activation import VerifiedAk
 from attestd.tpm.attest import VerifiedQuote
+from attestd.tpm.bootfacts import BootFacts, RecalledFacts, boot_facts, recall_facts
+from attestd.tpm.eventlog import parse_event_log
+from attestd.tpm.ima import IMA_PCR
+from attestd.tpm.imalist import position_of
+from attestd.tpm.replay import verify_event_log
+
+_WAITING: Final = "waiting"  # stands in a record for a device that nobody approved yet
+
+
+class EvidenceIncomplete(EvidenceRefused):
+    """Reference values speak of a log that was not sent"""
+
+    remedy = "Send the logs that the header Attestd-Evidence names, and check that the agent may read them."
+
+
+class EventLogUnknown(Conflict):
+    """This event log was not seen before with these PCR values"""
+
+    remedy = "Send the event log itself."
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One device's verified quote, and what came with it. `device` is None for one that waits for approval."""
+
+    device: DeviceId | None
+    quote: VerifiedQuote
+    unverified: QuoteEvidence
+    qualifying_data: bytes
+    ak: VerifiedAk
+    endorsed: Endorsed
+    ek_area: bytes
+    tier: Tier | None
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Appraised:
+    """A result, what it follows from, and what the device need not send again."""
+
+    result: AttestationResult
+    lately: Lately
+    kept: Kept
+    ima: ImaPart | None
+    new_boot: bool
+    watched: tuple[tuple[str, tuple[str, ...]], ...]  # digest, and why that manifest would refuse
+
+    def keeping(self, device: DeviceId) -> tuple[Step, ...]:
+        """Steps of the act that records the result."""
+        at = self.kept.at
+        said = [step for digest, why in self.watched for step in references.watching(device, digest, why, now=at)]
+        return (*evidence.keeping(device, self.kept, ima=self.ima, new_boot=self.new_boot), *said)
 
 
 class Appraiser:
-    """The one way from verified evidence to a result, for enrollments and for attestations."""
+    """One a process; any number of threads."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises AdvisoriesInvalid."""
+    def __init__(self, settings: Settings, registry: Registry) -> None:
+        """Raises AdvisoriesInvalid, ManifestInvalid."""
+        self._registry = registry
         self.chips = Chips.of(settings)
-        self._manifests = tuple(
-            ReferenceManifest.of_pcrs(said.name, said.pcrs, said.tier) for said in settings.references
+        self.references = References(settings, registry)
+        self.contents = Contents(registry)
+
+    def in_force(self, now: datetime) -> InForce:
+        """The manifests, and what they ask for."""
+        return self.references.in_force(now)
+
+    def before(self, device: DeviceId, unverified: QuoteEvidence) -> Kept | None:
+        """What this evidence may go on from; not asked for where it has no log."""
+        logs = unverified.eventlog, unverified.eventlog_sha256, unverified.ima
+        return None if logs == (None, None, None) else evidence.newest(self._registry, device)
+
+    def appraise(self, case: Case, *, kept: Kept | None = None, now: datetime) -> Appraised:
+        """Raises EvidenceIncomplete, EventLogUnknown, and whatever refuses a log."""
+        at = int(now.timestamp())
+        chips = self.chips
+        chip = case.endorsed.chip(case.quote, case.ak.public, chips.advisories, chips.accepted)
+        subject = Subject(case.tier, case.labels, chip.manufacturer, chip.model)
+        manifests = self.in_force(now).manifests
+        decide = deciding(manifests, subject, at)  # 1
+        watched = deciding(manifests, subject, at, Stage.MONITOR)
+        _require_logs(decide, case.unverified)  # 2
+        log, values = _log_of(case.unverified), _values_of(case.quote)
+        facts = _facts(case, kept, values)  # 3
+        judged = self._runtime(case, kept, decide, watched)  # 4
+        result = appraise(  # 5
+            Evidence(
+                case.quote,
+                chip,
+                facts,
+                None if judged is None else judged.decided,
+                {} if judged is None else judged.watched,
+            ),
+            subject=subject,
+            manifests=manifests,
+            attested_at=at,
+        )
+        record = AppraisalRecord(  # 6
+            device=_WAITING if case.device is None else str(case.device),
+            at=at,
+            tier=case.tier,
+            labels=case.labels,
+            endorsed=case.endorsed,
+            ek_area=case.ek_area,
+            ak_area=case.ak.public.area,
+            attest=case.unverified.attest,
+            signature=case.unverified.signature,
+            qualifying_data=case.qualifying_data,
+            pcrs=case.quote.pcrs,
+            manifests=tuple(sorted(manifest.digest for manifest in (*decide, *watched))),
+            advisories=hashlib.sha256(chips.advisories.document).hexdigest(),
+            accepted=tuple(sorted(chips.accepted)),
+            eventlog=log,
+            ima_entries=None if judged is None else judged.entries,
+        )
+        self._keep_documents(case.unverified, (*decide, *watched), at)
+        boot = _boot_of(case.quote)
+        return Appraised(
+            result=result,
+            lately=Lately(log, 0 if judged is None else judged.entries),
+            kept=Kept(
+                verdict=evidence.BAD if result.contraindicated else evidence.GOOD,
+                at=at,
+                inputs=record.to_bytes(),
+                boot=boot,
+                boot_log=log,
+                boot_pcrs=None if log is None else values,
+                boot_facts=None if facts is None else facts.to_members(),
+                ima_entries=None if judged is None else judged.entries,
+                runtime_state=None if judged is None else judged.states.to_bytes(),
+                result=canonical(result),
+            ),
+            ima=_new_part(case.unverified, judged),
+            new_boot=kept is not None and kept.boot != boot,
+            watched=_said(watched, result),
         )
 
-    def appraise(
-        self, quote: VerifiedQuote, chip: Chip, *, tier: Tier | None, labels: Mapping[str, str], now: datetime
-    ) -> AttestationResult:
-        """`tier` is None for a device that waits for approval."""
-        return appraise(
-            Evidence(quote, chip),
-            subject=Subject(tier, labels, chip.manufacturer, chip.model),
-            manifests=self._manifests,
-            attested_at=int(now.timestamp()),
+    def _runtime(
+        self,
+        case: Case,
+        kept: Kept | None,
+        decide: tuple[ReferenceManifest, ...],
+        watched: tuple[ReferenceManifest, ...],
+    ) -> JudgedRuntime | None:
+        """Step 4."""
+        entries = case.unverified.ima
+        if entries is None:
+            return None
+        known = None if kept is None or kept.runtime_state is None else Runtimes.parse(kept.runtime_state)
+        return judge_runtime(
+            entries,
+            quote=case.quote,
+            deciding=decide,
+            watched=watched,
+            known=known,
+            begins_at=case.unverified.ima_from,
         )
+
+    def _keep_documents(self, unverified: QuoteEvidence, manifests: tuple[ReferenceManifest, ...], at: int) -> None:
+        """What the record speaks of, where it is not kept elsewhere: the registry has its own manifests."""
+        own = {manifest.digest for manifest in self.references.own}
+        for manifest in manifests:
+            if manifest.digest in own:
+                self.contents.keep(REFERENCES, manifest.document, now=at)
+        self.contents.keep(ADVISORIES, self.chips.advisories.document, now=at)
+        if unverified.eventlog is not None:
+            self.contents.keep(EVENT_LOG, unverified.eventlog, now=at)
+
+
+def _require_logs(decide: tuple[ReferenceManifest, ...], unverified: QuoteEvidence) -> None:
+    """Step 2."""
+    missing = []
+    if any(manifest.boot for manifest in decide) and _log_of(unverified) is None:
+        missing.append("eventlog")
+    if any(manifest.runtime is not None for manifest in decide) and unverified.ima is None:
+        missing.append("ima")
+    if missing:
+        raise EvidenceIncomplete(seen=f"no {' and no '.join(missing)}", expected=", ".join(missing))
+
+
+def _log_of(unverified: QuoteEvidence) -> bytes | None:
+    """The event log's SHA-256."""
+    if unverified.eventlog is not None:
+        return hashlib.sha256(unverified.eventlog).digest()
+    return unverified.eventlog_sha256
+
+
+def _values_of(quote: VerifiedQuote) -> bytes:
+    """A digest of the PCR values that an event log's facts depend on: all but IMA's, which no firmware writes."""
+    return hashlib.sha256(
+        write_object(
+            {
+                bank: {str(index): value.hex() for index, value in values.items() if index != IMA_PCR}
+                for bank, values in quote.pcrs.items()
+            }
+        )
+    ).digest()
+
+
+def _facts(case: Case, kept: Kept | None, values: bytes) -> BootFacts | RecalledFacts | None:
+    """Step 3. The same log and the same values have the same facts."""
+    log = _log_of(case.unverified)
+    if log is None:
+        return None
+    if kept is not None and kept.boot_facts is not None and (kept.boot_log, kept.boot_pcrs) == (log, values):
+        return recall_facts(kept.boot_facts)
+    if case.unverified.eventlog is None:
+        raise EventLogUnknown(seen=log.hex())
+    return boot_facts(verify_event_log(parse_event_log(case.unverified.eventlog), case.quote))
+
+
+def _boot_of(quote: VerifiedQuote) -> str:
+    return f"{quote.clock.reset_count}.{quote.clock.restart_count}"
+
+
+def _new_part(unverified: QuoteEvidence, judged: JudgedRuntime | None) -> ImaPart | None:
+    """The entries that were proven now and not before, without those that came after the quote."""
+    if judged is None or unverified.ima is None or (new := judged.decided.new_entries) == 0:
+        return None
+    return ImaPart(unverified.ima_from, unverified.ima[: position_of(unverified.ima, new)])
+
+
+def _said(watched: tuple[ReferenceManifest, ...], result: AttestationResult) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    by_policy = {manifest.policy_id: manifest.digest for manifest in watched}
+    return tuple((by_policy[found.policy], found.reasons) for found in result.monitored)

@@ -23,7 +23,7 @@ from attestd.tpm.wire import Reader, sized, u64
 
 Entropy = Callable[[int], bytes]
 
-CHALLENGE = "attestd/challenge/3"
+CHALLENGE = "attestd/challenge/4"
 NONCE = "attestd/nonce/1"
 _PARTS = 2 + 5  # of a challenge: its own and the endorsement's
 _NONCE = struct.Struct(">16sQ")  # id, expiry in unix seconds: one size, as the derivations need

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NoReturn
 
-from attestd.appraisal.results import AttestationResult
 from attestd.ca.sealing import SealingKeys
 from attestd.config import Settings
 from attestd.errors import AttestdError, Conflict, EvidenceRefused, Forbidden, Limited, MalformedInput
-from attestd.ids import DeviceId, Serial
-from attestd.issuance.appraising import Appraiser
+from attestd.ids import DeviceId, Serial, SpiffeId
+from attestd.issuance.appraising import Appraised, Appraiser, Case
 from attestd.issuance.challenges import EnrollmentChallenge
+from attestd.issuance.chips import endorsed_now
+from attestd.issuance.ears import Ears
 from attestd.issuance.grants import Grant, Granter
 from attestd.issuance.records import Placement, clock_members, recording, require_standing
 from attestd.issuance.trust import Trust
@@ -25,8 +26,15 @@ from attestd.protocol.derivations import (
     enrollment_quote_data,
     request_digest,
 )
-from attestd.protocol.messages import BeginAnswer, BeginRequest, CompleteRequest, EnrollmentEvidence, WaitAnswer
-from attestd.registry import admission, audit, devices, spends
+from attestd.protocol.messages import (
+    BeginAnswer,
+    BeginRequest,
+    CompleteRequest,
+    EnrollmentEvidence,
+    QuoteEvidence,
+    WaitAnswer,
+)
+from attestd.registry import admission, audit, devices, evidence, spends
 from attestd.registry.acts import Step, perform
 from attestd.registry.engine import Registry
 from attestd.registry.spends import Spent
@@ -86,6 +94,12 @@ class IdentityUnexpected(EvidenceRefused):
     remedy = IdentityMissing.remedy
 
 
+class LogsNotWhole(EvidenceRefused):
+    """An enrollment's logs are sent whole"""
+
+    remedy = "Send each log from its beginning; only an attestation may leave out what the service knows."
+
+
 class TooManyPending(Limited):
     """Too many devices wait for approval"""
 
@@ -102,10 +116,26 @@ class Proven:
     ak: VerifiedAk
     key: VerifiedKey
     quote: VerifiedQuote
+    unverified: QuoteEvidence
+    qualifying_data: bytes
 
     @property
     def endorsement(self) -> VerifiedEndorsement:
         return self.challenge.endorsement
+
+    def case(self, device: Standing | None) -> Case:
+        """What is to be appraised: by the registry's word an approved device, or one that waits."""
+        return Case(
+            device=None if device is None else device.id,
+            quote=self.quote,
+            unverified=self.unverified,
+            qualifying_data=self.qualifying_data,
+            ak=self.ak,
+            endorsed=endorsed_now(self.endorsement),
+            ek_area=self.endorsement.area,
+            tier=None if device is None else device.tier,
+            labels={} if device is None else device.labels,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +146,7 @@ class Enrollment:
     registry: Registry
     sealing: SealingKeys
     granter: Granter
+    ears: Ears
     trust: Trust
     appraiser: Appraiser
     entropy: Callable[[int], bytes]
@@ -136,13 +167,14 @@ class Enrollment:
             endorsement = self.trust.identify(request.ek_public, request.iak, now=now)  # 1
         ak = vet_ak(request.ak_public)  # 2
         lifetime = self.settings.enrollment.challenge_lifetime
+        demanded = self.appraiser.in_force(now).demanded
         challenge = EnrollmentChallenge(
             id=self.entropy(16),
             endorsement=endorsement,
             ak=ak,
             secret=self.entropy(32),
             nonce=self.entropy(32),
-            pcrs=self.settings.attestation.pcrs,
+            pcrs=demanded.pcrs,
             expires_at=int((now + lifetime).timestamp()),
         )
         made = make_credential(endorsement, ak, secret=challenge.secret, entropy=self.entropy)  # 3
@@ -153,7 +185,7 @@ class Enrollment:
             secret=made.encrypted_secret,
             nonce=challenge.nonce,
             pcrs=challenge.pcrs,
-            wants=(),
+            wants=demanded.logs,
             expires_in=int(lifetime.total_seconds()),
         )
 
@@ -192,32 +224,35 @@ class Enrollment:
 
     def _prove(self, challenge: EnrollmentChallenge, request: CompleteRequest, digest: bytes) -> Proven:
         """The AK, the key certified by it, then the quote by it, all bound to this challenge and to each other."""
-        evidence = EnrollmentEvidence.parse(request.body)
-        ak = _prove_ak(challenge, request, evidence)
+        said = EnrollmentEvidence.parse(request.body)
+        ak = _prove_ak(challenge, request, said)
         bound = {
             "nonce": challenge.nonce,
             "id": challenge.id,
             "ek_hash": challenge.endorsement.ek_hash,
             "ak_name": ak.name,
-            "ck_name": parse_public(evidence.key.public).name,
+            "ck_name": parse_public(said.key.public).name,
         }
         key = verify_certified_key(
             ak,
-            public=evidence.key.public,
-            attest=evidence.key.attest,
-            signature=evidence.key.signature,
+            public=said.key.public,
+            attest=said.key.attest,
+            signature=said.key.signature,
             qualifying_data=enrollment_certify_data(**bound),
         )
+        qualifying_data = enrollment_quote_data(**bound)
         quote = verify_quote(
             ak,
-            attest=evidence.quote.attest,
-            signature=evidence.quote.signature,
-            qualifying_data=enrollment_quote_data(**bound),
-            pcrs=evidence.quote.pcrs,
+            attest=said.quote.attest,
+            signature=said.quote.signature,
+            qualifying_data=qualifying_data,
+            pcrs=said.quote.pcrs,
             selection=challenge.pcrs,
             allow_sha1="sha1" in challenge.pcrs,
         )
-        return Proven(challenge, digest, request.proof, ak, key, quote)
+        if said.quote.eventlog_sha256 is not None or said.quote.ima_from:
+            raise LogsNotWhole(seen="what a service may know of an earlier attestation", expected="eventlog, ima")
+        return Proven(challenge, digest, request.proof, ak, key, quote, said.quote, qualifying_data)
 
     def _decide(self, proven: Proven, known: Known, now: datetime, request_id: str) -> bytes | WaitAnswer:
         """Step 6. Re-enrolling never improves a state: quarantined and rejected are refused, retired waits again."""
@@ -235,11 +270,13 @@ class Enrollment:
     def _issue(self, proven: Proven, device: Standing, now: datetime, request_id: str) -> bytes:
         """An approved device's first credentials, or an active one's new ones; a bad state quarantines the latter."""
         place = Placement.of(device)
-        chip = self.appraiser.chips.endorsed(proven.endorsement, proven.quote, proven.ak)
-        result = self.appraiser.appraise(proven.quote, chip, tier=place.tier, labels=device.labels, now=now)
+        appraised = self.appraiser.appraise(proven.case(device), now=now)
+        result = appraised.result
         if result.contraindicated:
-            self._quarantine(proven, device, result, now, request_id)
+            self._quarantine(proven, device, appraised, now, request_id)
         good_until = now + self.settings.attestation.validity
+        subject = SpiffeId.of_device(self.settings.trust_domain, place.tier, place.site, device.id)
+        ear = self.ears.sign(result, subject, quoted=proven.qualifying_data, now=now, until=good_until)
         granted = self.granter.grant(
             Grant(
                 device_id=device.id,
@@ -250,9 +287,12 @@ class Enrollment:
                 key=proven.key.key,
                 result=result,
                 good_until=good_until,
+                ear=ear,
+                lately=appraised.lately,
             ),
             now=now,
         )
+        endorsed = self.trust.keep_issuers(proven.endorsement, now=now)
         self.registry.act(
             self._spending(proven, now, answer=granted.answer, device=device.id, serial=granted.certificate.serial),
             *devices.activation(
@@ -272,6 +312,8 @@ class Enrollment:
                 good_until=int(good_until.timestamp()),
                 now=int(now.timestamp()),
             ),
+            *appraised.keeping(device.id),
+            *evidence.keeping_endorsement(device.id, endorsed, now=int(now.timestamp())),
             recording(granted, device, changes=1),
             audit.entry(
                 at=int(now.timestamp()),
@@ -285,9 +327,10 @@ class Enrollment:
         return granted.answer
 
     def _quarantine(
-        self, proven: Proven, device: Standing, result: AttestationResult, now: datetime, request_id: str
+        self, proven: Proven, device: Standing, appraised: Appraised, now: datetime, request_id: str
     ) -> NoReturn:
         """A contraindicated result: an active device is quarantined, an approved one stays without credentials."""
+        result = appraised.result
         refusal = EvidenceContraindicated("The evidence shows a state that must not be trusted.", seen=result.reasons)
         if device.state is State.ACTIVE:
             self.registry.act(
@@ -298,6 +341,7 @@ class Enrollment:
                     now=int(now.timestamp()),
                     expected_version=device.state_version,
                 ),
+                *appraised.keeping(device.id),
                 audit.entry(
                     at=int(now.timestamp()),
                     actor="attestd",
@@ -312,8 +356,9 @@ class Enrollment:
     def _wait(self, proven: Proven, now: datetime, request_id: str) -> WaitAnswer:
         """Records the evidence of a device that nobody approved yet. Such rows are capped and expire."""
         settings = self.settings.enrollment
-        chip = self.appraiser.chips.endorsed(proven.endorsement, proven.quote, proven.ak)
-        result = self.appraiser.appraise(proven.quote, chip, tier=None, labels={}, now=now)
+        appraised = self.appraiser.appraise(proven.case(None), now=now)
+        result = appraised.result
+        endorsed = self.trust.keep_issuers(proven.endorsement, now=now)
         retry_after = int(settings.retry_after.total_seconds())
         with self.registry.acting() as c:
             admission.purge_pending(c, older_than=int((now - settings.pending_lifetime).timestamp()))
@@ -336,7 +381,12 @@ class Enrollment:
                 clock=clock_members(proven.quote),
                 now=int(now.timestamp()),
             )
-            perform(c, self._spending(proven, now, answer=None, device=device.id, serial=None))
+            perform(
+                c,
+                self._spending(proven, now, answer=None, device=device.id, serial=None),
+                *appraised.keeping(device.id),
+                *evidence.keeping_endorsement(device.id, endorsed, now=int(now.timestamp())),
+            )
             audit.append(
                 c,
                 at=int(now.timestamp()),

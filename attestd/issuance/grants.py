@@ -7,7 +7,7 @@ transaction, which also checks that the device is still as it was appraised, and
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -18,7 +18,7 @@ from attestd.ca.hierarchy import Hierarchy
 from attestd.ca.profiles import Profile
 from attestd.credentials.facts import Facts
 from attestd.ids import DeviceId, Serial, Site, SpiffeId, Tier, TrustDomain
-from attestd.protocol.messages import CredentialAnswer
+from attestd.protocol.messages import CredentialAnswer, Lately
 
 # A device renews when half of its certificate's life is over; the agent adds jitter.
 _RENEW_AT = 0.5
@@ -36,6 +36,8 @@ class Grant:
     key: ec.EllipticCurvePublicKey
     result: AttestationResult
     good_until: datetime  # when the attestation stops counting
+    ear: str = ""
+    lately: Lately = field(default_factory=Lately)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ class Granter:
             result=result.to_members(),
             renew_after=int(left * _RENEW_AT),
             expires_in=left,
+            ear=grant.ear,
+            lately=grant.lately,
         )
         return Granted(certificate, spiffe_id, profile.name, answer.to_bytes())
 

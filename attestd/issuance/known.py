@@ -14,6 +14,7 @@ from attestd.errors import Unauthenticated
 from attestd.ids import DeviceId
 from attestd.issuance.grants import Grant
 from attestd.issuance.records import Placement
+from attestd.protocol.messages import Lately
 from attestd.registry.standing import Standing
 from attestd.tpm.activation import VerifiedAk, recall_ak
 from attestd.tpm.objects import parse_public
@@ -64,8 +65,26 @@ class KnownDevice:
             attested_at=result.attested_at,
         )
 
-    def grant(self, key: ec.EllipticCurvePublicKey, result: AttestationResult, good_until: datetime) -> Grant:
+    def grant(
+        self,
+        key: ec.EllipticCurvePublicKey,
+        result: AttestationResult,
+        good_until: datetime,
+        *,
+        ear: str = "",
+        lately: Lately | None = None,
+    ) -> Grant:
         """What it may be given, for this key."""
         place = self.place
-        labels = self.row.labels
-        return Grant(self.id, place.tier, place.site, labels, place.status_index, key, result, good_until)
+        return Grant(
+            self.id,
+            place.tier,
+            place.site,
+            self.row.labels,
+            place.status_index,
+            key,
+            result,
+            good_until,
+            ear,
+            lately or Lately(),
+        )

@@ -21,11 +21,13 @@ from attestd.config import Settings
 from attestd.credentials.jwk import jwk_thumbprint
 from attestd.errors import EvidenceRefused, Forbidden, MalformedInput
 from attestd.ids import Serial, SpiffeId
-from attestd.issuance.appraising import Appraiser
+from attestd.issuance.appraising import Appraised, Appraiser, Case
 from attestd.issuance.challenges import RequestNonce
+from attestd.issuance.chips import endorsed_before
+from attestd.issuance.ears import Ears
 from attestd.issuance.enrollment import DeviceQuarantined
 from attestd.issuance.grants import Granted, Granter
-from attestd.issuance.records import clock_members, recording
+from attestd.issuance.records import clock_before, clock_members, recording
 from attestd.issuance.requests import DeviceRequests, NonceSpent, Requested
 from attestd.policy import PolicySet, may_receive_token
 from attestd.protocol.derivations import device_certify_data, device_quote_data
@@ -45,6 +47,7 @@ from attestd.registry.engine import Registry
 from attestd.registry.standing import Standing
 from attestd.registry.states import Event, State
 from attestd.tpm.attest import VerifiedKey, VerifiedQuote, verify_certified_key, verify_quote
+from attestd.tpm.clock import Reading, read_clock
 from attestd.tpm.objects import parse_public
 
 _T = TypeVar("_T")
@@ -69,6 +72,21 @@ class AudienceDenied(Forbidden):
 
 
 @dataclass(frozen=True, slots=True)
+class Attested:
+    """One attestation, proven and appraised. `reading`: what happened since the quote before, if there is one."""
+
+    quote: VerifiedQuote
+    reading: Reading | None
+    qualifying_data: bytes
+    appraised: Appraised
+
+    @property
+    def happened(self) -> dict[str, str]:
+        """For the audit trail: nothing, where the boot is the same."""
+        return {"since": self.reading.value} if self.reading not in (None, Reading.SAME_BOOT) else {}
+
+
+@dataclass(frozen=True, slots=True)
 class Lifecycle:
     """The three verbs. One object serves any number of requests in any process."""
 
@@ -77,6 +95,7 @@ class Lifecycle:
     hierarchy: Hierarchy
     sealing: SealingKeys
     granter: Granter
+    ears: Ears
     appraiser: Appraiser
     policies: Callable[[], PolicySet]
     entropy: Callable[[int], bytes]
@@ -85,6 +104,10 @@ class Lifecycle:
         """A fresh nonce for one signed request, sealed."""
         fresh = RequestNonce.fresh(now, self.settings.enrollment.nonce_lifetime, self.entropy)
         return fresh.seal(self.sealing, self.entropy)
+
+    def demanded(self, now: datetime) -> str:
+        """What an attestation should hold now: the header beside each nonce (`attestd.protocol.demanded`)."""
+        return self.appraiser.in_force(now).header
 
     # ---- The verbs --------------------------------------------------------------------------------------------
 
@@ -96,39 +119,96 @@ class Lifecycle:
         if asked.device.row.state not in (State.ACTIVE, State.QUARANTINED):
             raise DeviceNotActive("This device is not active.", seen=asked.device.row.state.value)
         try:
-            quote = self._verify_quote(asked)
+            attested = self._appraise(asked, now)
         except (EvidenceRefused, MalformedInput) as refusal:
             self._spend_refused(asked, "refuse-attestation", refusal, now=now, request_id=request_id)
             raise
-        row, tier = asked.device.row, asked.device.place.tier
-        chip = self.appraiser.chips.known(row, quote, asked.device.ak)
-        result = self.appraiser.appraise(quote, chip, tier=tier, labels=row.labels, now=now)
+        row, result = asked.device.row, attested.appraised.result
         good_until = now + self.settings.attestation.validity
         released = (
-            asked.device.row.state is State.QUARANTINED
+            row.state is State.QUARANTINED
             and self.settings.attestation.release_after_good
             and result.status == "affirming"
         )
-        if result.contraindicated or (asked.device.row.state is State.QUARANTINED and not released):
-            return self._record_result(asked, quote, result, now=now, request_id=request_id)
-        granted = self.granter.grant(asked.device.grant(asked.device.key, result, good_until), now=now)
+        if result.contraindicated or (row.state is State.QUARANTINED and not released):
+            return self._record_result(asked, attested, now=now, request_id=request_id)
+        grant = asked.device.grant(
+            asked.device.key,
+            result,
+            good_until,
+            ear=self._ear(asked, attested, now, good_until),
+            lately=attested.appraised.lately,
+        )
+        granted = self.granter.grant(grant, now=now)
         release: tuple[Step, ...] = ()
         if released:
             release = devices.changing_state(
-                asked.device.id,
+                row.id,
                 Event.RELEASE,
                 reason="a good attestation, by policy",
                 now=int(now.timestamp()),
-                expected_version=asked.device.row.state_version,
+                expected_version=row.state_version,
             )
         self._act(
             _spending(asked, now, granted=granted),
-            *_attestation(asked.device.row, quote, result, good_until=good_until, now=now),
+            *_attestation(row, attested, good_until=good_until, now=now),
             *release,
-            recording(granted, asked.device.row, changes=1 if released else 0),
-            _entry(asked, "attest", now, request_id, serial=str(granted.certificate.serial), result=result.status),
+            recording(granted, row, changes=1 if released else 0),
+            _entry(
+                asked,
+                "attest",
+                now,
+                request_id,
+                serial=str(granted.certificate.serial),
+                result=result.status,
+                **attested.happened,
+            ),
         )
         return granted.answer
+
+    def _appraise(self, asked: Requested, now: datetime) -> Attested:
+        """The quote is verified, its clock read, its logs judged."""
+        row, request = asked.device.row, AttestationRequest.parse(asked.payload)
+        ak, qualifying_data = (
+            asked.device.ak,
+            device_quote_data(
+                nonce=asked.sealed_nonce,
+                device_id=asked.device.id,
+                ak_name=asked.device.ak.name,
+                ck_name=asked.device.ck_name,
+            ),
+        )
+        selection = self.appraiser.in_force(now).demanded.pcrs
+        quote = verify_quote(
+            ak,
+            attest=request.quote.attest,
+            signature=request.quote.signature,
+            qualifying_data=qualifying_data,
+            pcrs=request.quote.pcrs,
+            selection=selection,
+            allow_sha1="sha1" in selection,
+        )
+        before = clock_before(row.clock)
+        reading = None if before is None else read_clock(before, quote.clock)
+        case = Case(
+            device=row.id,
+            quote=quote,
+            unverified=request.quote,
+            qualifying_data=qualifying_data,
+            ak=ak,
+            endorsed=endorsed_before(row),
+            ek_area=row.ek_public or b"",
+            tier=asked.device.place.tier,
+            labels=row.labels,
+        )
+        kept = self.appraiser.before(row.id, request.quote)
+        return Attested(quote, reading, qualifying_data, self.appraiser.appraise(case, kept=kept, now=now))
+
+    def _ear(self, asked: Requested, attested: Attested, now: datetime, until: datetime) -> str:
+        place = asked.device.place
+        subject = SpiffeId.of_device(self.settings.trust_domain, place.tier, place.site, asked.device.id)
+        result = attested.appraised.result
+        return self.ears.sign(result, subject, quoted=attested.qualifying_data, now=now, until=until)
 
     def renew(self, envelope: SignedEnvelope, *, url: str, now: datetime, request_id: str) -> bytes:
         """A new certificate while the last attestation counts: for the same key, or a new one certified by the AK."""
@@ -257,24 +337,6 @@ class Lifecycle:
             )
         return _result(device.result), good_until
 
-    def _verify_quote(self, asked: Requested) -> VerifiedQuote:
-        request = AttestationRequest.parse(asked.payload)
-        ak = asked.device.ak
-        return verify_quote(
-            ak,
-            attest=request.quote.attest,
-            signature=request.quote.signature,
-            qualifying_data=device_quote_data(
-                nonce=asked.sealed_nonce,
-                device_id=asked.device.id,
-                ak_name=ak.name,
-                ck_name=asked.device.ck_name,
-            ),
-            pcrs=request.quote.pcrs,
-            selection=self.settings.attestation.pcrs,
-            allow_sha1="sha1" in self.settings.attestation.pcrs,
-        )
-
     def _verify_new_key(self, asked: Requested, key: CertifiedKey) -> VerifiedKey:
         ak = asked.device.ak
         return verify_certified_key(
@@ -292,12 +354,10 @@ class Lifecycle:
 
     # ---- The transactions -------------------------------------------------------------------------------------
 
-    def _record_result(
-        self, asked: Requested, quote: VerifiedQuote, result: AttestationResult, *, now: datetime, request_id: str
-    ) -> WaitAnswer:
+    def _record_result(self, asked: Requested, attested: Attested, *, now: datetime, request_id: str) -> WaitAnswer:
         """A result without a credential. A contraindicated one quarantines an active device in the same transaction,
         which suspends it in the status list."""
-        device = asked.device.row
+        device, result = asked.device.row, attested.appraised.result
         told: dict[str, Any] = {"result": result.status}
         state, act = device.state, "attest"
         quarantine: tuple[Step, ...] = ()
@@ -312,12 +372,17 @@ class Lifecycle:
             )
         self._act(
             _spending(asked, now),
-            *_attestation(device, quote, result, good_until=now, now=now),
+            *_attestation(device, attested, good_until=now, now=now),
             *quarantine,
-            _entry(asked, act, now, request_id, **told),
+            _entry(asked, act, now, request_id, **told, **attested.happened),
         )
-        retry_after = int((self.settings.attestation.validity / 4).total_seconds())
-        return WaitAnswer(state=state.value, retry_after=retry_after, result=result.to_members())
+        return WaitAnswer(
+            state=state.value,
+            retry_after=int((self.settings.attestation.validity / 4).total_seconds()),
+            result=result.to_members(),
+            ear=self._ear(asked, attested, now, now + self.settings.attestation.validity),
+            lately=attested.appraised.lately,
+        )
 
     def _spend_refused(
         self, asked: Requested, act: str, refusal: EvidenceRefused | MalformedInput, *, now: datetime, request_id: str
@@ -356,17 +421,19 @@ def _spending(
     )
 
 
-def _attestation(
-    device: Standing, quote: VerifiedQuote, result: AttestationResult, *, good_until: datetime, now: datetime
-) -> tuple[Step, ...]:
-    return devices.attestation(
-        device.id,
-        expected_version=device.state_version,
-        result=result.to_members(),
-        clock=clock_members(quote),
-        good_until=int(good_until.timestamp()),
-        now=int(now.timestamp()),
-        counts_again=device.attested_at is None,
+def _attestation(device: Standing, attested: Attested, *, good_until: datetime, now: datetime) -> tuple[Step, ...]:
+    """The result, and what it follows from."""
+    return (
+        *devices.attestation(
+            device.id,
+            expected_version=device.state_version,
+            result=attested.appraised.result.to_members(),
+            clock=clock_members(attested.quote),
+            good_until=int(good_until.timestamp()),
+            now=int(now.timestamp()),
+            counts_again=device.attested_at is None,
+        ),
+        *attested.appraised.keeping(device.id),
     )
 
 

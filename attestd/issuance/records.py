@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -16,6 +17,7 @@ from attestd.registry.engine import Connection
 from attestd.registry.standing import Standing
 from attestd.registry.states import State
 from attestd.tpm.attest import VerifiedQuote
+from attestd.tpm.statements import ClockInfo
 
 
 class AnswerOutdated(Conflict):
@@ -47,6 +49,13 @@ def clock_members(quote: VerifiedQuote) -> dict[str, Any]:
         "restart_count": quote.clock.restart_count,
         "safe": quote.clock.safe,
     }
+
+
+def clock_before(members: Mapping[str, Any] | None) -> ClockInfo | None:
+    """What `clock_members` wrote at the quote before; None where nothing is known, as after a restore."""
+    if not members:
+        return None
+    return ClockInfo(members["clock"], members["reset_count"], members["restart_count"], members["safe"])
 
 
 def recording(granted: Granted, device: Standing, *, changes: int = 0) -> Step:

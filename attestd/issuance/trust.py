@@ -17,7 +17,9 @@ from attestd.issuance.issuers import Issuers
 from attestd.issuance.makers import read_quirks
 from attestd.protocol.messages import IdentityKey
 from attestd.registry import devices, trust
+from attestd.registry.contents import CERTIFICATE, Contents
 from attestd.registry.engine import Registry
+from attestd.registry.evidence import Endorsement
 from attestd.tpm.chain import TrustAnchors, UntrustedMaker
 from attestd.tpm.endorsement import (
     CertificateForAnotherKey,
@@ -28,6 +30,8 @@ from attestd.tpm.endorsement import (
 )
 from attestd.tpm.identity import vet_identity_key
 from attestd.tpm.vouching import BadCertificateSignature, IssuerKeyDiffers
+
+_MAX_ABOVE = 1024  # issuers' certificates that a process remembers: 2 MB
 
 
 class NoEndorsement(EvidenceRefused):
@@ -57,6 +61,8 @@ class Trust:
         self._lock = threading.Lock()
         self._version: int | None = None
         self._anchors = TrustAnchors.load((), ())
+        self._contents = Contents(registry)
+        self._above: dict[bytes, bytes] = {}  # issuers' certificates that led to a root, by SHA-256
 
     def _current(self) -> TrustAnchors:
         with self._registry.reading() as c:
@@ -71,6 +77,24 @@ class Trust:
                     self._version, self._anchors = version, anchors
             return self._anchors
 
+    def keep_issuers(self, endorsement: VerifiedEndorsement, *, now: datetime) -> Endorsement:
+        """By what a TPM is endorsed. The certificates above its own are kept, as far as this process has seen them:
+        many TPMs share these, and any of them brings them again."""
+        if endorsement.certificate is None:
+            return Endorsement(None, ())
+        with self._lock:
+            known = [self._above[issuer] for issuer in endorsement.issuers if issuer in self._above]
+        for certificate in known:
+            self._contents.keep(CERTIFICATE, certificate, now=int(now.timestamp()))
+        return Endorsement(endorsement.certificate, endorsement.issuers)
+
+    def _seen(self, endorsement: VerifiedEndorsement) -> VerifiedEndorsement:
+        with self._lock:
+            if len(self._above) > _MAX_ABOVE:
+                self._above.clear()
+            self._above.update(zip(endorsement.issuers, endorsement.above, strict=True))
+        return endorsement
+
     def endorse(self, ek_public: bytes, certificates: Sequence[bytes], *, now: datetime) -> VerifiedEndorsement:
         """A maker's certificate chain, or else the inventory's own word for this EK.
 
@@ -80,7 +104,7 @@ class Trust:
         """
         if certificates:
             try:
-                return self._by_maker(ek_public, certificates, now)
+                return self._seen(self._by_maker(ek_public, certificates, now))
             except (CertificateForAnotherKey, BadCertificateSignature):
                 raise
             except EvidenceRefused:
@@ -95,13 +119,15 @@ class Trust:
         """A certified identity key, where this instance takes such (docs/endorsements.md). No inventory stands in."""
         if not self._takes_identities:
             raise IdentityKeysNotTaken
-        return endorse_by_identity(
-            ek_public,
-            vet_identity_key(iak.public),
-            iak.certificates,
-            anchors=self._current(),
-            now=now,
-            refused=self._refused,
+        return self._seen(
+            endorse_by_identity(
+                ek_public,
+                vet_identity_key(iak.public),
+                iak.certificates,
+                anchors=self._current(),
+                now=now,
+                refused=self._refused,
+            )
         )
 
     def _by_maker(self, ek_public: bytes, certificates: Sequence[bytes], now: datetime) -> VerifiedEndorsement:

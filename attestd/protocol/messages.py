@@ -5,6 +5,7 @@ Sizes: the largest TPM structures a message can hold, with room for RSA-4096 and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
@@ -31,6 +32,7 @@ PcrValues = Mapping[str, Mapping[int, bytes]]
 PcrSelection = Mapping[str, tuple[int, ...]]
 
 BANKS = {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}  # digest sizes in octets
+_HEX = re.compile(r"[0-9a-f]+", re.ASCII)
 _PCRS = {str(index): index for index in range(24)}  # as they are spelled
 
 
@@ -267,6 +269,19 @@ def _read_pcrs(members: Members) -> dict[str, dict[int, bytes]]:
             if len(digest) != size:
                 raise MalformedJson("A PCR value has the wrong size.", seen=len(digest), expected=f"{size} octets")
             found[index] = digest
+    return banks
+
+
+def read_hex_pcrs(members: Members) -> dict[str, dict[int, bytes]]:
+    """PCR values as people read them: bank -> index -> hexadecimal digits."""
+    banks: dict[str, dict[int, bytes]] = {}
+    for bank, values in members.items():
+        if bank not in BANKS or type(values) is not dict or not values.keys() <= _PCRS.keys():
+            raise MalformedJson("These are not PCR values.", seen=repr(bank[:20]), expected="bank -> index -> digest")
+        for spelled, text in values.items():
+            if type(text) is not str or len(text) != 2 * BANKS[bank] or not _HEX.fullmatch(text):
+                raise MalformedJson("A PCR value is no digest of its bank.", seen=f"{bank} PCR {spelled}")
+            banks.setdefault(bank, {})[_PCRS[spelled]] = bytes.fromhex(text)
     return banks
 
 

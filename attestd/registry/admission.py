@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from attestd.errors import Conflict
 from attestd.ids import DeviceId, EkHash, Site, Tier
-from attestd.registry import issued, revision
+from attestd.registry import evidence, issued, revision
 from attestd.registry.devices import Device, by_ek_hash, by_id, change, device_of
 from attestd.registry.engine import is_unique_violation
 from attestd.registry.inventory import InventoryEntry
@@ -118,7 +118,11 @@ def record_pending(
 def purge_pending(c: Connection, *, older_than: int) -> int:
     """Forgets requests that nobody decided on since this time; returns how many. Once retired devices retire again."""
     stale = and_(devices.c.state == State.PENDING, devices.c.updated_at < older_than)
-    gone = c.execute(delete(devices).where(stale, devices.c.status_index.is_(None))).rowcount
+    forgotten = [
+        DeviceId(row.id)
+        for row in c.execute(delete(devices).where(stale, devices.c.status_index.is_(None)).returning(devices.c.id))
+    ]
+    evidence.forget(c, forgotten)
     back = c.execute(
         update(devices)
         .where(stale)
@@ -128,7 +132,7 @@ def purge_pending(c: Connection, *, older_than: int) -> int:
             state_reason="its request to come back was not decided in time",
         )
     ).rowcount
-    return gone + back
+    return len(forgotten) + back
 
 
 def approve(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import threading
 import zlib
-from contextlib import suppress
 from typing import Final
 
 from sqlalchemy import Connection, bindparam, delete, exists, insert, select, update
@@ -38,7 +37,7 @@ class ContentGone(NotFound):
 
 
 class _AlreadyThere(Conflict):
-    """Another process kept the same content at this moment"""
+    """This content was kept before"""
 
 
 _TOUCH = Statement(
@@ -65,10 +64,9 @@ class Contents:
             return digest
         values = {"sha256": digest, "kind": kind, "content": zlib.compress(content), "at": now}
         try:
-            self._registry.act(Step(_TOUCH, {"wanted": digest, "now": now}, otherwise=lambda _c: _AlreadyThere()))
-        except _AlreadyThere:  # it is not: nothing was touched
-            with suppress(_AlreadyThere):
-                self._registry.act(Step(_INSERT, values, taken=_AlreadyThere))
+            self._registry.act(Step(_INSERT, values, taken=_AlreadyThere))
+        except _AlreadyThere:
+            self._registry.act(Step(_TOUCH, {"wanted": digest, "now": now}))
         self._note(digest, now)
         return digest
 

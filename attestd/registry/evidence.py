@@ -50,6 +50,14 @@ class ImaPart:
     content: bytes = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Endorsement:
+    """The TPM's own certificate in DER, and the SHA-256 of those above it, the root's last."""
+
+    certificate: bytes | None = field(repr=False)
+    issuers: tuple[bytes, ...]
+
+
 _COLUMNS = [evidence.c[name] for name in Kept.__dataclass_fields__]
 _NEWEST = Statement(
     select(*_COLUMNS)
@@ -103,10 +111,12 @@ def ima_list(c: Connection, device_id: DeviceId, boot: str, *, entries: int) -> 
     return [ImaPart(row.first, unpacked(row.content, MAX_LIST)) for row in rows]
 
 
-def endorsed_by(c: Connection, device_id: DeviceId) -> list[bytes]:
-    """SHA-256 of the certificates by which its TPM was endorsed, the TPM's own first; the rest is in `contents`."""
-    stored = c.execute(select(endorsements.c.certificates).where(endorsements.c.device_id == device_id)).scalar()
-    return [] if stored is None else [stored[at : at + 32] for at in range(0, len(stored), 32)]
+def endorsed_by(c: Connection, device_id: DeviceId) -> Endorsement:
+    """By what its TPM was endorsed when it enrolled last; by nothing that is kept, where it was by the inventory."""
+    row = c.execute(select(endorsements).where(endorsements.c.device_id == device_id)).one_or_none()
+    if row is None or row.certificate is None:
+        return Endorsement(None, ())
+    return Endorsement(row.certificate, tuple(row.issuers[at : at + 32] for at in range(0, len(row.issuers), 32)))
 
 
 # ---- Acting -----------------------------------------------------------------------------------------------------
@@ -132,9 +142,10 @@ def keeping(device_id: DeviceId, kept: Kept, *, ima: ImaPart | None, new_boot: b
     return tuple(steps)
 
 
-def keeping_endorsement(device_id: DeviceId, certificates: list[bytes], *, now: int) -> tuple[Step, ...]:
-    """By which certificates (SHA-256, the TPM's own first) the TPM was endorsed that enrolled now."""
-    row = {"device_id": device_id, "at": now, "certificates": b"".join(certificates)}
+def keeping_endorsement(device_id: DeviceId, endorsement: Endorsement, *, now: int) -> tuple[Step, ...]:
+    """By what the TPM was endorsed that enrolled now."""
+    row = {"device_id": device_id, "at": now, "certificate": endorsement.certificate}
+    row["issuers"] = b"".join(endorsement.issuers)
     return Step(_FORGET_ENDORSEMENT, {"device": device_id}), Step(_INSERT_ENDORSEMENT, row)
 
 

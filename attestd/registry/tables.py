@@ -320,7 +320,8 @@ class EndorsementRow(_Stored, table=True):
 
     device_id: str = Field(primary_key=True)
     at: int = Field(sa_type=BigInteger)
-    certificates: bytes
+    certificate: bytes | None = None
+    issuers: bytes
 
 
 class DemandRow(_Stored, table=True):

@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Self, cast
 
 from attestd.errors import Misconfigured
@@ -61,9 +61,10 @@ class Advisory:
 
 @dataclass(frozen=True, slots=True)
 class Advisories:
-    """All that are known; none is a valid answer."""
+    """All that are known; none is a valid answer. `document` is the file that they were read from."""
 
     listed: tuple[Advisory, ...] = ()
+    document: bytes = field(default=b"", repr=False)
 
     def concerning(self, manufacturer: str, model: str, firmware: Firmware | None) -> tuple[Advisory, ...]:
         """Those that a chip of this kind may have."""
@@ -86,7 +87,7 @@ class Advisories:
         listed = tuple(_read(entry, number) for number, entry in enumerate(entries, 1))
         if len({found.id for found in listed}) != len(listed):
             raise AdvisoriesInvalid("An advisory is listed twice.")
-        return cls(listed)
+        return cls(listed, data)
 
 
 def _read(entry: object, number: int) -> Advisory:

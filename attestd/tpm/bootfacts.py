@@ -26,6 +26,7 @@ whether all of a list is good. What comes after the firmware is as good as the l
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Final
 
@@ -108,6 +109,24 @@ class UncomparedFacts(_Facts):
 def boot_facts(verified: VerifiedEventLog) -> BootFacts:
     """The facts of a log that a quote has proven, from the PCRs of that quote."""
     return BootFacts(*_derive(verified.log, verified.match))
+
+
+@dataclass(frozen=True, slots=True)
+class RecalledFacts:
+    """What `boot_facts` found of the same log and the same PCR values before, in its JSON form."""
+
+    members: Mapping[str, Any]
+
+    def to_members(self) -> dict[str, Any]:
+        return dict(self.members)
+
+
+def recall_facts(members: Mapping[str, Any]) -> RecalledFacts:
+    """Facts out of storage that nobody else writes. Nothing is verified again; facts that were compared with nothing
+    are no facts: ValueError."""
+    if members.get("compared") is not True:
+        raise ValueError("these facts were never proven")
+    return RecalledFacts(members)
 
 
 def unquoted_facts(log: UnverifiedEventLog, match: Match | None) -> ComparedFacts | UncomparedFacts | None:

@@ -63,9 +63,10 @@ class EkNotInInventory(EvidenceRefused):
 class VerifiedEndorsement:
     """A key that a trusted maker, or this fleet's inventory, vouches for; made by this module only.
 
-    `certificate` and the SHA-256 fingerprints are None for kind "inventory", as are manufacturer, model and firmware
-    version empty; a recalled endorsement has no `certificate` either. `firmware_version` is the one at manufacture. The
-    EK's public area and its hash are lifelong trackers: not shown.
+    `certificate` is the key's own in DER, `issuers` are the SHA-256 of those above it, the root's last; there are none
+    for kind "inventory", as manufacturer, model and firmware version are empty. `above` are the issuers' certificates
+    that led to the root; a recalled endorsement has none. `firmware_version` is the one at manufacture. The EK's public
+    area, its hash and its certificate are lifelong trackers: not shown.
 
     Kind "iak": `identity_area` is the key that was certified and that the device is known by, `ek_hash` is its hash,
     and the EK is one that nobody vouches for.
@@ -78,10 +79,10 @@ class VerifiedEndorsement:
     model: str = ""
     firmware_version: str = ""
     certificate: bytes | None = field(default=None, repr=False)
-    certificate_sha256: bytes | None = field(default=None, repr=False)
-    root_sha256: bytes | None = None
+    issuers: tuple[bytes, ...] = ()
     quirks: tuple[str, ...] = ()
     identity_area: bytes = field(default=b"", repr=False)
+    above: tuple[bytes, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def area(self) -> bytes:
@@ -99,15 +100,15 @@ class VerifiedEndorsement:
         return parse_public(self.identity_area) if self.identity_area else None
 
     def to_parts(self) -> tuple[bytes, ...]:
-        """What `recall_endorsement` makes this again from, all but the certificate; for sealed storage only."""
+        """What `recall_endorsement` makes this again from, all but the issuers' certificates. For sealed storage."""
         words = (self.kind, self.manufacturer, self.model, self.firmware_version, *self.quirks)  # none holds a NUL
-        certificate, root = self.certificate_sha256 or b"", self.root_sha256 or b""
-        return self.ek_area, self.identity_area, certificate, root, "\0".join(words).encode()
+        certificate = self.certificate or b""
+        return self.ek_area, self.identity_area, certificate, b"".join(self.issuers), "\0".join(words).encode()
 
 
 def recall_endorsement(parts: Sequence[bytes]) -> VerifiedEndorsement:
     """The endorsement that `to_parts` took apart. Nothing is verified again: the parts must come out of a seal."""
-    area, identity_area, certificate_sha256, root_sha256, words = parts
+    area, identity_area, certificate, issuers, words = parts
     kind, manufacturer, model, firmware_version, *quirks = words.decode().split("\0")
     return VerifiedEndorsement(
         ek_area=area,
@@ -116,8 +117,8 @@ def recall_endorsement(parts: Sequence[bytes]) -> VerifiedEndorsement:
         manufacturer=manufacturer,
         model=model,
         firmware_version=firmware_version,
-        certificate_sha256=certificate_sha256 or None,
-        root_sha256=root_sha256 or None,
+        certificate=certificate or None,
+        issuers=tuple(issuers[at : at + 32] for at in range(0, len(issuers), 32)),
         quirks=tuple(quirks),
         identity_area=identity_area,
     )
@@ -165,8 +166,8 @@ def verify_endorsement(
         model=verified.identity.model,
         firmware_version=verified.identity.firmware_version,
         certificate=leaf.der,
-        certificate_sha256=leaf.sha256,
-        root_sha256=verified.path.root.sha256,
+        issuers=tuple(issuer.sha256 for issuer in verified.path.certificates[1:]),
+        above=tuple(issuer.der for issuer in verified.path.certificates[1:]),
         quirks=tuple(sorted(verified.quirks)),
     )
 
@@ -203,8 +204,8 @@ def endorse_by_identity(
         kind="iak",
         manufacturer=verified.manufacturer,
         certificate=leaf.der,
-        certificate_sha256=leaf.sha256,
-        root_sha256=verified.path.root.sha256,
+        issuers=tuple(issuer.sha256 for issuer in verified.path.certificates[1:]),
+        above=tuple(issuer.der for issuer in verified.path.certificates[1:]),
         quirks=tuple(sorted(verified.quirks)),
         identity_area=identity.public.area,
     )

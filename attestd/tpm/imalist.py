@@ -194,3 +194,42 @@ def read_line(line: bytes, number: int, order: ByteOrder, *, strict: bool) -> En
             if strict:
                 raise
     return Entry(int(parts[0]), digest, template, data)
+
+
+def position_of(data: bytes, entries: int) -> int | None:
+    """The octet at which the entry of this number (counted from 0) begins in a list, and what may be left out before
+    it; the list's size where it ends there; None where it has fewer entries. What follows is not read.
+
+    Raises MalformedImaList.
+    """
+    if entries == 0:
+        return 0
+    if not data:
+        return None
+    return _text_position(data, entries) if is_text(data) else _binary_position(data, entries)
+
+
+def _binary_position(data: bytes, entries: int) -> int | None:
+    form, at = form_of(data[:BEGINNING]), 0
+    for number in range(1, entries + 1):
+        if at == len(data):
+            return None
+        found = form.cut(data, at, number)
+        if isinstance(found, int):
+            refuse(number, "ends too early", f"{len(data) - at} octets", f"at least {found}")
+        at = found[1]
+    return at
+
+
+def _text_position(data: bytes, entries: int) -> int | None:
+    at, number = 0, 0
+    while number < entries:
+        if at == len(data):
+            return None
+        end = data.find(b"\n", at, at + MAX_LINE + 1)
+        to = end if end >= 0 else min(len(data), at + MAX_LINE + 1)
+        if to > at:  # an empty line is no entry
+            number += 1
+            read_line(data[at:to], number, "little", strict=False)
+        at = to + (end >= 0)
+    return at

@@ -17,6 +17,7 @@ from flask import Flask, Request, Response, g, request
 
 from attestd.callers import Caller, CallerDisabled, CallerUnknown
 from attestd.errors import Forbidden, MalformedInput, Unauthenticated
+from attestd.protocol.demanded import HEADER
 from attestd.protocol.encoding import b64decode, b64encode
 from attestd.protocol.messages import MAX_BEGIN, MAX_BODY, MAX_COMPLETE, MAX_SMALL
 from attestd.protocol.signed import SCHEME, SignedEnvelope
@@ -55,6 +56,8 @@ class Who(Enum):
 
 
 _RANKS: Final[Mapping[str, int]] = {"viewer": 1, "operator": 2, "admin": 3}
+# Whose answers say, beside each nonce, what an attestation should hold.
+DEVICES: Final = frozenset({Who.PUBLIC, Who.DEVICE})
 _SIGNED_CALLS: Final = frozenset({Who.PROXY, Who.VIEWER, Who.OPERATOR, Who.ADMIN})
 
 _JSON: Final = frozenset({"application/json"})
@@ -117,6 +120,7 @@ DOORS: Final[Mapping[str, Door]] = {
     "GET /v1/admin/overview": _bare(Who.VIEWER),
     "GET /v1/admin/devices": _bare(Who.VIEWER),
     "GET /v1/admin/devices/<id>": _bare(Who.VIEWER),
+    "GET /v1/admin/devices/<id>/evidence": _bare(Who.OPERATOR),
     "POST /v1/admin/devices/import": Door(Who.OPERATOR, _INVENTORY, inventory.MAX_FILE),
     "POST /v1/admin/devices/demand": _acts(Who.OPERATOR, 2 * MAX_SMALL),  # it may name 250 ids
     "POST /v1/admin/devices/<id>/demand": _acts(Who.OPERATOR),
@@ -192,6 +196,8 @@ def register(app: Flask, service: Service) -> None:
         current = exchange()
         if current.door is not None and current.door.nonce:
             response.headers["Replay-Nonce"] = b64encode(service.lifecycle.nonce(current.now))
+            if current.door.who in DEVICES:
+                response.headers[HEADER] = service.lifecycle.demanded(current.now)
         response.headers.setdefault("Cache-Control", "no-store")
         return response
 

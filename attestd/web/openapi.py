@@ -15,9 +15,10 @@ from typing import Any, Final
 
 from flask import Blueprint, Response
 
+from attestd.protocol.demanded import HEADER, MAX_HEADER
 from attestd.protocol.encoding import write_object
 from attestd.protocol.signed import SCHEME
-from attestd.web.access import DOORS, Door, Who
+from attestd.web.access import DEVICES, DOORS, Door, Who
 from attestd.web.context import Service
 from attestd.web.problems import MEDIA_TYPE
 from attestd.web.schemas import DIGEST, PEM, SCHEMAS, SEGMENT, SERIAL, STATE, TIER, Schema, octets, ref, text
@@ -104,6 +105,11 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         query={"state": STATE, "tier": TIER, "site": SEGMENT, "q": text(200), "after": SEGMENT, "limit": _LIMIT},
     ),
     "GET /v1/admin/devices/<id>": Described("One device", {200: "DevicePage"}),
+    "GET /v1/admin/devices/<id>/evidence": Described(
+        "A device's evidence with all that its result rests on: what `attestd appraise bundle` reads",
+        {200: "EvidenceBundle"},
+        query={"verdict": {"enum": ["good", "bad"]}},
+    ),
     "POST /v1/admin/devices/import": Described("Import an inventory: all of it, or nothing", {200: "Imported"}),
     "POST /v1/admin/devices/demand": Described(
         "Devices shall attest now: of a site, a tier, with labels or by their ids; `after` goes on with a large cohort",
@@ -290,6 +296,12 @@ def _response(status: int, door: Door, content: dict[str, Any]) -> dict[str, Any
             "description": "For the next signed request.",
             "required": True,
             "schema": octets(256, least=1),
+        }
+    if door.nonce and door.who in DEVICES:
+        headers[HEADER] = {
+            "description": "What an attestation should hold now: the PCRs of its quote, and logs.",
+            "required": True,
+            "schema": {"type": "string", "maxLength": MAX_HEADER},
         }
     if status in (202, 429, 503) and content.get(_JSON, {}).get("schema") != ref("Ready"):
         headers["Retry-After"] = {

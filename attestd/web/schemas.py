@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from attestd.appraisal.record import MAX_RECORD
 from attestd.ids import Tier
 from attestd.policy.source import MAX_POLICY
 from attestd.protocol.encoding import MAX_SECONDS
@@ -17,6 +18,8 @@ from attestd.protocol.messages import (
     MAX_BODY,
     MAX_CERTIFICATE,
     MAX_CERTIFICATES,
+    MAX_EAR,
+    MAX_ENTRIES,
     MAX_LOG,
     MAX_PUBLIC,
     MAX_SEALED,
@@ -110,7 +113,19 @@ _CERTIFIED: Final = closed(
 )
 _QUOTE: Final = closed({"attest": octets(MAX_ATTEST, least=1), "signature": octets(MAX_SIGNATURE, least=1)})
 _EVIDENCE: Final[Mapping[str, Schema]] = {"quote": _QUOTE, "pcrs": _PCRS}
-_LOGS: Final[Mapping[str, Schema]] = {"eventlog": octets(MAX_LOG), "ima": octets(MAX_LOG)}
+_LOGS: Final[Mapping[str, Schema]] = {
+    "eventlog": octets(MAX_LOG),
+    "ima": octets(MAX_LOG),
+    "eventlog_sha256": octets(32, least=32),
+    "ima_from": {"type": "integer", "minimum": 1, "exclusiveMaximum": MAX_ENTRIES},
+}
+_FURTHER: Final[Mapping[str, Schema]] = {
+    "ear": {**text(MAX_EAR), "description": "the result as a JWT: an EAR, draft-ietf-rats-ear-03"},
+    "lately": {
+        **closed({}, eventlog=octets(32, least=32), ima={"type": "integer", "minimum": 1}),
+        "description": "what the next attestation may leave out",
+    },
+}
 _REASON: Final[Mapping[str, Schema]] = {"reason": text(500)}
 _ACT: Final[Mapping[str, Schema]] = {
     **_REASON,
@@ -197,18 +212,26 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         }
     ),
     "EnrollmentEvidence": closed({"ck": _CERTIFIED, **_EVIDENCE}, iak=_QUOTE, **_LOGS),
-    "CredentialAnswer": _answer(
-        device_id=SEGMENT,
-        spiffe_id={"type": "string", "pattern": "^spiffe://"},
-        chain=PEM,
-        result=_RESULT,
-        renew_after=_SECONDS,
-        expires_in=_SECONDS,
+    "CredentialAnswer": closed(
+        {
+            "v": _VERSION,
+            "device_id": SEGMENT,
+            "spiffe_id": {"type": "string", "pattern": "^spiffe://"},
+            "chain": PEM,
+            "result": _RESULT,
+            "renew_after": _SECONDS,
+            "expires_in": _SECONDS,
+        },
+        **_FURTHER,
     ),
-    "WaitAnswer": _answer(
-        state={"enum": [State.PENDING.value, State.QUARANTINED.value]},
-        retry_after=_SECONDS,
-        result={"anyOf": [_RESULT, {"type": "object", "maxProperties": 0}]},
+    "WaitAnswer": closed(
+        {
+            "v": _VERSION,
+            "state": {"enum": [State.PENDING.value, State.QUARANTINED.value]},
+            "retry_after": _SECONDS,
+            "result": {"anyOf": [_RESULT, {"type": "object", "maxProperties": 0}]},
+        },
+        **_FURTHER,
     ),
     "DemandAnswer": _answer(attest={"const": True}),
     "SignedRequest": closed(
@@ -254,6 +277,18 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     "Device": closed(_DEVICE),
     "DeviceAnswer": _answer(device=ref("Device")),
     "DemandedAnswer": _answer(demanded=_list(SEGMENT, MAX_AT_ONCE), after=_or_null(SEGMENT)),
+    "EvidenceBundle": _answer(
+        kind={"const": "attestd-evidence"},
+        record=octets(MAX_RECORD, least=2),
+        result=octets(MAX_RECORD, least=2),
+        certificates=_list(octets(MAX_CERTIFICATE), 16),
+        missing=_list(DIGEST, 16),
+        documents=closed(
+            {"references": _list({"type": "string"}, 256), "advisories": {"type": "string"}},
+            eventlog={"type": "string"},
+            ima={"type": "string"},
+        ),
+    ),
     "DevicePage": _answer(
         device=closed(_DEVICE, ek_hash={**DIGEST, "description": "for operators and admins"}),
         credentials=_list(ref("Credential"), 20),

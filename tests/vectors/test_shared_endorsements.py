@@ -227,8 +227,8 @@ def test_real_eks_are_endorsed(file: str) -> None:
     assert (found.manufacturer, found.model, found.firmware_version) == IDENTITIES[file]
     google = {Quirk.GOOGLE_CAS} if file == "google-pca-rsa-enc.pem" else set()
     assert set(found.quirks) >= QUIRKS.get(file, set()) | google
-    assert found.root_sha256 is not None
-    assert found.root_sha256.hex() == manifest()[file]["expected"]["chain_sha256"][-1]
+    assert found.issuers
+    assert found.issuers[-1].hex() == manifest()[file]["expected"]["chain_sha256"][-1]
 
 
 def test_the_quirk_for_google_holds_for_googles_root_alone() -> None:

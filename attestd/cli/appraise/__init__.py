@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import typer
 
+from attestd.cli.appraise.bundle import bundle
 from attestd.cli.appraise.ek import ek
 from attestd.cli.appraise.eventlog import eventlog
 from attestd.cli.appraise.ima import ima
 from attestd.cli.appraise.quote import quote
 
 app = typer.Typer(help="Appraise evidence from files: the same engine as the service's, offline.", no_args_is_help=True)
+app.command()(bundle)
 app.command()(ek)
 app.command()(eventlog)
 app.command()(ima)

@@ -223,7 +223,7 @@ def test_an_active_device_that_enrolls_in_a_bad_state_is_quarantined(world: Worl
     device = world.enrolled()
     service = world.service.enrollment
     other = replace(world.settings, references=(OTHER,))
-    strict = replace(service, settings=other, appraiser=Appraiser(other))
+    strict = replace(service, settings=other, appraiser=Appraiser(other, world.registry))
     object.__setattr__(world.service, "enrollment", strict)
     answer = device.enroll()
     assert (answer.status_code, problem(answer)) == (403, "evidence-contraindicated")

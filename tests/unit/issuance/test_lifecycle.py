@@ -38,7 +38,7 @@ def act(world: World, device: SoftDevice, event: Event) -> None:
 def settings(world: World, **changed: Any) -> None:
     """Other settings from now on."""
     other = replace(world.settings, **changed)
-    changed_lifecycle = replace(world.service.lifecycle, settings=other, appraiser=Appraiser(other))
+    changed_lifecycle = replace(world.service.lifecycle, settings=other, appraiser=Appraiser(other, world.registry))
     object.__setattr__(world.service, "lifecycle", changed_lifecycle)
 
 

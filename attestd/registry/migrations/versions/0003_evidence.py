@@ -95,7 +95,8 @@ def _evidence() -> None:
         "endorsements",
         sa.Column("device_id", _text(), nullable=False),
         sa.Column("at", sa.BigInteger, nullable=False),
-        sa.Column("certificates", sa.LargeBinary, nullable=False),
+        sa.Column("certificate", sa.LargeBinary),
+        sa.Column("issuers", sa.LargeBinary, nullable=False),
         sa.PrimaryKeyConstraint("device_id", name="pk_endorsements"),
     )
 
