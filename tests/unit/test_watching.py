@@ -286,7 +286,7 @@ class Pager:
 
 def enforce(world: World, *references: ReferenceSettings) -> None:
     other = replace(world.settings, references=references)
-    changed = replace(world.service.lifecycle, settings=other, appraiser=Appraiser(other))
+    changed = replace(world.service.lifecycle, settings=other, appraiser=Appraiser(other, world.registry))
     object.__setattr__(world.service, "lifecycle", changed)
 
 

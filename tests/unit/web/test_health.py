@@ -292,7 +292,7 @@ def test_a_contraindicated_result_is_counted(tmp_path: Path) -> None:
 def test_a_quarantined_device_s_result_is_counted(world: World) -> None:
     device = world.enrolled()
     bad = replace(world.settings, references=(ReferenceSettings("image 13", {"sha256": {0: (b"\xff" * 32,)}}),))
-    changed = replace(world.service.lifecycle, settings=bad, appraiser=Appraiser(bad))
+    changed = replace(world.service.lifecycle, settings=bad, appraiser=Appraiser(bad, world.registry))
     object.__setattr__(world.service, "lifecycle", changed)
     assert device.attest().status_code == 202
     assert results(world) == {"none": 1, "contraindicated": 1}
