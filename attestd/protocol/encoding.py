@@ -190,6 +190,13 @@ class Members:
             self._refuse_type(name, "a whole number")
         return value
 
+    def boolean(self, name: str) -> bool:
+        self._asked.add(name)
+        value = self._members.get(name)
+        if type(value) is not bool:
+            self._refuse_type(name, "true or false")
+        return value
+
     def seconds(self, name: str) -> int:
         """A duration: nothing that a clock's arithmetic could stumble over."""
         if not 0 <= (value := self.integer(name)) <= MAX_SECONDS:

@@ -11,6 +11,7 @@ from attestd.web import (
     access,
     admin,
     admin_evidence,
+    admin_fleet,
     admin_settings,
     admin_views,
     audit,
@@ -55,7 +56,20 @@ def create_app(service: Service) -> Flask:
     access.register(app, service)
     problems.register(app)
 
-    for door in (devices, demands, publishing, admin, admin_views, admin_evidence, admin_settings, audit, openapi):
+    for door in (
+        *(
+            devices,
+            demands,
+            publishing,
+            admin,
+            admin_fleet,
+            admin_views,
+            admin_evidence,
+            admin_settings,
+            audit,
+            openapi,
+        ),
+    ):
         app.register_blueprint(door.blueprint(service))
     return app
 

@@ -270,6 +270,17 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         ids=_list(SEGMENT, MAX_AT_ONCE), site=SEGMENT, tier=TIER, labels=_LABELS, after=SEGMENT, **_REASON
     ),
     "Replacement": _message({"ek_hash": DIGEST}, **_ACT),
+    "BrakeRelease": _message({"held": {"enum": ["dismiss", "quarantine"]}}, **_REASON),
+    "CohortRelease": _message(
+        site=SEGMENT,
+        tier=TIER,
+        label={**text(192), "description": "NAME=VALUE"},
+        since=_TIMES,
+        by={"enum": ["appraisal", "operator"]},
+        dry_run={"type": "boolean"},
+        expected={**_COUNT, "description": "how many devices it has; left out in a dry run, needed otherwise"},
+        **_REASON,
+    ),
     "Policy": _message({"text": text(MAX_POLICY)}),
     "NewProxy": _message({"name": SEGMENT, "site": SEGMENT, "public_key": text(4096)}),
     "NewOperator": _message({"name": SEGMENT, "role": ROLE, "public_key": text(4096)}),
@@ -332,6 +343,22 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         head={"type": "string"},
         root_sha256=DIGEST,
     ),
+    "BrakeStanding": _answer(
+        enabled={"type": "boolean"},
+        engaged=_or_null(closed({"at": _TIMES, "by": {"type": "string"}, "reason": {"type": "string"}})),
+        count=_COUNT,
+        limit=_COUNT,
+        held_count=_COUNT,
+        held=_list(closed({"device_id": SEGMENT, "at": _TIMES, "result": _RESULT}), 1000),
+        after=_or_null(SEGMENT),
+    ),
+    "BrakeAnswer": closed({"v": _VERSION, "engaged": {"type": "boolean"}}, quarantined=_COUNT),
+    "CohortAnswer": {
+        "oneOf": [
+            _answer(count=_COUNT, devices=_list(ref("Device"), 100)),
+            _answer(released=_COUNT, left=_COUNT),
+        ]
+    },
     "Imported": _answer(added=_COUNT, unchanged=_COUNT),
     "Revoked": _answer(serial=SERIAL),
     "Overview": _answer(
