@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text, update
 
-from attestd.ids import DeviceId
-from attestd.registry import audit, devices, overdue
+from attestd.ids import DeviceId, Site
+from attestd.registry import audit, cohorts, devices, overdue
 from attestd.registry.acts import perform
 from attestd.registry.devices import Device
 from attestd.registry.engine import Registry
@@ -95,6 +95,17 @@ def test_who_is_released_is_overdue_from_then_on(fleet: Fleet) -> None:
     assert released.attestation_good_until == NOW + 1000
     assert tell(fleet, NOW + 999) == []
     assert tell(fleet, NOW + 1000) == [Overdue(held.id, "device", "site-1", NOW + 1000)]
+
+
+def test_so_is_a_cohort_that_is_released(fleet: Fleet) -> None:
+    held = device(fleet, State.QUARANTINED, NOW + 10)
+    good = device(fleet, State.QUARANTINED, NOW + 5000)
+    tell(fleet, NOW + 900)
+    with fleet.registry.acting() as c:
+        cohort = cohorts.Cohort(site=Site("site-1"))
+        assert cohorts.release(c, cohort, reason="", now=NOW + 1000, limit=9, note=lambda _: None) == 2
+    assert tell(fleet, NOW + 1000) == [Overdue(held.id, "device", "site-1", NOW + 1000)]
+    assert fleet.read(good).attestation_good_until == NOW + 5000
 
 
 def test_a_release_shortens_no_result(fleet: Fleet) -> None:
