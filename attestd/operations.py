@@ -30,9 +30,10 @@ from attestd.issuance.grants import pem_chain
 from attestd.issuance.makers import known_makers
 from attestd.policy import PolicySet
 from attestd.protocol.encoding import b64decode
-from attestd.registry import admission, audit, brake, devices, issued, operators, policies, proxies, trust
+from attestd.registry import admission, audit, brake, demands, devices, issued, operators, policies, proxies, trust
 from attestd.registry.acts import perform
 from attestd.registry.admission import Imported
+from attestd.registry.demands import Cohort, Demanded
 from attestd.registry.devices import Device
 from attestd.registry.engine import Connection, Registry
 from attestd.registry.inventory import parse_inventory
@@ -132,6 +133,32 @@ class Operations:
             )
             perform(c, brake.forgetting(device_id))
             act.note(c, "replace-tpm", str(device_id), version=device.state_version)
+        return device
+
+    def demand(self, device_id: DeviceId, *, act: Act, expected_version: int | None) -> Device:
+        """This device shall attest now: its agent is told, and soon nothing is renewed for it unless it did."""
+        with self.registry.acting() as c:
+            return self._demand(c, device_id, act, expected_version)
+
+    def demand_cohort(self, cohort: Cohort, *, after: DeviceId | None, act: Act) -> Demanded:
+        """The same of a cohort's next devices, all or none. Raises UnknownDevice, TransitionRefused."""
+        with self.registry.acting() as c:
+            page = demands.page(c, cohort, after=after)
+            for device_id in page.ids:
+                self._demand(c, device_id, act, None)
+        return page
+
+    def _demand(self, c: Connection, device_id: DeviceId, act: Act, expected_version: int | None) -> Device:
+        device = demands.demand(
+            c,
+            device_id,
+            by=act.actor,
+            reason=act.reason,
+            now=act.at,
+            within=int(self.settings.attestation.demand_within.total_seconds()),
+            expected_version=expected_version,
+        )
+        act.note(c, "demand", str(device_id), version=device.state_version, until=device.attestation_good_until)
         return device
 
     # ---- TPM makers -------------------------------------------------------------------------------------------

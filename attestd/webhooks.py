@@ -32,7 +32,8 @@ from attestd.registry.engine import Registry
 _log = logging.getLogger(__name__)
 
 _HOLD: Final = timedelta(seconds=90)  # for which one process speaks to a receiver; longer than one round takes
-_AT_ONCE: Final = 10  # leaves of one round; with the timeout, it must fit into the time that a receiver is held
+_AT_ONCE: Final = 10  # events of one round; with the timeout, it must fit into the time that a receiver is held
+_LEAVES: Final = 1000  # looked at in one round: more than a service commits in a second, or it would fall ever behind
 _TIMEOUT: Final = 5.0  # seconds for one event
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=2), timedelta(minutes=10)
 _PREFIX: Final = "whsec_"
@@ -136,16 +137,20 @@ class Deliveries:
             start = followers.hold(c, hook.name, now=now, until=now + int(_HOLD.total_seconds()))
             if start is None:
                 return 0
-            end = min(audit_tree.size(c), start + _AT_ONCE)
+            end = min(audit_tree.size(c), start + _LEAVES)
             rows = audit.sealed(c, start, end)  # without those that went into archives meanwhile
         told, reached = 0, start
         try:
             for row in rows:
                 reached = row.leaf or 0
-                if hook.wants(row):
-                    self._post(hook, row, clock())
-                    told += 1
-            reached = end
+                if not hook.wants(row):
+                    continue
+                if told == _AT_ONCE:
+                    break
+                self._post(hook, row, clock())
+                told += 1
+            else:
+                reached = end
             patience.succeeded()
         except httpx.HTTPError as error:
             patience.failed(clock())

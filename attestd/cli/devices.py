@@ -16,6 +16,7 @@ from attestd.cli.output import emit, failing, moment, say, table
 from attestd.errors import MalformedInput
 
 app = typer.Typer(help="Devices: import, list, approve, quarantine, retire.", no_args_is_help=True)
+_NAMED_AT_ONCE = 200  # in one call; the service takes some more
 Id = Annotated[str, typer.Argument(metavar="ID", help="The device's id, as `attestd devices list` shows it.")]
 
 _COLUMNS = {
@@ -241,6 +242,43 @@ def release_cohort(
             typer.confirm(f"Release {seen['count']} devices?", abort=True)
         released = cohorts.release(api, cohort, count=seen["count"], reason=reason)
         emit({"released": released}, as_json=as_json, text=f"{released} devices are active.")
+
+
+@app.command()
+def demand(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Devices' ids.")] = None,
+    site: Annotated[str | None, typer.Option(help="Instead: all devices of this site.")] = None,
+    tier: Annotated[str | None, typer.Option(help="Instead: all devices of this tier.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Instead: with this label, NAME=VALUE; repeatable.")] = None,
+    dir: Dir = DEFAULT_DIR,
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
+    """Demand that devices attest now. Agents ask for it every so often; who stays silent soon gets no credentials.
+
+    What is named beside each other must all hold. A large cohort is taken act by act.
+    """
+    with failing(as_json=as_json):
+        message: dict[str, Any] = {"reason": reason}
+        message |= {name: value for name, value in (("site", site), ("tier", tier)) if value is not None}
+        if label:
+            message["labels"] = dict(_label(entry) for entry in label)
+        api = service(dir)
+        demanded: list[str] = []
+        for named in _batches(ids or []):
+            after: str | None = None
+            while True:
+                said = message | ({"ids": named} if named else {}) | ({"after": after} if after else {})
+                done = api.post("/devices/demand", said)
+                demanded += done["demanded"]
+                if (after := done["after"]) is None:
+                    break
+        emit(demanded, as_json=as_json, text="\n".join([*demanded, f"{len(demanded)} devices shall attest now."]))
+
+
+def _batches(ids: list[str]) -> list[list[str]]:
+    """As many as one act takes; one empty batch for who names none."""
+    return [ids[start : start + _NAMED_AT_ONCE] for start in range(0, max(1, len(ids)), _NAMED_AT_ONCE)]
 
 
 @app.command()

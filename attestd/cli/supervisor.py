@@ -25,6 +25,7 @@ from attestd.cli.tls import ServiceTls
 from attestd.cli.workers import Workers
 from attestd.errors import AttestdError
 from attestd.retention import sweep
+from attestd.watching import watch
 
 if TYPE_CHECKING:
     from attestd.webhooks import Deliveries
@@ -143,14 +144,22 @@ class _Supervisor:
                 said = str(error)
 
     def _look_after(self) -> None:
-        """Every minute: forgets what expired, and renews the TLS certificate ahead of time (workers then restart)."""
+        """Every minute: tells who is overdue and what ends, forgets what expired, and renews the TLS certificate ahead
+        of time (workers then restart)."""
         while not self._ended.wait(_SWEEP_EVERY.total_seconds()):
-            for care in (self._forget, self._renew_certificate):
+            for care in (self._watch, self._forget, self._renew_certificate):
                 try:
                     care(now())
                 except AttestdError as error:
                     report(error)  # the next minute tries again
             counting.tidy()
+
+    def _watch(self, at: datetime) -> None:
+        """Whose result stopped counting, and what will end."""
+        instance = self._instance
+        done = watch(instance.registry, instance.settings, instance.hierarchy, now=at, pause=self._ended.wait)
+        for error in done.errors:
+            report(error)  # the next minute tries again
 
     def _forget(self, at: datetime) -> None:
         """What no request can ask for any more, and what is past its retention."""

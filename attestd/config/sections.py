@@ -96,12 +96,18 @@ class EndorsementSettings:
 @dataclass(frozen=True, slots=True)
 class AttestationSettings:
     """`[attestation]`: how long a good result stands, whether it frees a device; which PCRs a quote must cover and
-    which logs come with it, besides those that reference manifests speak of."""
+    which logs come with it, besides those that reference manifests speak of.
+
+    `overdue_after`: for how long a result may have ended before the device is told as overdue. `demand_within`: for how
+    long a result stands at most, once an operator wants another one.
+    """
 
     validity: timedelta = timedelta(hours=4)
     pcrs: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: {"sha256": (0, 1, 2, 3, 4, 5, 6, 7)})
     logs: tuple[str, ...] = ()  # "eventlog", "ima"
     release_after_good: bool = False
+    overdue_after: timedelta = timedelta(minutes=5)
+    demand_within: timedelta = timedelta(minutes=15)
 
 
 @dataclass(frozen=True, slots=True)

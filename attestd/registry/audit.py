@@ -175,6 +175,12 @@ def lag(c: Connection) -> Unsealed:
     return Unsealed(count, oldest)
 
 
+def age_at(c: Connection, leaf: int | None, *, now: int) -> int:
+    """How many seconds old the row with this leaf is; 0 where there is none."""
+    at = None if leaf is None else c.execute(select(audit.c.at).where(audit.c.leaf == leaf)).scalar_one_or_none()
+    return 0 if at is None else max(0, now - int(at))
+
+
 # ---- For archives and examination -------------------------------------------------------------------------------
 
 

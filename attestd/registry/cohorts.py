@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, String, bindparam, cast, func, select, update
+from sqlalchemy import ColumnElement, Connection, String, bindparam, case, cast, func, select, update
 
 from attestd.ids import DeviceId, Site, Tier
 from attestd.protocol.encoding import write_object
@@ -65,7 +65,7 @@ def first(c: Connection, cohort: Cohort, *, limit: int) -> list[Device]:
 
 def release(c: Connection, cohort: Cohort, *, reason: str, now: int, limit: int, note: Note) -> int:
     """Its first devices, `limit` at most, become active; returns how many. `note` is told of each page."""
-    done = 0
+    done, ended = 0, devices.c.attestation_good_until
     values = {
         "state": State.ACTIVE.value,
         "state_version": devices.c.state_version + 1,
@@ -73,6 +73,8 @@ def release(c: Connection, cohort: Cohort, *, reason: str, now: int, limit: int,
         "quarantined_by": None,
         "quarantined_at": None,
         "updated_at": now,
+        # As for one device: overdue from now on, if its result has ended.
+        "attestation_good_until": case((ended < now, now), else_=ended),
     }
     for page in _pages(c, cohort, lock=True):
         ids = [device.id for device in page[: limit - done]]

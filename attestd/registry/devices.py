@@ -386,6 +386,12 @@ def _change_statement(event: Event, names: tuple[str, ...], versioned: bool, of_
         values["state_version"] = devices.c.state_version + case((devices.c.state == State.PENDING, 0), else_=1)
     elif event is not Event.ATTEST:
         values["state_version"] = devices.c.state_version + 1
+    if event is Event.DEMAND:  # a result that ends sooner still does
+        ended, cut = devices.c.attestation_good_until, values["attestation_good_until"]
+        values["attestation_good_until"] = case((ended > cut, cut), else_=ended)
+    if event is Event.RELEASE:  # its result may have ended long before: it is overdue from now on (`overdue`)
+        ended, now = devices.c.attestation_good_until, values["updated_at"]
+        values["attestation_good_until"] = case((ended < now, now), else_=ended)
     wanted = [
         devices.c.id == bindparam("wanted"),
         or_(*(devices.c.state == state.value for state in sorted(transition.come_from))),

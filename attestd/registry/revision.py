@@ -20,8 +20,8 @@ TRUST = "trust"
 REFERENCES = "references"
 AUDIT_SIZE = "audit_size"  # `attestd.registry.audit_tree`
 AUDIT_ARCHIVED = "audit_archived"
-OVERDUE_TOLD = "overdue_told"  # `attestd.registry.overdue`: up to which moment (unix seconds)
-EXPIRING_TOLD = "expiring_told"
+EXPIRING_TOLD = "expiring_told"  # `attestd.registry.expiring`: up to which moment (unix seconds)
+WATCHED_AT = "watched_at"  # `attestd.registry.overdue`: when the last round ended
 
 
 def bump(c: Connection) -> int:

@@ -49,6 +49,7 @@ class Event(StrEnum):
     REJECT = "reject"
     ACTIVATE = "activate"  # a complete enrollment
     ATTEST = "attest"
+    DEMAND = "demand"  # that it attests now
     REKEY = "rekey"
     QUARANTINE = "quarantine"
     RELEASE = "release"
@@ -73,6 +74,7 @@ TRANSITIONS: Mapping[Event, Transition] = {
     Event.REJECT: Transition(frozenset({State.PENDING}), State.REJECTED),
     Event.ACTIVATE: Transition(frozenset({State.APPROVED, State.ACTIVE}), State.ACTIVE),
     Event.ATTEST: Transition(frozenset({State.ACTIVE, State.QUARANTINED}), None),
+    Event.DEMAND: Transition(frozenset({State.ACTIVE, State.QUARANTINED}), None),
     Event.REKEY: Transition(frozenset({State.ACTIVE}), None),
     Event.QUARANTINE: Transition(frozenset({State.ACTIVE}), State.QUARANTINED),
     Event.RELEASE: Transition(frozenset({State.QUARANTINED}), State.ACTIVE),

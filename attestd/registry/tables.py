@@ -43,7 +43,7 @@ class DeviceRow(_Stored, table=True):
         Index(None, "tier", "id"),
         Index(None, "site", "id"),
         Index(None, "site", "state", "id"),
-        Index(None, "attestation_good_until"),  # who is overdue
+        Index(None, "state", "attestation_good_until", "id"),  # who is overdue
     )
 
     id: str = Field(primary_key=True)
@@ -336,6 +336,16 @@ class DemandRow(_Stored, table=True):
     reason: str
 
 
+class ToldRow(_Stored, table=True):
+    """Up to which device, in the order of times and ids, something was told. `attestd.registry.overdue`."""
+
+    __tablename__ = "told"
+
+    name: str = Field(primary_key=True)
+    until: int = Field(sa_type=BigInteger)
+    device_id: str
+
+
 class BrakeRow(_Stored, table=True):
     """The brake on quarantines: one row, whose lock is what makes their count exact. `attestd.registry.brake`."""
 
@@ -412,6 +422,7 @@ evidence = _table("evidence")
 ima_parts = _table("ima_parts")
 endorsements = _table("endorsements")
 demands = _table("demands")
+told = _table("told")
 brake = _table("brake")
 quarantines = _table("quarantines")
 held = _table("held")

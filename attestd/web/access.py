@@ -105,6 +105,7 @@ DOORS: Final[Mapping[str, Door]] = {
     "POST /v1/enrollments/complete": Door(Who.PUBLIC, _JSON, MAX_COMPLETE, verb="enroll"),
     "GET /v1/nonce": Door(Who.PUBLIC),
     "GET /v1/time": Door(Who.PUBLIC, nonce=False),
+    "GET /v1/demands/<id>": Door(Who.PUBLIC, nonce=False),
     "POST /v1/attestations": Door(Who.DEVICE, _JWS, _SIGNED_BODY, verb="attest"),
     "POST /v1/renewals": Door(Who.DEVICE, _JWS, _SIGNED_SMALL, verb="renew"),
     "POST /v1/tokens": Door(Who.DEVICE, _JWS, _SIGNED_SMALL, verb="token"),
@@ -123,6 +124,8 @@ DOORS: Final[Mapping[str, Door]] = {
     "GET /v1/admin/devices/<id>": _bare(Who.VIEWER),
     "GET /v1/admin/devices/<id>/evidence": _bare(Who.OPERATOR),
     "POST /v1/admin/devices/import": Door(Who.OPERATOR, _INVENTORY, inventory.MAX_FILE),
+    "POST /v1/admin/devices/demand": _acts(Who.OPERATOR, 2 * MAX_SMALL),  # it may name 250 ids
+    "POST /v1/admin/devices/<id>/demand": _acts(Who.OPERATOR),
     "POST /v1/admin/devices/<id>/approve": _acts(Who.OPERATOR),
     "POST /v1/admin/devices/<id>/reject": _acts(Who.OPERATOR),
     "POST /v1/admin/devices/<id>/quarantine": _acts(Who.OPERATOR),

@@ -83,6 +83,17 @@ class _Fleet:
         """POST /v1/admin/devices/<id>/retire"""
         return self._change(id, Event.RETIRE)
 
+    def demand(self, id: str) -> Response:
+        """POST /v1/admin/devices/<id>/demand; of many devices at once: `demands`"""
+        current = exchange()
+        message = read_message(current.body)
+        said = _Said.read(message)
+        message.done()
+        device = self.service.operations.demand(
+            DeviceId(id), act=current.act(said.reason), expected_version=said.expected_version
+        )
+        return self._device(device)
+
     def replace(self, id: str) -> Response:
         """POST /v1/admin/devices/<id>/replace"""
         current = exchange()
@@ -139,6 +150,7 @@ def blueprint(service: Service) -> Blueprint:
     routes.post("/devices/<id>/quarantine")(fleet.quarantine)
     routes.post("/devices/<id>/release")(fleet.release)
     routes.post("/devices/<id>/retire")(fleet.retire)
+    routes.post("/devices/<id>/demand")(fleet.demand)
     routes.post("/devices/<id>/replace")(fleet.replace)
     routes.post("/credentials/<serial>/revoke")(fleet.revoke)
     return routes

@@ -16,6 +16,7 @@ from attestd.web import (
     admin_settings,
     admin_views,
     audit,
+    demands,
     devices,
     health,
     logs,
@@ -57,7 +58,7 @@ def create_app(service: Service) -> Flask:
     problems.register(app)
 
     for door in (
-        *(devices, publishing, openapi),
+        *(devices, demands, publishing, openapi),
         *(admin, admin_fleet, admin_views, admin_evidence, admin_references, admin_settings, audit),
     ):
         app.register_blueprint(door.blueprint(service))

@@ -28,13 +28,16 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from attestd.errors import AttestdError
+from attestd.issuance.enrollment import EvidenceContraindicated
 from attestd.protocol.encoding import write_object
 from attestd.registry import audit, audit_tree, bundles, devices, followers
-from attestd.web.context import Service, exchange
+from attestd.web.context import Exchange, Service, exchange
+from attestd.web.watch_metrics import WatchMetrics, status_in
 
 # Nothing worth having is issued by a certificate that ends so soon; the gauge of its end warns long before.
 ISSUER_LEFT: Final = timedelta(minutes=10)
 _GAUGES_AGE: Final = 10.0  # seconds for which the database's counts are reused
+_WITH_RESULTS: Final = frozenset({"enroll", "attest"})
 _PLAIN_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"})
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
@@ -64,6 +67,12 @@ class Metrics:
             ("verb", "outcome"),
             registry=self._registry,
         )
+        self._results = Counter(
+            "attestd_attestation_results_total",
+            "Results that enrollments and attestations were answered with, by status.",
+            ("status",),
+            registry=self._registry,
+        )
         self._seconds = Histogram(
             "attestd_request_duration_seconds",
             "From a request's first hook to its answer.",
@@ -87,6 +96,8 @@ class Metrics:
             self._problems.labels(current.problem.slug()).inc()
         if current.door is not None and current.door.verb:
             self._verbs.labels(current.door.verb, _outcome(response.status_code)).inc()
+            if current.door.verb in _WITH_RESULTS and (status := _result(response, current)):
+                self._results.labels(status).inc()
         return response
 
     def text(self) -> bytes:
@@ -98,6 +109,14 @@ class Metrics:
         stored = CollectorRegistry()
         stored.register(self._gauges)
         return generate_latest(counted) + generate_latest(stored)
+
+
+def _result(response: Response, current: Exchange) -> str:
+    """The attestation result's status that a device was answered with; empty without one. An enrollment is refused for
+    a bad one."""
+    if isinstance(current.problem, EvidenceContraindicated):
+        return "contraindicated"
+    return status_in(response.get_data()) if response.status_code < 400 else ""
 
 
 def _outcome(status: int) -> str:
@@ -113,6 +132,7 @@ class _Gauges(Collector):
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._watch = WatchMetrics(service)
         self._lock = threading.Lock()
         self._asked_at: datetime | None = None
         self._families: tuple[Metric, ...] = ()
@@ -139,6 +159,8 @@ class _Gauges(Collector):
                 unsealed = audit.lag(c)
                 size, archived = audit_tree.size(c), audit_tree.archived(c)
                 places = {hook.name: followers.place(c, hook.name) for hook in self._service.settings.webhooks}
+                behind = {name: audit.age_at(c, place, now=int(now.timestamp())) for name, place in places.items()}
+                watched = self._watch.read(c, now)
         except AttestdError:  # the other counts matter now more than ever
             yield GaugeMetricFamily("attestd_database_up", "Whether the database answers.", value=0)
             return
@@ -157,6 +179,11 @@ class _Gauges(Collector):
         for name, place in places.items():
             untold.add_metric((name,), 0 if place is None else size - place)
         yield untold
+        late = GaugeMetricFamily("attestd_webhook_lag_seconds", "The age of the oldest of them.", labels=("webhook",))
+        for name, seconds in behind.items():
+            late.add_metric((name,), seconds)
+        yield late
+        yield from watched
         yield GaugeMetricFamily("attestd_audit_archived", "Leaves whose rows are in archive files.", value=archived)
         if bundle is not None:
             yield GaugeMetricFamily("attestd_bundle_epoch", "The newest bundle's epoch.", value=bundle.epoch)

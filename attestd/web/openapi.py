@@ -77,6 +77,10 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         query={"nonce": octets(64, least=16)},
         required=frozenset({"nonce"}),
     ),
+    "GET /v1/demands/<id>": Described(
+        "Shall this device attest now? 204: no, or nobody is called so",
+        {200: "DemandAnswer", 204: None},
+    ),
     "POST /v1/attestations": Described("Attest again, and renew", _CREDENTIAL, signed="AttestationRequest"),
     "POST /v1/renewals": Described(
         "Another certificate, for the same key or a new one", {200: "CredentialAnswer"}, signed="RenewalRequest"
@@ -109,6 +113,12 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         query={"verdict": {"enum": ["good", "bad"]}},
     ),
     "POST /v1/admin/devices/import": Described("Import an inventory: all of it, or nothing", {200: "Imported"}),
+    "POST /v1/admin/devices/demand": Described(
+        "Devices shall attest now: of a site, a tier, with labels or by their ids; `after` goes on with a large cohort",
+        {200: "DemandedAnswer"},
+        "Demand",
+    ),
+    "POST /v1/admin/devices/<id>/demand": _act("A device shall attest now"),
     "POST /v1/admin/devices/<id>/approve": _act("Approve a waiting device into a tier and a site", "Approval"),
     "POST /v1/admin/devices/<id>/reject": _act("Reject a waiting device"),
     "POST /v1/admin/devices/<id>/quarantine": _act("Quarantine a device"),

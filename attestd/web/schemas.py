@@ -27,6 +27,7 @@ from attestd.protocol.messages import (
     MAX_SIGNATURE,
 )
 from attestd.references import MAX_GOLDEN
+from attestd.registry.demands import MAX_AT_ONCE
 from attestd.registry.operators import Role
 from attestd.registry.states import State
 
@@ -246,6 +247,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         },
         **_FURTHER,
     ),
+    "DemandAnswer": _answer(attest={"const": True}),
     "SignedRequest": closed(
         {
             "protected": {**text(4096), "description": "base64url of {alg, kid, url, nonce, typ}"},
@@ -278,6 +280,9 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     "Act": _message(**_ACT),
     "Reason": _message(**_REASON),
     "Approval": _message({"tier": TIER, "site": SEGMENT}, labels=_LABELS, **_ACT),
+    "Demand": _message(
+        ids=_list(SEGMENT, MAX_AT_ONCE), site=SEGMENT, tier=TIER, labels=_LABELS, after=SEGMENT, **_REASON
+    ),
     "Replacement": _message({"ek_hash": DIGEST}, **_ACT),
     "BrakeRelease": _message({"held": {"enum": ["dismiss", "quarantine"]}}, **_REASON),
     "CohortRelease": _message(
@@ -310,6 +315,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     # Operators: answers
     "Device": closed(_DEVICE),
     "DeviceAnswer": _answer(device=ref("Device")),
+    "DemandedAnswer": _answer(demanded=_list(SEGMENT, MAX_AT_ONCE), after=_or_null(SEGMENT)),
     "EvidenceBundle": _answer(
         kind={"const": "attestd-evidence"},
         record=octets(MAX_RECORD, least=2),

@@ -122,6 +122,23 @@ def test_only_what_was_asked_for(site: Site) -> None:
     assert receiver.acts == ["quarantine", "release"]
 
 
+def test_what_nobody_asked_for_keeps_nothing_back(site: Site) -> None:
+    """A busy service commits hundreds of acts a second, of which a receiver wants few."""
+    receiver = Receiver()
+    hooks = site.deliveries(receiver, events=("quarantine",))
+    site.happens(*["attest"] * 300, "quarantine", *["attest"] * 300)
+    assert hooks.deliver(site.clock) == 1
+    assert hooks.deliver(site.clock) == 0
+
+
+def test_a_round_tells_a_few_and_the_next_goes_on_where_it_was(site: Site) -> None:
+    receiver = Receiver()
+    hooks = site.deliveries(receiver)
+    site.happens(*[f"act-{number}" for number in range(25)])
+    assert [hooks.deliver(site.clock) for _ in range(4)] == [10, 10, 5, 0]
+    assert receiver.acts == [f"act-{number}" for number in range(25)]
+
+
 @pytest.mark.parametrize("status", [500, 301, 0])
 def test_what_was_not_taken_is_told_again_later_and_nothing_before_it(site: Site, status: int) -> None:
     receiver = Receiver()

@@ -55,8 +55,8 @@ def test_the_counters_have_their_first_values(registry: Registry) -> None:
             revision.NEXT_STATUS_INDEX: 0,
             revision.TRUST: 0,
             revision.REFERENCES: 0,
-            revision.OVERDUE_TOLD: 0,
             revision.EXPIRING_TOLD: 0,
+            revision.WATCHED_AT: 0,
             revision.AUDIT_SIZE: 0,
             revision.AUDIT_ARCHIVED: 0,
         }

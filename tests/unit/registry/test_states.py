@@ -12,7 +12,7 @@ import pytest
 from attestd.credentials.status import Status
 from attestd.errors import Conflict
 from attestd.ids import DeviceId, EkHash
-from attestd.registry import admission, devices
+from attestd.registry import admission, demands, devices
 from attestd.registry.acts import perform
 from attestd.registry.devices import Device
 from attestd.registry.engine import Connection
@@ -29,6 +29,8 @@ ALLOWED = {
     ("active", "activate"): "active",
     ("active", "attest"): "active",
     ("quarantined", "attest"): "quarantined",
+    ("active", "demand"): "active",
+    ("quarantined", "demand"): "quarantined",
     ("active", "rekey"): "active",
     ("active", "quarantine"): "quarantined",
     ("quarantined", "release"): "active",
@@ -80,6 +82,10 @@ def rekey(fleet: Fleet, c: Connection, device: Device) -> Device:
     return devices.by_id(c, device.id)
 
 
+def demand(fleet: Fleet, c: Connection, device: Device) -> Device:
+    return demands.demand(c, device.id, by="ada", reason="", now=NOW, within=60, expected_version=device.state_version)
+
+
 def replace(fleet: Fleet, c: Connection, device: Device) -> Device:
     return admission.replace_ek(c, device.id, EkHash.of(b"another"), reason="broken", now=NOW)
 
@@ -90,6 +96,7 @@ ACTS: dict[str, Act] = {
     "reject": plain(Event.REJECT),
     "activate": lambda fleet, c, device: fleet.activate(c, device),
     "attest": attest,
+    "demand": demand,
     "rekey": rekey,
     "quarantine": plain(Event.QUARANTINE),
     "release": plain(Event.RELEASE),
@@ -159,6 +166,7 @@ VERSIONED = {
     "reject": State.PENDING,
     "activate": State.ACTIVE,
     "attest": State.ACTIVE,
+    "demand": State.ACTIVE,
     "rekey": State.ACTIVE,
     "quarantine": State.ACTIVE,
     "release": State.QUARANTINED,
@@ -221,7 +229,9 @@ def test_a_device_that_does_not_exist(fleet: Fleet, event: str) -> None:
     assert fleet.everything() == before
 
 
-@pytest.mark.parametrize("event", [Event.ASK, Event.APPROVE, Event.ACTIVATE, Event.ATTEST, Event.REKEY, Event.REPLACE])
+@pytest.mark.parametrize(
+    "event", [Event.ASK, Event.APPROVE, Event.ACTIVATE, Event.ATTEST, Event.DEMAND, Event.REKEY, Event.REPLACE]
+)
 def test_events_with_more_to_them_have_functions_of_their_own(fleet: Fleet, event: Event) -> None:
     device = fleet.device(State.PENDING)
     with pytest.raises(ValueError, match="function of its own"), fleet.registry.acting() as c:

@@ -66,6 +66,7 @@ def test_the_table_is_the_protocol_s() -> None:
         "POST /v1/enrollments/complete",
         "GET /v1/nonce",
         "GET /v1/time",
+        "GET /v1/demands/<id>",
         "GET /v1/root",
         "GET /v1/jwks",
         "GET /.well-known/jwks.json",

@@ -5,13 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import insert, update
 
+from attestd.config import ReferenceSettings, WebhookSettings
+from attestd.protocol.encoding import write_object
+from attestd.registry import audit_tree, followers, references, trust
 from attestd.registry.engine import DatabaseBusy, Registry
+from attestd.registry.tables import brake, devices, held, quarantines
+from attestd.watching import watch
+from attestd.web.app import create_app
 from attestd.web.health import ISSUER_LEFT
 from tests.service import World
 
@@ -207,3 +216,141 @@ def test_the_gauges_are_of_the_moment_not_of_the_past(world: World) -> None:
     world.proxy.get("/v1/bundle")
     world.clock.now -= timedelta(minutes=1)  # a clock that went back
     assert value(world, "attestd_bundle_age_seconds") == 0
+
+
+# ---- The watch over the fleet -----------------------------------------------------------------------------------
+
+
+def test_who_is_overdue_and_who_shall_attest(world: World) -> None:
+    late, other, _ = (world.enrolled() for _ in range(3))
+    world.clock.advance(hours=1)
+    assert world.operator.post(f"/v1/admin/devices/{other.id}/demand", {"v": 1}).status_code == 200
+    found = metrics(world)
+    assert (found["attestd_devices_overdue", ()], found["attestd_devices_demanded", ()]) == (0, 1)
+    world.clock.advance(hours=3, minutes=4, seconds=59)
+    assert other.attest().status_code == 200
+    assert value(world, "attestd_devices_overdue") == 0
+    world.clock.advance(seconds=11)
+    assert value(world, "attestd_devices_overdue") == 2
+    assert late.attest().status_code == 200
+    world.clock.advance(seconds=10)
+    assert value(world, "attestd_devices_overdue") == 1
+
+
+def test_who_did_not_attest_since_a_restore(world: World) -> None:
+    world.enrolled()
+    assert value(world, "attestd_devices_unattested") == 0
+    with world.registry.acting() as c:
+        c.execute(update(devices).values(attested_at=None, attestation_good_until=None))
+    world.clock.advance(seconds=10)
+    assert value(world, "attestd_devices_unattested") == 1
+
+
+def test_the_brake_and_what_it_holds(world: World) -> None:
+    now = int(world.clock().timestamp())
+    found = metrics(world)
+    assert found["attestd_brake_engaged", ()] == 0
+    with world.registry.acting() as c:
+        c.execute(update(brake).values(engaged_at=now))
+        for name in ("a", "b"):
+            c.execute(insert(held).values(device_id=name, at=now, result={}))
+        for at in (now - 60, now - 59, now):
+            c.execute(insert(quarantines).values(device_id="a", at=at))
+    world.clock.advance(seconds=10)
+    with world.registry.acting() as c:
+        c.execute(update(quarantines).values(at=quarantines.c.at + 10))
+    found = metrics(world)
+    assert found["attestd_brake_engaged", ()] == 1
+    assert found["attestd_held_results", ()] == 2
+    assert found["attestd_quarantines_last_minute", ()] == 2
+
+
+def test_results_are_counted_by_status(world: World) -> None:
+    device = world.enrolled()
+    device.attest()
+    device.renew()
+    assert results(world) == {"none": 2}, "the enrollment's and the attestation's; nothing is known of the software"
+
+
+def results(world: World) -> dict[str, float]:
+    name = "attestd_attestation_results_total"
+    return {labels[0][1]: count for (named, labels), count in metrics(world).items() if named == name}
+
+
+def test_a_contraindicated_result_is_counted(tmp_path: Path) -> None:
+    bad = ReferenceSettings("image 13", {"sha256": {0: (b"\xff" * 32,)}})
+    world = World(tmp_path, references=(bad,))
+    device = world.device()
+    device.enroll()
+    world.approve(device)
+    assert device.enroll().status_code == 403
+    assert results(world) == {"contraindicated": 1}
+    world.close()
+
+
+def test_a_quarantined_device_s_result_is_counted(world: World) -> None:
+    device = world.enrolled()
+    world.configure(references=(ReferenceSettings("image 13", {"sha256": {0: (b"\xff" * 32,)}}),))
+    assert device.attest().status_code == 202
+    assert results(world) == {"none": 1, "contraindicated": 1}
+
+
+def test_when_what_ends(world: World) -> None:
+    now = int(world.clock().timestamp())
+    keys = world.hierarchy.keys
+    document: dict[str, Any] = {"name": "bike-4", "stage": "enforce", "pcrs": {"sha256": {"7": ["00" * 32]}}}
+    with world.registry.acting() as c:
+        for name, ends in (("a", now + 500), ("b", now + 300), ("c", now + 5)):
+            references.add(
+                c,
+                name=name,
+                stage="monitor" if name == "a" else "enforce",
+                digest=name,
+                document=write_object({**document, "not_after": ends}),
+                added_by="ada",
+                now=now,
+                overlap=0,
+            )
+        (maker,) = trust.every(c)
+    world.clock.advance(seconds=10)
+    found = metrics(world)
+
+    def end(which: str) -> float:
+        return found["attestd_certificate_not_after_seconds", (("which", which),)]
+
+    assert end("root") == keys.roots[0].not_valid_after_utc.timestamp()
+    assert end("issuer") == keys.issuers[0].certificate.not_valid_after_utc.timestamp()
+    assert end("makers_first") == maker.not_after
+    assert end("manifests_first") == now + 300, "one that ended alarms nobody for ever"
+    assert found["attestd_reference_manifests", (("stage", "enforce"),)] == 2
+    assert found["attestd_reference_manifests", (("stage", "monitor"),)] == 1
+    assert found["attestd_reference_manifests", (("stage", "learn"),)] == 0
+
+
+def test_how_long_ago_the_watch_looked(world: World) -> None:
+    world.clock.advance(seconds=10)
+    assert (value(world, "attestd_watch_last_round_seconds") or 0) > 1e9, "it never did"
+    watch(world.registry, world.settings, world.hierarchy, now=world.clock(), pause=lambda _: None)
+    world.clock.advance(seconds=90)
+    assert value(world, "attestd_watch_last_round_seconds") == 90
+
+
+def test_how_far_behind_a_webhook_is(world: World) -> None:
+    hook = WebhookSettings("pager", "https://pager.example/x", "pager.secret")
+    with_hook = replace(world.service, settings=replace(world.settings, webhooks=(hook,)))
+    world.service, world.app = with_hook, create_app(with_hook)
+    seal = world.service.publication.audit.seal
+    seal(world.clock())
+    now = int(world.clock().timestamp())
+    with world.registry.acting() as c:
+        place = followers.hold(c, "pager", now=now, until=now + 60)
+    assert value(world, "attestd_webhook_lag_seconds", webhook="pager") == 0
+    world.enrolled()
+    seal(world.clock())
+    world.clock.advance(seconds=20)
+    assert value(world, "attestd_webhook_lag_seconds", webhook="pager") == 20
+    assert (value(world, "attestd_webhook_lag", webhook="pager") or 0) > 0
+    with world.registry.acting() as c:
+        followers.move(c, "pager", known=place or 0, moved=audit_tree.size(c))
+    world.clock.advance(seconds=20)
+    assert value(world, "attestd_webhook_lag_seconds", webhook="pager") == 0

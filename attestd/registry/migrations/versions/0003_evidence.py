@@ -12,6 +12,9 @@ revision = "0003"
 down_revision = "0002"
 
 _COUNTERS = sa.table("counters", sa.column("name", sa.String), sa.column("value", sa.BigInteger))
+_TOLD = sa.table(
+    "told", sa.column("name", sa.String), sa.column("until", sa.BigInteger), sa.column("device_id", sa.String)
+)
 _BRAKE = sa.table("brake", sa.column("name", sa.String), sa.column("turns", sa.BigInteger))
 _ROW_NUMBER = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
@@ -100,7 +103,7 @@ def _evidence() -> None:
 
 def _watch() -> None:
     """Who is overdue, and since when that was told; who shall attest at once."""
-    op.create_index("ix_devices_attestation_good_until", "devices", ["attestation_good_until"])
+    op.create_index("ix_devices_state_attestation_good_until_id", "devices", ["state", "attestation_good_until", "id"])
     op.create_table(
         "demands",
         sa.Column("device_id", _text(), nullable=False),
@@ -109,7 +112,15 @@ def _watch() -> None:
         sa.Column("reason", _text(), nullable=False),
         sa.PrimaryKeyConstraint("device_id", name="pk_demands"),
     )
-    op.bulk_insert(_COUNTERS, [{"name": "overdue_told", "value": 0}, {"name": "expiring_told", "value": 0}])
+    op.create_table(
+        "told",
+        sa.Column("name", _text(), nullable=False),
+        sa.Column("until", sa.BigInteger, nullable=False),
+        sa.Column("device_id", _text(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name="pk_told"),
+    )
+    op.bulk_insert(_TOLD, [{"name": "overdue", "until": 0, "device_id": ""}])
+    op.bulk_insert(_COUNTERS, [{"name": "expiring_told", "value": 0}, {"name": "watched_at", "value": 0}])
 
 
 def _brake() -> None:
