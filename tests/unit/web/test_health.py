@@ -15,7 +15,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import insert, update
 
 from attestd.config import ReferenceSettings, WebhookSettings
-from attestd.issuance.appraising import Appraiser
 from attestd.protocol.encoding import write_object
 from attestd.registry import audit_tree, followers, references, trust
 from attestd.registry.engine import DatabaseBusy, Registry
@@ -291,9 +290,7 @@ def test_a_contraindicated_result_is_counted(tmp_path: Path) -> None:
 
 def test_a_quarantined_device_s_result_is_counted(world: World) -> None:
     device = world.enrolled()
-    bad = replace(world.settings, references=(ReferenceSettings("image 13", {"sha256": {0: (b"\xff" * 32,)}}),))
-    changed = replace(world.service.lifecycle, settings=bad, appraiser=Appraiser(bad, world.registry))
-    object.__setattr__(world.service, "lifecycle", changed)
+    world.configure(references=(ReferenceSettings("image 13", {"sha256": {0: (b"\xff" * 32,)}}),))
     assert device.attest().status_code == 202
     assert results(world) == {"none": 1, "contraindicated": 1}
 
