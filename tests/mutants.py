@@ -98,6 +98,8 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_UNIT}/appraisal/test_runtimesection.py",
     ),
     "attestd/appraisal/runtimesection.py": (f"{_UNIT}/appraisal/test_runtimesection.py",),
+    "attestd/appraisal/learning.py": (f"{_UNIT}/appraisal/test_learning.py",),
+    "attestd/appraisal/writing.py": (f"{_UNIT}/appraisal/test_writing.py",),
     "attestd/appraisal/results.py": (f"{_UNIT}/appraisal",),
     # What travels.
     "attestd/protocol/encoding.py": (f"{_UNIT}/protocol/test_encoding.py",),
@@ -149,6 +151,8 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_UNIT}/web/test_admin.py",
         "tests/attacks/test_operations.py",
     ),
+    "attestd/references.py": (f"{_UNIT}/test_references.py",),
+    "attestd/registry/references.py": (f"{_UNIT}/registry/test_references.py", f"{_UNIT}/test_references.py"),
     "attestd/web/access.py": (f"{_UNIT}/web/test_access.py", "tests/attacks/test_default_allow.py"),
     "attestd/web/bodies.py": (f"{_UNIT}/web/test_bodies.py",),
     "attestd/web/devices.py": (f"{_UNIT}/web/test_devices.py",),

@@ -52,9 +52,9 @@ from attestd.protocol.messages import BANKS
 MAX_MANIFEST: Final = 16 * 1024 * 1024  # octets, of either form
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}", re.ASCII)
 _FACT: Final = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
-_MAX_VALUES: Final = 4096  # good values of one PCR or fact
+MAX_VALUES: Final = 4096  # good values of one PCR or fact
 _MAX_FACTS: Final = 128
-_MAX_TEXT: Final = 4096  # characters of one value: a kernel's command line
+MAX_TEXT: Final = 4096  # characters of one value: a kernel's command line
 _MAX_TIME: Final = 1 << 40
 
 FactValue = str | bool | int
@@ -193,7 +193,7 @@ class ReferenceManifest:
         begins, ends = (_time(reader, which) for which in ("not_before", "not_after"))
         if begins is not None and ends is not None and begins > ends:
             raise ManifestInvalid("It would end before it begins.", seen=ends, expected=f"at least {begins}")
-        match = _match(reader.object("match")) if "match" in reader else Match()
+        match = read_match(reader.object("match")) if "match" in reader else Match()
         pcrs = _pcrs(reader.object("pcrs")) if "pcrs" in reader else {}
         boot = _boot(reader.object("boot")) if "boot" in reader else {}
         runtime = None
@@ -238,7 +238,8 @@ def _time(reader: Members, name: str) -> int | None:
     return value
 
 
-def _match(members: Members) -> Match:
+def read_match(members: Members) -> Match:
+    """A section `match`. Raises ManifestInvalid, MalformedInput."""
     tier = Tier.parse(members.text("tier", limit=16)) if "tier" in members else None
     labels: dict[str, str] = {}
     for name, value in members.object("labels").items() if "labels" in members else ():
@@ -287,8 +288,8 @@ def _boot(members: Members) -> dict[str, Good]:
 
 def _list(value: Any, where: str, *, least: int = 1) -> list[Any]:
     """Good values. None at all would refuse every device, or, elsewhere, none."""
-    if not isinstance(value, list) or not least <= len(value) <= _MAX_VALUES:
-        raise ManifestInvalid(f"{where} is not a list of good values.", expected=f"{least} to {_MAX_VALUES} values")
+    if not isinstance(value, list) or not least <= len(value) <= MAX_VALUES:
+        raise ManifestInvalid(f"{where} is not a list of good values.", expected=f"{least} to {MAX_VALUES} values")
     return value
 
 
@@ -303,6 +304,6 @@ def _digest(value: Any, size: int, where: str) -> bytes:
 
 
 def _fact(value: Any, where: str) -> FactValue:
-    if type(value) not in (str, bool, int) or (isinstance(value, str) and len(value) > _MAX_TEXT):
+    if type(value) not in (str, bool, int) or (isinstance(value, str) and len(value) > MAX_TEXT):
         raise ManifestInvalid(f"{where} holds what is no fact's value.", seen=repr(value)[:80])
     return value  # type: ignore[no-any-return]

@@ -18,7 +18,7 @@ entries can't make it good, so the state carries it on.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from struct import Struct
 from typing import NamedTuple, Self
@@ -215,11 +215,11 @@ class RuntimeAppraisal:
         return tuple(told)
 
 
-def quoted_pcr10(quote: VerifiedQuote) -> dict[str, bytes]:
-    """PCR 10 by bank. Raises Pcr10NotQuoted."""
-    quoted = {bank: values[IMA_PCR] for bank, values in quote.pcrs.items() if IMA_PCR in values}
+def quoted_pcr10(pcrs: Mapping[str, Mapping[int, bytes]]) -> dict[str, bytes]:
+    """PCR 10 by bank, of a quote's values. Raises Pcr10NotQuoted."""
+    quoted = {bank: values[IMA_PCR] for bank, values in pcrs.items() if IMA_PCR in values}
     if not quoted:
-        raise Pcr10NotQuoted(seen=", ".join(f"{bank} {sorted(values)}" for bank, values in quote.pcrs.items()))
+        raise Pcr10NotQuoted(seen=", ".join(f"{bank} {sorted(values)}" for bank, values in pcrs.items()))
     return quoted
 
 
@@ -242,7 +242,7 @@ def appraise_runtime(
     TemplateDigestMismatch, ImaListMismatch, BankNotReplayed, BootAggregateMissing, BootAggregateMismatch. What an entry
     that is proven says, however bad, is in the result.
     """
-    quoted = quoted_pcr10(quote)
+    quoted = quoted_pcr10(quote.pcrs)
     # 1. What is known is of this boot and these policies, and ends where the entries begin.
     boot = Boot.of(quote)
     if known is None:

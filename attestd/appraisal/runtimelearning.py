@@ -44,7 +44,18 @@ class RuntimeDraft:
         Raises Pcr10NotQuoted, MalformedImaList, MalformedImaEntry, TemplateDigestMismatch, ImaListMismatch,
         BootAggregateMissing, BootAggregateMismatch, InputTooLarge.
         """
-        quoted = quoted_pcr10(quote)
+        return cls.of_pcrs(entries, pcrs=quote.pcrs, hashes=hashes)
+
+    @classmethod
+    def of_pcrs(
+        cls,
+        entries: bytes | Iterable[bytes],
+        *,
+        pcrs: Mapping[str, Mapping[int, bytes]],
+        hashes: frozenset[str] = STRONG_HASHES,
+    ) -> Self:
+        """The same from the values of a quote that was verified when its evidence was kept."""
+        quoted = quoted_pcr10(pcrs)
         files: dict[str, set[str]] = {}
         buffers: dict[str, set[str]] = {}
         signers: dict[str, int] = {}
@@ -68,7 +79,7 @@ class RuntimeDraft:
             if len(files) + len(buffers) > MAX_FILES:
                 raise InputTooLarge("There are too many files to be learned.", expected=f"at most {MAX_FILES}")
         state = walk.proven()
-        check_boot_aggregate(state, quote.pcrs)
+        check_boot_aggregate(state, pcrs)
         return cls(_frozen(files), _frozen(buffers), MappingProxyType(signers), state.violations, weak, unreadable)
 
     def plus(self, other: RuntimeDraft) -> RuntimeDraft:

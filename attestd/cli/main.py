@@ -11,7 +11,20 @@ from typing import Annotated
 
 import typer
 
-from attestd.cli import appraise, audit, backup, brake, ca, credentials, devices, evidence, operators, proxies, trust
+from attestd.cli import (
+    appraise,
+    audit,
+    backup,
+    brake,
+    ca,
+    credentials,
+    devices,
+    evidence,
+    operators,
+    proxies,
+    references,
+    trust,
+)
 from attestd.cli.options import DEFAULT_DIR, Dir, Json, Remote, elsewhere
 from attestd.cli.output import emit, failing, say
 from attestd.ids import TrustDomain
@@ -30,6 +43,7 @@ app.add_typer(devices.app, name="devices")
 app.add_typer(evidence.app, name="evidence")
 app.add_typer(brake.app, name="brake")
 app.add_typer(trust.app, name="trust")
+app.add_typer(references.app, name="references")
 app.add_typer(credentials.app, name="credentials")
 app.add_typer(operators.app, name="operators")
 app.add_typer(proxies.app, name="proxies")

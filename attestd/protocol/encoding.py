@@ -239,6 +239,10 @@ class Members:
         array = self._array(name, most)
         return tuple(array.text(place, limit=limit) for place in array._members)
 
+    def integers(self, name: str, *, most: int) -> tuple[int, ...]:
+        array = self._array(name, most)
+        return tuple(array.integer(place) for place in array._members)
+
     def object(self, name: str) -> Members:
         self._asked.add(name)
         value = self._members.get(name)

@@ -72,9 +72,9 @@ def trust_version(c: Connection) -> int:
     return _read(c, TRUST)
 
 
-def change_references(c: Connection) -> None:
-    """Says that the reference manifests changed."""
-    _advance(c, REFERENCES, 1)
+def change_references(c: Connection) -> int:
+    """Says that the reference manifests changed; returns how often they did."""
+    return _advance(c, REFERENCES, 1)
 
 
 def references_version(c: Connection) -> int:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from flask import Flask, Request, Response, g, request
 
+from attestd.appraisal.manifests import MAX_MANIFEST
 from attestd.callers import Caller, CallerDisabled, CallerUnknown
 from attestd.errors import Forbidden, MalformedInput, Unauthenticated
 from attestd.protocol.demanded import HEADER
@@ -72,6 +73,7 @@ _SIGNED_BODY: Final = MAX_BODY * 4 // 3 + MAX_SMALL
 _SIGNED_SMALL: Final = 2 * MAX_SMALL
 _POLICY: Final = 512 * 1024
 _TRUST: Final = 4 * 1024 * 1024
+_MANIFEST: Final = frozenset({"application/toml", "application/json"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,13 @@ DOORS: Final[Mapping[str, Door]] = {
     "DELETE /v1/admin/trust/<sha256>": _bare(Who.ADMIN),
     "GET /v1/admin/policy": _bare(Who.VIEWER),
     "PUT /v1/admin/policy": _acts(Who.ADMIN, _POLICY),
+    "GET /v1/admin/references": _bare(Who.VIEWER),
+    "POST /v1/admin/references": Door(Who.ADMIN, _MANIFEST, MAX_MANIFEST),
+    "POST /v1/admin/references/learn": _acts(Who.ADMIN),
+    "GET /v1/admin/references/<number>": _bare(Who.VIEWER),
+    "GET /v1/admin/references/<number>/refusals": _bare(Who.VIEWER),
+    "POST /v1/admin/references/<number>/promote": _acts(Who.ADMIN),
+    "POST /v1/admin/references/<number>/withdraw": _acts(Who.ADMIN),
     "GET /v1/admin/proxies": _bare(Who.VIEWER),
     "POST /v1/admin/proxies": _acts(Who.ADMIN),
     "POST /v1/admin/proxies/<name>/disable": _acts(Who.ADMIN),

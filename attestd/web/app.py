@@ -12,6 +12,7 @@ from attestd.web import (
     admin,
     admin_evidence,
     admin_fleet,
+    admin_references,
     admin_settings,
     admin_views,
     audit,
@@ -57,18 +58,8 @@ def create_app(service: Service) -> Flask:
     problems.register(app)
 
     for door in (
-        *(
-            devices,
-            demands,
-            publishing,
-            admin,
-            admin_fleet,
-            admin_views,
-            admin_evidence,
-            admin_settings,
-            audit,
-            openapi,
-        ),
+        *(devices, demands, publishing, openapi),
+        *(admin, admin_fleet, admin_views, admin_evidence, admin_references, admin_settings, audit),
     ):
         app.register_blueprint(door.blueprint(service))
     return app

@@ -16,7 +16,7 @@ from typing import Any, Final
 from flask import Blueprint, Response
 
 from attestd.protocol.demanded import HEADER, MAX_HEADER
-from attestd.protocol.encoding import write_object
+from attestd.protocol.encoding import MAX_SECONDS, write_object
 from attestd.protocol.signed import SCHEME
 from attestd.web.access import DEVICES, DOORS, Door, Who
 from attestd.web.context import Service
@@ -48,6 +48,8 @@ class Described:
 
 _LIMIT: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": 1000}
 _NUMBER: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}
+_SECONDS: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": MAX_SECONDS}
+_TRUTH: Final[Schema] = {"enum": ["true", "false"]}
 _CREDENTIAL: Final = {200: "CredentialAnswer", 202: "WaitAnswer"}
 
 
@@ -167,6 +169,29 @@ DESCRIBED: Final[Mapping[str, Described]] = {
     "DELETE /v1/admin/trust/<sha256>": Described("Trust a certificate no longer", {200: "Distrusted"}),
     "GET /v1/admin/policy": Described("The policy in force", {200: "PolicyInForce"}),
     "PUT /v1/admin/policy": Described("Put a policy in force", {200: "PolicySet"}, "Policy"),
+    "GET /v1/admin/references": Described(
+        "Reference manifests, the newest first",
+        {200: "References"},
+        query={"all": _TRUTH, "before": _NUMBER, "limit": _LIMIT},
+    ),
+    "POST /v1/admin/references": Described(
+        "Add a reference manifest: the document, in TOML (1 MiB) or JSON",
+        {201: "ReferenceAnswer"},
+        query={"overlap": _SECONDS, "accept_refusals": _NUMBER, "unwatched": _TRUTH, "reason": text(500)},
+    ),
+    "POST /v1/admin/references/learn": Described(
+        "Learn a draft from golden devices; it is stored nowhere", {200: "LearnedDraft"}, "Learning"
+    ),
+    "GET /v1/admin/references/<number>": Described("One version, with its document", {200: "ReferencePage"}),
+    "GET /v1/admin/references/<number>/refusals": Described(
+        "Devices that a watched manifest would refuse, and what enforcing it would do",
+        {200: "Refusals"},
+        query={"after": SEGMENT, "limit": _LIMIT},
+    ),
+    "POST /v1/admin/references/<number>/promote": Described(
+        "Take a manifest to another stage", {200: "ReferenceAnswer"}, "Promotion"
+    ),
+    "POST /v1/admin/references/<number>/withdraw": Described("Withdraw a manifest", {200: "ReferenceAnswer"}, "Reason"),
     "GET /v1/admin/proxies": Described("Edge proxies", {200: "Proxies"}),
     "POST /v1/admin/proxies": Described("Give an edge proxy an identity", {201: "ProxyAdded"}, "NewProxy"),
     "POST /v1/admin/proxies/<name>/disable": Described("Disable a proxy", {200: "Named"}, "Nothing"),

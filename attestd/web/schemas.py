@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from attestd.appraisal.manifests import Stage
 from attestd.appraisal.record import MAX_RECORD
 from attestd.ids import Tier
 from attestd.policy.source import MAX_POLICY
@@ -25,6 +26,7 @@ from attestd.protocol.messages import (
     MAX_SEALED,
     MAX_SIGNATURE,
 )
+from attestd.references import MAX_GOLDEN
 from attestd.registry.demands import MAX_AT_ONCE
 from attestd.registry.operators import Role
 from attestd.registry.states import State
@@ -42,6 +44,7 @@ DIGEST: Final[Schema] = {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"}
 TIER: Final[Schema] = {"enum": [tier.value for tier in Tier]}
 STATE: Final[Schema] = {"enum": [state.value for state in State]}
 ROLE: Final[Schema] = {"enum": [role.value for role in Role]}
+STAGE: Final[Schema] = {"enum": [stage.value for stage in Stage]}
 PEM: Final[Schema] = {"type": "string", "pattern": "^-----BEGIN CERTIFICATE-----\n"}
 
 
@@ -170,6 +173,17 @@ _DEVICE: Final[Mapping[str, Schema]] = {
     "updated_at": _TIMES,
 }
 
+_REFERENCE: Final[Mapping[str, Schema]] = {
+    "number": _COUNT,
+    "name": {"type": "string"},
+    "stage": STAGE,
+    "digest": DIGEST,
+    "added_at": _TIMES,
+    "added_by": {"type": "string"},
+    "until": _or_null(_TIMES),
+    "counts": {"type": "boolean"},
+}
+
 SCHEMAS: Final[Mapping[str, Schema]] = {
     # Devices
     "BeginRequest": closed(
@@ -282,6 +296,20 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         **_REASON,
     ),
     "Policy": _message({"text": text(MAX_POLICY)}),
+    "Promotion": _message(
+        {"stage": STAGE},
+        overlap=_SECONDS,
+        accept_refusals={"type": "integer", "minimum": 0, "maximum": 10**9},
+        unwatched={"type": "boolean"},
+        **_REASON,
+    ),
+    "Learning": _message(
+        {"devices": {**_list(SEGMENT, MAX_GOLDEN), "minItems": 1}, "name": text(63, least=1)},
+        match={"type": "object"},
+        pcrs=_list({"type": "integer", "minimum": 0, "maximum": 23}, 24),
+        facts=_list(text(64), 128),
+        runtime={"type": "boolean"},
+    ),
     "NewProxy": _message({"name": SEGMENT, "site": SEGMENT, "public_key": text(4096)}),
     "NewOperator": _message({"name": SEGMENT, "role": ROLE, "public_key": text(4096)}),
     # Operators: answers
@@ -382,6 +410,44 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     "Distrusted": _answer(sha256=DIGEST),
     "PolicyInForce": _answer(version=_COUNT, text={"type": "string"}, created_at=_TIMES, created_by={"type": "string"}),
     "PolicySet": _answer(version=_COUNT),
+    "Reference": closed(_REFERENCE),
+    "References": _answer(references=_list(ref("Reference"), 1000), before=_or_null(_COUNT)),
+    "ReferenceAnswer": _answer(reference=ref("Reference")),
+    "ReferencePage": _answer(reference=ref("Reference"), document=ref("Manifest")),
+    "Manifest": {"type": "object", "required": ["name", "stage"], "description": "docs/references.md"},
+    "Refusals": _answer(
+        reference=ref("Reference"),
+        total=_COUNT,
+        devices=_list(closed({"id": SEGMENT, "at": _TIMES, "reasons": _list({"type": "string"})}), 1000),
+        after=_or_null(SEGMENT),
+        prospect=_or_null(
+            closed(
+                {
+                    "watched_since": _or_null(_TIMES),
+                    "refused": _COUNT,
+                    "unheard": _COUNT,
+                    "held": _COUNT,
+                    "more": {"type": "boolean"},
+                }
+            )
+        ),
+    ),
+    "LearnedDraft": _answer(
+        document=ref("Manifest"),
+        notes={"type": "object", "additionalProperties": _list({"type": "string"})},
+        devices=_list(
+            closed(
+                {
+                    "id": SEGMENT,
+                    "attested_at": _or_null(_TIMES),
+                    "eventlog": {"type": "boolean"},
+                    "ima": {"type": "boolean"},
+                    "why": {"type": "string"},
+                }
+            ),
+            MAX_GOLDEN,
+        ),
+    ),
     "Proxies": _answer(
         proxies=_list(
             closed(

@@ -1,0 +1,527 @@
+"""What operators do with manifests, and what keeps them from locking a fleet out by accident."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from attestd import references as verbs
+from attestd.appraisal.learning import Wish
+from attestd.appraisal.manifests import ReferenceManifest, Stage
+from attestd.config import ReferenceSettings
+from attestd.ids import DeviceId
+from attestd.protocol.encoding import write_object
+from attestd.references import (
+    NOTICED,
+    OVERLAP,
+    Accepted,
+    AlreadyThere,
+    NobodyWatched,
+    NothingToLearn,
+    References,
+    TooManyGolden,
+    WouldRefuse,
+)
+from attestd.registry import audit, evidence, references
+from attestd.registry.evidence import BAD, GOOD, ImaPart, Kept
+from attestd.registry.references import ReferencesRaced, StoredManifest, UnknownManifest
+from attestd.registry.states import State, UnknownDevice
+from attestd.registry.tables import devices
+from tests import ima_lists as w
+from tests.service import World, meanwhile
+from tests.unit.registry.conftest import Fleet
+
+GOOD_VALUE = "11" * 32
+DAY = 86400
+
+
+class Desk:
+    """An operator's desk: the verbs, a fleet, and what its devices said last."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.fleet = Fleet(world.registry)
+        self.verbs = References(world.settings, world.registry)
+
+    @property
+    def now(self) -> int:
+        return int(self.world.clock().timestamp())
+
+    def add(self, of: ReferenceManifest | None = None, stage: Stage = Stage.ENFORCE, **options: Any) -> StoredManifest:
+        return self.verbs.add((of or manifest()).at_stage(stage), self.world.act, **options)
+
+    def promote(self, stored: StoredManifest, stage: Stage = Stage.ENFORCE, **options: Any) -> StoredManifest:
+        return self.verbs.promote(stored.number, stage, self.world.act, **options)
+
+    def device(
+        self, *, attested_at: int | None = None, held_by: StoredManifest | None = None, **labels: str
+    ) -> DeviceId:
+        """An active one. It attested at this time, and this manifest held."""
+        device_id = self.fleet.device(State.ACTIVE).id
+        self.say(device_id, attested_at=attested_at, labels=labels)
+        if held_by is not None:
+            policy = f"{held_by.name}@sha256:{held_by.digest}"
+            self.say(device_id, result={"status": "affirming", "policies": [policy]})
+        return device_id
+
+    def say(self, device_id: DeviceId, **values: Any) -> None:
+        with self.world.registry.acting() as c:
+            c.execute(update(devices).where(devices.c.id == device_id).values(**values))
+
+    def watched(self, device_id: DeviceId, stored: StoredManifest, *reasons: str) -> None:
+        """The device attests, and this is what the watched manifest says of it."""
+        self.say(device_id, attested_at=self.now)
+        self.world.registry.act(*references.watching(device_id, stored.digest, reasons, now=self.now))
+
+    def rows(self) -> list[Any]:
+        with self.world.registry.reading() as c:
+            return [row for row in audit.page(c) if "reference" in row.act]
+
+    def counting(self) -> list[tuple[str, str]]:
+        with self.world.registry.reading() as c:
+            return [(each.name, each.stage) for each in references.in_force(c, now=self.now)]
+
+
+def manifest(**members: Any) -> ReferenceManifest:
+    found = {"name": "bike-4", "stage": "enforce", "pcrs": {"sha256": {"0": [GOOD_VALUE]}}}
+    return ReferenceManifest.from_members(found | members)
+
+
+OTHER = manifest(pcrs={"sha256": {"0": ["22" * 32]}})
+RUNS = manifest(runtime={"digests": ["sha256:" + "33" * 32]})
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path / "instance")
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def desk(world: World) -> Desk:
+    return Desk(world)
+
+
+# ---- Acts and their rows ----------------------------------------------------------------------------------------
+
+
+def test_from_learn_to_enforce_and_back(desk: Desk) -> None:
+    drafted = desk.add(stage=Stage.LEARN)
+    watched = desk.promote(drafted, Stage.MONITOR)
+    enforced = desk.promote(watched)
+    assert desk.counting() == [("bike-4", "enforce")]
+    back = desk.promote(enforced, Stage.MONITOR)
+    assert desk.counting() == [("bike-4", "monitor")]
+    desk.verbs.withdraw(back.number, desk.world.act)
+    assert desk.counting() == []
+    rows = desk.rows()
+    assert [(row.act, row.subject) for row in rows] == [
+        ("withdraw-reference", f"reference {back.number}"),
+        ("promote-reference", f"reference {back.number}"),
+        ("promote-reference", f"reference {enforced.number}"),
+        ("promote-reference", f"reference {watched.number}"),
+        ("add-reference", f"reference {drafted.number}"),
+    ]
+    assert rows[2].detail["promoted"] == watched.number
+    assert rows[2].detail["was"] == "monitor"
+    assert (rows[2].detail["refused"], rows[2].detail["unheard"], rows[2].detail["watched"]) == (0, 0, True)
+
+
+def test_the_reason_is_in_the_trail(desk: Desk) -> None:
+    stored = desk.verbs.add(manifest(), replace(desk.world.act, reason="spring update"))
+    desk.verbs.withdraw(stored.number, replace(desk.world.act, reason="leaked key"))
+    assert [row.detail["reason"] for row in desk.rows()] == ["leaked key", "spring update"]
+
+
+def test_what_counts_already_is_not_added_again(desk: Desk) -> None:
+    stored = desk.add()
+    with pytest.raises(AlreadyThere):
+        desk.add()
+    with pytest.raises(AlreadyThere):
+        desk.promote(stored)
+    assert len(desk.rows()) == 1
+
+
+def test_what_is_not_there(desk: Desk) -> None:
+    with pytest.raises(UnknownManifest):
+        desk.verbs.withdraw(7, desk.world.act)
+    with pytest.raises(UnknownManifest):
+        desk.verbs.promote(7, Stage.ENFORCE, desk.world.act)
+    ended = desk.add()
+    desk.verbs.withdraw(ended.number, desk.world.act)
+    with pytest.raises(UnknownManifest):
+        desk.promote(ended, Stage.MONITOR)
+    assert desk.counting() == []
+
+
+def test_a_change_since_it_was_looked_at(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def somebody_else() -> None:
+        with desk.world.registry.acting() as c:
+            references.add(
+                c, name="x", stage="learn", digest="x", document=b"{}", added_by="bob", now=desk.now, overlap=0
+            )
+
+    meanwhile(monkeypatch, somebody_else)
+    with pytest.raises(ReferencesRaced):
+        desk.add()
+    monkeypatch.undo()
+    assert desk.counting() == [("x", "learn")]
+    desk.add()
+
+
+# ---- What would lock devices out: nobody watched ----------------------------------------------------------------
+
+
+def test_enforcing_at_once_where_no_device_is(desk: Desk) -> None:
+    desk.fleet.device(State.QUARANTINED)
+    desk.fleet.device(State.PENDING)
+    desk.add()
+
+
+def test_enforcing_at_once_where_devices_are(desk: Desk) -> None:
+    desk.device()
+    with pytest.raises(NobodyWatched) as refusal:
+        desk.add()
+    assert refusal.value.seen == "1 active devices that it is for, of which nothing is known"
+    assert (desk.counting(), desk.rows()) == ([], [])
+    desk.add(accepted=Accepted(unwatched=True))
+    assert desk.rows()[0].detail["unheard"] == 1
+
+
+def test_enforcing_at_once_where_devices_are_that_it_is_not_for(desk: Desk) -> None:
+    desk.device(ring="stable")
+    desk.add(manifest(match={"labels": {"ring": "canary"}}))
+    with pytest.raises(NobodyWatched):
+        desk.add(manifest(name="b", match={"labels": {"ring": "stable"}}))
+
+
+@pytest.mark.parametrize("stage", [Stage.LEARN, Stage.MONITOR])
+def test_what_decides_nothing_needs_no_guard(desk: Desk, stage: Stage) -> None:
+    desk.device()
+    desk.add(stage=stage)
+
+
+def test_a_draft_that_skips_being_watched(desk: Desk) -> None:
+    desk.device()
+    drafted = desk.add(stage=Stage.LEARN)
+    with pytest.raises(NobodyWatched):
+        desk.promote(drafted)
+    desk.promote(drafted, accepted=Accepted(unwatched=True))
+
+
+def test_another_content_was_watched(desk: Desk) -> None:
+    stored = desk.add(stage=Stage.MONITOR)
+    desk.world.clock.advance(hours=1)
+    desk.watched(desk.device(), stored)
+    with pytest.raises(NobodyWatched):
+        desk.add(OTHER)
+    desk.add()
+
+
+# ---- What would lock devices out: what the watched one says -----------------------------------------------------
+
+
+@pytest.fixture
+def monitored(desk: Desk) -> StoredManifest:
+    stored = desk.add(stage=Stage.MONITOR)
+    desk.world.clock.advance(hours=1)
+    return stored
+
+
+def test_all_have_attested_well(desk: Desk, monitored: StoredManifest) -> None:
+    desk.watched(desk.device(), monitored)
+    desk.promote(monitored)
+
+
+def test_one_would_be_refused(desk: Desk, monitored: StoredManifest) -> None:
+    desk.watched(desk.device(), monitored)
+    desk.watched(desk.device(), monitored, "PCR 0 is odd.")
+    for act in (desk.promote, lambda _=None, **options: desk.add(**options)):
+        with pytest.raises(WouldRefuse) as refusal:
+            act(monitored)
+    assert refusal.value.seen == ("1 devices that it would refuse, and 0 that have not attested since it is watched")
+    assert desk.counting() == [("bike-4", "monitor")]
+
+
+def test_one_has_not_attested_since(desk: Desk, monitored: StoredManifest) -> None:
+    device = desk.device(attested_at=monitored.added_at + NOTICED)
+    with pytest.raises(WouldRefuse) as refusal:
+        desk.promote(monitored)
+    assert "0 devices that it would refuse, and 1 that" in str(refusal.value.seen)
+    desk.say(device, attested_at=monitored.added_at + NOTICED + 1)
+    desk.promote(monitored)
+
+
+def test_how_many_an_operator_takes(desk: Desk, monitored: StoredManifest) -> None:
+    desk.watched(desk.device(), monitored, "x")
+    desk.device()
+    with pytest.raises(WouldRefuse) as refusal:
+        desk.promote(monitored, accepted=Accepted(refusals=1, unwatched=True))
+    assert "--accept-refusals 2" in str(refusal.value.expected)
+    desk.promote(monitored, accepted=Accepted(refusals=2))
+    assert (desk.rows()[0].detail["refused"], desk.rows()[0].detail["unheard"]) == (1, 1)
+
+
+def test_one_that_begins_later_has_told_nothing_yet(desk: Desk) -> None:
+    later = manifest(not_before=desk.now + DAY)
+    stored = desk.add(later, Stage.MONITOR)
+    desk.world.clock.advance(hours=1)
+    device = desk.device()
+    desk.watched(device, stored)
+    with pytest.raises(WouldRefuse):
+        desk.promote(stored)
+    desk.world.clock.advance(days=2)
+    desk.watched(device, stored)
+    desk.promote(stored)
+
+
+def test_more_than_can_be_counted(desk: Desk, monitored: StoredManifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verbs, "MAX_LOOKED", 2)
+    monkeypatch.setattr(references, "MAX_PAGE", 2)
+    whole = references.affected
+    monkeypatch.setattr(references, "affected", lambda *a, **k: whole(*a, **k, limit=2))
+    for _ in range(2):
+        desk.watched(desk.device(), monitored, "x")
+    prospect = desk.verbs.prospect(manifest(), now=desk.now)
+    assert (prospect.refused, prospect.more) == (2, True)
+    assert "at least 2 devices that it would refuse" in str(prospect)
+    with pytest.raises(WouldRefuse):
+        desk.promote(monitored, accepted=Accepted(refusals=1))
+    desk.promote(monitored, accepted=Accepted(refusals=2))
+
+
+def test_labels_of_others_are_no_reason_to_call_it_safe(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that were looked at are not its own: how many are beyond them, nobody knows."""
+    monkeypatch.setattr(verbs, "MAX_LOOKED", 2)
+    monkeypatch.setattr(references, "MAX_PAGE", 2)
+    whole = references.affected
+    monkeypatch.setattr(references, "affected", lambda *a, **k: whole(*a, **k, limit=2))
+    for _ in range(2):
+        desk.device(ring="stable")
+    canary = manifest(match={"labels": {"ring": "canary"}})
+    with pytest.raises(NobodyWatched):
+        desk.add(canary)
+    stored = desk.add(canary, Stage.MONITOR)
+    with pytest.raises(WouldRefuse):
+        desk.promote(stored)
+    desk.promote(stored, accepted=Accepted(refusals=1))
+
+
+# ---- What something else holds good -----------------------------------------------------------------------------
+
+
+def test_an_update_overlaps_and_needs_no_flag(desk: Desk) -> None:
+    first = desk.add()
+    desk.device(held_by=first)
+    desk.add(OTHER)
+    assert desk.rows()[0].detail["held"] == 1
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        lambda desk, first, device: desk.say(device, result={"status": "contraindicated", "policies": [_id(first)]}),
+        lambda desk, first, device: desk.say(device, result={"status": "affirming", "policies": ["x@sha256:00"]}),
+        lambda desk, first, device: desk.verbs.withdraw(first.number, desk.world.act),
+    ],
+    ids=["it refused the device", "another held it", "it counts no longer"],
+)
+def test_what_does_not_hold_a_device(desk: Desk, lie: Callable[[Desk, StoredManifest, DeviceId], None]) -> None:
+    first = desk.add()
+    lie(desk, first, desk.device(held_by=first))
+    with pytest.raises(NobodyWatched):
+        desk.add(OTHER)
+
+
+def _id(stored: StoredManifest) -> str:
+    return f"{stored.name}@sha256:{stored.digest}"
+
+
+@pytest.mark.parametrize(("overlap", "holds"), [(DAY, True), (DAY - 1, False)])
+def test_an_overlap_that_is_too_short_holds_nobody(desk: Desk, overlap: int, holds: bool) -> None:
+    desk.device(held_by=desk.add())
+    if holds:
+        desk.add(OTHER, overlap=overlap)
+    else:
+        with pytest.raises(NobodyWatched):
+            desk.add(OTHER, overlap=overlap)
+
+
+@pytest.mark.parametrize(("later", "holds"), [(6, True), (6.5, False)])
+def test_what_ends_soon_holds_nobody(desk: Desk, later: float, holds: bool) -> None:
+    first = desk.add()
+    desk.device(held_by=first)
+    desk.add(OTHER)
+    desk.world.clock.advance(days=later)  # of the overlap's seven
+    third = manifest(name="c", pcrs={"sha256": {"0": ["44" * 32]}})
+    if holds:
+        desk.add(third)
+    else:
+        with pytest.raises(NobodyWatched):
+            desk.add(third)
+
+
+@pytest.mark.parametrize(("ends", "holds"), [(DAY, True), (DAY - 1, False)])
+def test_what_is_valid_for_long_enough_holds(desk: Desk, ends: int, holds: bool) -> None:
+    desk.device(held_by=desk.add(manifest(not_after=desk.now + ends)))
+    if holds:
+        desk.add(OTHER)
+    else:
+        with pytest.raises(NobodyWatched):
+            desk.add(OTHER)
+
+
+def test_a_manifest_that_speaks_of_what_runs_asks_more_than_one_that_does_not(desk: Desk) -> None:
+    """A device that was never asked for its list has none to show."""
+    desk.device(held_by=desk.add())
+    with pytest.raises(NobodyWatched):
+        desk.add(RUNS)
+
+
+def test_one_that_speaks_of_what_runs_holds_for_another(desk: Desk) -> None:
+    desk.device(held_by=desk.add(RUNS))
+    desk.add(manifest(runtime={"digests": ["sha256:" + "44" * 32]}))
+    desk.add(OTHER)
+
+
+def test_references_of_the_settings_hold_too(tmp_path: Path) -> None:
+    said = ReferenceSettings("toml", {"sha256": {0: (bytes.fromhex(GOOD_VALUE),)}}, None)
+    world = World(tmp_path / "instance", references=(said,))
+    try:
+        desk = Desk(world)
+        device = desk.device()
+        with pytest.raises(NobodyWatched):
+            desk.add(OTHER)
+        policy = ReferenceManifest.of_pcrs(said.name, said.pcrs, said.tier).policy_id
+        desk.say(device, result={"status": "affirming", "policies": [policy]})
+        desk.add(OTHER)
+        with pytest.raises(NobodyWatched):
+            desk.add(RUNS)
+    finally:
+        world.close()
+
+
+def test_going_back_to_what_counts_still(desk: Desk) -> None:
+    """The version before is still good for its overlap: making it last changes nothing for anybody."""
+    first = desk.add()
+    desk.device(held_by=first)
+    second = desk.add(OTHER)
+    desk.device()
+    desk.promote(second, Stage.MONITOR)
+    again = desk.add()
+    assert (again.digest, again.until) == (first.digest, None)
+    desk.world.clock.advance(seconds=OVERLAP + 1)
+    assert desk.counting() == [("bike-4", "enforce")]
+
+
+# ---- Learning ---------------------------------------------------------------------------------------------------
+
+LIST = [w.boot_aggregate(), w.ng("/bin/sh", b"sh")]
+
+
+def keep(desk: Desk, device_id: DeviceId, *, ima: bool = False, entries: int | None = None, **members: Any) -> None:
+    pcrs = w.quote(LIST).pcrs if ima else {"sha256": {0: bytes(32), 2: bytes(32), 10: b"\x0a" * 32}}
+    written = {bank: {str(i): value.hex() for i, value in each.items()} for bank, each in pcrs.items()}
+    found: dict[str, Any] = {
+        "verdict": GOOD,
+        "at": desk.now,
+        "inputs": write_object({"pcrs": written, "and": "more"}),
+        "boot": "1.0",
+        "boot_log": None,
+        "boot_pcrs": None,
+        "boot_facts": {"secure_boot": True, "doubts": []},
+        "ima_entries": entries or (len(LIST) if ima else None),
+        "runtime_state": None,
+        "result": b"{}",
+    }
+    part = ImaPart(0, w.binary(LIST)) if ima else None
+    desk.world.registry.act(*evidence.keeping(device_id, Kept(**found | members), ima=part, new_boot=True))
+
+
+def learn(desk: Desk, *ids: DeviceId, **wish: Any) -> verbs.Learned:
+    return desk.verbs.learn(ids, "bike-4", desk.world.act, wish=Wish(**wish))
+
+
+def test_a_draft_from_kept_evidence(desk: Desk) -> None:
+    one, two = desk.device(), desk.device()
+    for device in (one, two):
+        keep(desk, device)
+    found = learn(desk, one, two)
+    assert found.draft.members["boot"] == {"secure_boot": True}
+    assert set(found.draft.members["pcrs"]["sha256"]) == {"0", "2"}
+    assert found.draft.members["match"] == {"tier": "device", "manufacturer": "IFX", "tpm_model": "SLB9670"}
+    assert [(source.device_id, source.has_log, source.why) for source in found.sources] == [
+        (one, True, ""),
+        (two, True, ""),
+    ]
+    (row,) = desk.rows()
+    assert (row.act, row.subject, row.detail["devices"]) == ("learn-reference", "reference bike-4", [one, two])
+    assert desk.counting() == []
+
+
+def test_what_could_not_be_learned_is_said_device_by_device(desk: Desk) -> None:
+    one, without, none = desk.device(), desk.device(), desk.device()
+    keep(desk, one)
+    keep(desk, without, boot_facts=None)
+    found = learn(desk, one, without, none, runtime=True)
+    why = {source.device_id: source.why for source in found.sources}
+    assert why[one] == "it sent no IMA list, so nothing that ran is learned from it"
+    assert why[without].startswith("it sent no event log")
+    assert why[none].startswith("no evidence is kept of it")
+
+
+def test_devices_without_any_evidence(desk: Desk) -> None:
+    device = desk.device()
+    with pytest.raises(NothingToLearn) as refusal:
+        learn(desk, device)
+    assert str(device) in str(refusal.value.seen)
+    assert 'stage = "learn"' in refusal.value.what_to_do
+    assert desk.rows() == []
+
+
+def test_the_newest_evidence_counts_whatever_it_came_to(desk: Desk) -> None:
+    device = desk.device()
+    keep(desk, device)
+    keep(desk, device, verdict=BAD, at=desk.now + 1, boot_facts={"secure_boot": False})
+    found = learn(desk, device)
+    assert found.draft.members["boot"] == {"secure_boot": False}
+    assert found.sources[0].why == "its newest evidence was contraindicated"
+
+
+def test_what_ran(desk: Desk) -> None:
+    device = desk.device()
+    keep(desk, device, ima=True)
+    assert "/bin/sh" in learn(desk, device, runtime=True, pcrs=frozenset()).draft.members["runtime"]["files"]
+    assert "runtime" not in learn(desk, device, pcrs=frozenset()).draft.members
+
+
+def test_a_list_that_can_t_be_learned_is_said(desk: Desk) -> None:
+    device = desk.device()
+    keep(desk, device, ima=True, inputs=write_object({"pcrs": {"sha256": {"0": "00" * 32, "10": "66" * 32}}}))
+    found = learn(desk, device, runtime=True)
+    assert "its IMA list can't be learned" in found.sources[0].why
+
+
+@pytest.mark.parametrize("count", [0, 33])
+def test_how_many_to_learn_from(desk: Desk, count: int) -> None:
+    with pytest.raises(TooManyGolden):
+        learn(desk, *(DeviceId(f"d-{n}") for n in range(count)))
+
+
+def test_one_device_twice(desk: Desk) -> None:
+    device = desk.device()
+    keep(desk, device)
+    learn(desk, device)
+    with pytest.raises(TooManyGolden):
+        learn(desk, device, device)
+
+
+def test_a_device_that_is_not_there(desk: Desk) -> None:
+    with pytest.raises(UnknownDevice):
+        learn(desk, DeviceId("nobody"))
