@@ -283,10 +283,6 @@ class Pager:
         return [(event["type"], event["data"]["subject"]) for event in self._seen]
 
 
-def enforce(world: World, *references: ReferenceSettings) -> None:
-    world.configure(references=references)
-
-
 def test_everything_that_goes_wrong_reaches_a_receiver(world: World) -> None:
     """A device's lies, a bad result, an operator's act and the clock: through the sealed trail to another system."""
     liar, changed, silent = (world.enrolled() for _ in range(3))
@@ -306,13 +302,12 @@ def test_everything_that_goes_wrong_reaches_a_receiver(world: World) -> None:
     assert stranger.complete(challenge, stranger.evidence(challenge, nonce=b"n" * 32).to_bytes()).status_code == 403
     assert [kind for kind, _ in pager.told()] == ["attestd.refuse-enrollment"]
 
-    enforce(world, ReferenceSettings("image 13", {"sha256": {0: (b"\xff" * 32,)}}))
+    world.configure(references=(ReferenceSettings("image 13", {"sha256": {0: (b"\xff" * 32,)}}),))
     assert changed.attest().status_code == 202
     assert pager.told() == [("attestd.quarantine", changed.id)]
-    enforce(world)
+    world.configure(references=())
 
-    with world.registry.acting() as c:  # the brake's own row
-        audit.append(c, at=1, actor="attestd", act="engage-brake", subject="fleet", request_id=None, detail={})
+    world.service.fleet.engage_brake(world.act)
     assert pager.told() == [("attestd.engage-brake", "fleet")]
 
     world.clock.advance(minutes=30)
