@@ -30,7 +30,8 @@ from attestd.issuance.grants import pem_chain
 from attestd.issuance.makers import known_makers
 from attestd.policy import PolicySet
 from attestd.protocol.encoding import b64decode
-from attestd.registry import admission, audit, devices, issued, operators, policies, proxies, trust
+from attestd.registry import admission, audit, brake, devices, issued, operators, policies, proxies, trust
+from attestd.registry.acts import perform
 from attestd.registry.admission import Imported
 from attestd.registry.devices import Device
 from attestd.registry.engine import Connection, Registry
@@ -119,6 +120,7 @@ class Operations:
             device = devices.change_state(
                 c, device_id, event, reason=act.reason, now=act.at, expected_version=expected_version
             )
+            perform(c, brake.forgetting(device_id))  # an operator decided
             act.note(c, event.value, str(device_id), version=device.state_version)
         return device
 
@@ -128,6 +130,7 @@ class Operations:
             device = admission.replace_ek(
                 c, device_id, ek_hash, reason=act.reason, now=act.at, expected_version=expected_version
             )
+            perform(c, brake.forgetting(device_id))
             act.note(c, "replace-tpm", str(device_id), version=device.state_version)
         return device
 

@@ -22,7 +22,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -38,12 +38,15 @@ from attestd.ca.profiles import load_profiles
 from attestd.callers import Callers
 from attestd.config import DatabaseSettings, ServerSettings, Settings
 from attestd.credentials.requests import SoftwareKey
+from attestd.fleet import Fleet
 from attestd.ids import Site, TrustDomain
 from attestd.issuance.appraising import Appraiser
+from attestd.issuance.attesting import Attestations
 from attestd.issuance.ears import Ears
 from attestd.issuance.enrollment import Enrollment
 from attestd.issuance.grants import Granter
 from attestd.issuance.lifecycle import Lifecycle
+from attestd.issuance.quarantining import Quarantines
 from attestd.issuance.trust import Trust
 from attestd.operations import Act, Operations
 from attestd.policy import PolicySet, default_policy, edge_tokens_policy
@@ -135,6 +138,13 @@ class World:
     def close(self) -> None:
         self.registry.close()
         self._gone()
+
+    def configure(self, **settings: Any) -> None:
+        """Other sections of the settings from now on, as if every instance had been started anew."""
+        self.settings = replace(self.settings, **settings)
+        anew = wire(self.settings, self.hierarchy, self.registry, self.clock)
+        for part in fields(Service):
+            object.__setattr__(self.service, part.name, getattr(anew, part.name))
 
     @property
     def act(self) -> Act:
@@ -249,14 +259,17 @@ def wire(settings: Settings, hierarchy: Hierarchy, registry: Registry, clock: Ca
     ears = Ears(hierarchy, settings.server.url)
     trust = Trust(registry, settings.endorsement)
     appraiser = Appraiser(settings, registry)
+    quarantines = Quarantines(registry, settings.brake)
     return Service(
         settings=settings,
         registry=registry,
-        enrollment=Enrollment(settings, registry, hierarchy.sealing, granter, ears, trust, appraiser, entropy),
-        lifecycle=Lifecycle(
-            settings, registry, hierarchy, hierarchy.sealing, granter, ears, appraiser, policy, entropy
+        enrollment=Enrollment(
+            settings, registry, hierarchy.sealing, granter, ears, trust, appraiser, entropy, quarantines
         ),
+        attestations=Attestations(settings, registry, hierarchy.sealing, granter, ears, appraiser, quarantines),
+        lifecycle=Lifecycle(settings, registry, hierarchy, hierarchy.sealing, granter, policy, entropy),
         operations=Operations(settings, registry, hierarchy, profiles, entropy),
+        fleet=Fleet(settings, registry, quarantines),
         callers=Callers(registry, hierarchy.sealing),
         publication=Publication(settings, registry, hierarchy),
         clock=clock,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from attestd.credentials.facts import tier_of
 
@@ -51,6 +51,17 @@ class AttestationResult:
     @property
     def contraindicated(self) -> bool:
         return self.status == "contraindicated"
+
+    @classmethod
+    def of_members(cls, members: Mapping[str, Any]) -> Self:
+        """What `to_members` wrote, as far as credentials tell it again; older ones lack facts and policies."""
+        return cls(
+            dict(members["vector"]),
+            tuple(members["reasons"]),
+            int(members["attested_at"]),
+            dict(members.get("facts", {})),
+            tuple(members.get("policies", ())),
+        )
 
     def to_members(self) -> dict[str, Any]:
         """The JSON form that devices and operators see and the registry keeps."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from attestd.cli import cohorts
 from attestd.cli.backup import release_restored
 from attestd.cli.calls import service
 from attestd.cli.options import DEFAULT_DIR, Dir, Json, Reason
-from attestd.cli.output import emit, failing, moment, table
+from attestd.cli.output import emit, failing, moment, say, table
 from attestd.errors import MalformedInput
 
 app = typer.Typer(help="Devices: import, list, approve, quarantine, retire.", no_args_is_help=True)
@@ -202,6 +204,43 @@ def release(
             return
         released = release_restored(service(dir), attested=restored, reason=reason)
         emit(released, as_json=as_json, text="\n".join([*released, f"{len(released)} devices are active."]))
+
+
+@app.command("release-cohort")
+def release_cohort(
+    site: Annotated[str | None, typer.Option(help="Those of this site.")] = None,
+    tier: Annotated[str | None, typer.Option(help="Those of this tier.")] = None,
+    label: Annotated[str | None, typer.Option(help="Those with this label, NAME=VALUE.")] = None,
+    since: Annotated[str | None, typer.Option(help='Those quarantined since then: "2h" ago, or a time.')] = None,
+    by: Annotated[str | None, typer.Option(help="Those quarantined by `appraisal`, or by an `operator`.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show them.")] = False,
+    dir: Dir = DEFAULT_DIR,
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
+    """Release quarantined devices that belong together, all by one act. Shows them first, and asks.
+
+    What quarantined them must be mended before, or their next attestation does it again.
+    """
+    with failing(as_json=as_json):
+        if as_json and not (yes or dry_run):
+            raise typer.BadParameter("--json needs --yes or --dry-run: nobody can be asked.")
+        wanted: dict[str, Any] = {"site": site, "tier": tier, "label": label, "by": by}
+        if since is not None:
+            wanted["since"] = cohorts.since(since, now=datetime.now(UTC))
+        cohort = {name: value for name, value in wanted.items() if value is not None}
+        api = service(dir)
+        seen = api.post("/devices/release-cohort", {**cohort, "dry_run": True})
+        if not as_json:
+            say(cohorts.described(seen))
+        if dry_run:
+            emit(seen, as_json=as_json, text=f"{seen['count']} devices would be active.")
+            return
+        if seen["count"] and not yes:
+            typer.confirm(f"Release {seen['count']} devices?", abort=True)
+        released = cohorts.release(api, cohort, count=seen["count"], reason=reason)
+        emit({"released": released}, as_json=as_json, text=f"{released} devices are active.")
 
 
 @app.command()

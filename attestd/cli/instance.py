@@ -33,13 +33,16 @@ from attestd.ca.unlocking import Unlocking
 from attestd.callers import Callers
 from attestd.config import SettingInvalid, Settings
 from attestd.errors import Conflict
+from attestd.fleet import Fleet
 from attestd.ids import TrustDomain
 from attestd.issuance.appraising import Appraiser
+from attestd.issuance.attesting import Attestations
 from attestd.issuance.ears import Ears
 from attestd.issuance.enrollment import Enrollment
 from attestd.issuance.grants import Granter
 from attestd.issuance.issuers import Issuers
 from attestd.issuance.lifecycle import Lifecycle
+from attestd.issuance.quarantining import Quarantines
 from attestd.issuance.trust import Trust
 from attestd.operations import Act, Operations
 from attestd.policy import PolicySet, default_policy
@@ -101,6 +104,7 @@ def open_instance(
     hierarchy = Hierarchy.load(dir, unlocking_of(settings, environ, ask=ask))
     registry = Registry.open(settings.database_url, waiting=waiting)
     appraiser = Appraiser(settings, registry)
+    quarantines = Quarantines(registry, settings.brake)
     entropy = os.urandom
     granter = Granter(settings.trust_domain, hierarchy, profiles, entropy)
     ears = Ears(hierarchy, settings.server.url)
@@ -108,19 +112,21 @@ def open_instance(
     service = Service(
         settings=settings,
         registry=registry,
-        enrollment=Enrollment(settings, registry, hierarchy.sealing, granter, ears, trust, appraiser, entropy),
+        enrollment=Enrollment(
+            settings, registry, hierarchy.sealing, granter, ears, trust, appraiser, entropy, quarantines
+        ),
+        attestations=Attestations(settings, registry, hierarchy.sealing, granter, ears, appraiser, quarantines),
         lifecycle=Lifecycle(
             settings,
             registry,
             hierarchy,
             hierarchy.sealing,
             granter,
-            ears,
-            appraiser,
             _PolicyInForce(registry),
             entropy,
         ),
         operations=Operations(settings, registry, hierarchy, profiles, entropy),
+        fleet=Fleet(settings, registry, quarantines),
         callers=Callers(registry, hierarchy.sealing),
         publication=Publication(settings, registry, hierarchy),
         clock=clock,

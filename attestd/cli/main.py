@@ -15,6 +15,7 @@ from attestd.cli import (
     appraise,
     audit,
     backup,
+    brake,
     ca,
     credentials,
     devices,
@@ -40,6 +41,7 @@ app = typer.Typer(
 admin = typer.Typer(help="The operator's own credential.", no_args_is_help=True)
 app.add_typer(devices.app, name="devices")
 app.add_typer(evidence.app, name="evidence")
+app.add_typer(brake.app, name="brake")
 app.add_typer(trust.app, name="trust")
 app.add_typer(references.app, name="references")
 app.add_typer(credentials.app, name="credentials")

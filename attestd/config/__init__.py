@@ -15,6 +15,7 @@ from typing import Any, Self
 from attestd.config.sections import (
     AttestationSettings,
     AuditSettings,
+    BrakeSettings,
     BundleSettings,
     CredentialSettings,
     DatabaseSettings,
@@ -34,6 +35,7 @@ from attestd.ids import Tier, TrustDomain
 __all__ = [
     "AttestationSettings",
     "AuditSettings",
+    "BrakeSettings",
     "BundleSettings",
     "CredentialSettings",
     "DatabaseSettings",
@@ -73,6 +75,7 @@ class Settings:
     enrollment: EnrollmentSettings = field(default_factory=EnrollmentSettings)
     endorsement: EndorsementSettings = field(default_factory=EndorsementSettings)
     attestation: AttestationSettings = field(default_factory=AttestationSettings)
+    brake: BrakeSettings = field(default_factory=BrakeSettings)
     credentials: CredentialSettings = field(default_factory=CredentialSettings)
     bundle: BundleSettings = field(default_factory=BundleSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
@@ -113,6 +116,7 @@ class Settings:
             "enrollment": EnrollmentSettings(),
             "endorsement": EndorsementSettings(),
             "attestation": AttestationSettings(),
+            "brake": BrakeSettings(),
             "credentials": CredentialSettings(),
             "bundle": BundleSettings(),
             "limits": LimitSettings(),
@@ -209,6 +213,12 @@ def _check(settings: Settings) -> None:
         )
     if unknown := sorted(set(settings.attestation.logs) - {"", "eventlog", "ima"}):
         raise SettingInvalid("attestation.logs names what is no log.", seen=unknown, expected="eventlog, ima")
+    if settings.brake.devices < settings.brake.least:
+        raise SettingInvalid(
+            "brake.devices is less than brake.least.",
+            seen=f"{settings.brake.devices} < {settings.brake.least}",
+            expected="brake.least to be at most brake.devices",
+        )
     if len({hook.name for hook in settings.webhooks}) != len(settings.webhooks):
         raise SettingInvalid("Two webhooks have one name.", seen=", ".join(hook.name for hook in settings.webhooks))
     for reference in settings.references:

@@ -105,6 +105,23 @@ class AttestationSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class BrakeSettings:
+    """`[brake]`: how many devices a minute may be quarantined by their results (docs/operations.md, "The brake").
+
+    `devices`, or `share` of the active ones if that is less; never fewer than `least`.
+    """
+
+    enabled: bool = True
+    devices: int = 100
+    share: float = 0.1
+    least: int = 3
+
+    def limit(self, active: int) -> int:
+        """For so many active devices."""
+        return min(self.devices, max(self.least, int(active * self.share)))
+
+
+@dataclass(frozen=True, slots=True)
 class ReferenceSettings:
     """`[[reference]]`: PCR values that are good for the devices it speaks of (all devices of `tier`; none: of any)."""
 

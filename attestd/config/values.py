@@ -37,6 +37,16 @@ def _whole(value: object, name: str) -> int:
     return number
 
 
+def _share(value: object, name: str) -> float:
+    try:
+        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else 0.0
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 1:  # also what is no number at all
+        raise SettingInvalid(f"{name} is not a share.", seen=repr(value)[:80], expected="more than 0, at most 1")
+    return number
+
+
 def read_text(value: object, name: str) -> str:
     if not isinstance(value, str) or len(value) > 2048:
         raise SettingInvalid(f"{name} is not a string.", seen=repr(value)[:80])
@@ -76,6 +86,7 @@ def _selection(value: object, name: str) -> Mapping[str, tuple[int, ...]]:
 _READERS: Mapping[str, Callable[[object, str], Any]] = {
     "timedelta": parse_duration,
     "int": _whole,
+    "float": _share,
     "str": read_text,
     "bool": _flag,
     "tuple[str, ...]": read_texts,

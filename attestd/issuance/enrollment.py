@@ -18,6 +18,7 @@ from attestd.issuance.challenges import EnrollmentChallenge
 from attestd.issuance.chips import endorsed_now
 from attestd.issuance.ears import Ears
 from attestd.issuance.grants import Grant, Granter
+from attestd.issuance.quarantining import Quarantines
 from attestd.issuance.records import Placement, clock_members, recording, require_standing
 from attestd.issuance.trust import Trust
 from attestd.protocol.derivations import (
@@ -34,12 +35,12 @@ from attestd.protocol.messages import (
     QuoteEvidence,
     WaitAnswer,
 )
-from attestd.registry import admission, audit, devices, evidence, spends
+from attestd.registry import admission, audit, brake, devices, evidence, spends
 from attestd.registry.acts import Step, perform
 from attestd.registry.engine import Registry
 from attestd.registry.spends import Spent
 from attestd.registry.standing import Known, Standing, for_enrollment
-from attestd.registry.states import Event, State
+from attestd.registry.states import State
 from attestd.tpm.activation import VerifiedAk, check_proof, make_credential, verify_activation, vet_ak
 from attestd.tpm.attest import (
     VerifiedKey,
@@ -150,6 +151,7 @@ class Enrollment:
     trust: Trust
     appraiser: Appraiser
     entropy: Callable[[int], bytes]
+    quarantines: Quarantines
 
     # ---- Begin ------------------------------------------------------------------------------------------------
 
@@ -314,6 +316,7 @@ class Enrollment:
             ),
             *appraised.keeping(device.id),
             *evidence.keeping_endorsement(device.id, endorsed, now=int(now.timestamp())),
+            brake.forgetting(device.id),
             recording(granted, device, changes=1),
             audit.entry(
                 at=int(now.timestamp()),
@@ -329,27 +332,22 @@ class Enrollment:
     def _quarantine(
         self, proven: Proven, device: Standing, appraised: Appraised, now: datetime, request_id: str
     ) -> NoReturn:
-        """A contraindicated result: an active device is quarantined, an approved one stays without credentials."""
+        """A contraindicated result: an active device is quarantined, or held by the brake; an approved one stays
+        without credentials."""
         result = appraised.result
         refusal = EvidenceContraindicated("The evidence shows a state that must not be trusted.", seen=result.reasons)
         if device.state is State.ACTIVE:
-            self.registry.act(
-                *devices.changing_state(
-                    device.id,
-                    Event.QUARANTINE,
-                    reason="; ".join(result.reasons),
-                    now=int(now.timestamp()),
-                    expected_version=device.state_version,
-                ),
-                *appraised.keeping(device.id),
-                audit.entry(
-                    at=int(now.timestamp()),
-                    actor="attestd",
-                    act="quarantine",
-                    subject=str(device.id),
-                    request_id=request_id,
-                    detail={"because": list(result.reasons)},
-                ),
+            kept = appraised.keeping(device.id)
+            noted = audit.entry(
+                at=int(now.timestamp()),
+                actor="attestd",
+                act="quarantine",
+                subject=str(device.id),
+                request_id=request_id,
+                detail={"because": list(result.reasons)},
+            )
+            self.quarantines.settle(
+                device, result, quarantining=(noted, *kept), holding=lambda: kept, now=now, request_id=request_id
             )
         raise refusal
 

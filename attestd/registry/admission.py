@@ -271,6 +271,8 @@ def _unbound(ek_hash: EkHash) -> dict[str, Any]:
         "attestation_good_until": None,
         "result": None,
         "clock": None,
+        "quarantined_by": None,
+        "quarantined_at": None,
     }
 
 

@@ -83,6 +83,21 @@ def append(
     perform(c, entry(at=at, actor=actor, act=act, subject=subject, request_id=request_id, detail=detail))
 
 
+def append_all(
+    c: Connection,
+    entries: Sequence[tuple[str, Mapping[str, Any]]],
+    *,
+    at: int,
+    actor: str,
+    act: str,
+    request_id: str | None,
+) -> None:
+    """One act on many subjects: a row for each, with its detail."""
+    shared = {"at": at, "actor": actor, "act": act, "request_id": request_id}
+    if entries:
+        c.execute(insert(audit), [{**shared, "subject": subject, "detail": dict(said)} for subject, said in entries])
+
+
 def page(
     c: Connection,
     *,

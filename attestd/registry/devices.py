@@ -74,7 +74,8 @@ class Device:
     clock: Mapping[str, Any] | None
     state_reason: str | None
     source: str  # "inventory" or "request"
-    quarantined_by: str | None = None  # OPERATOR or APPRAISAL, of a quarantined one
+    quarantined_by: str | None = None  # OPERATOR or APPRAISAL, of a quarantined one; None: a restore
+    quarantined_at: int | None = None
 
 
 _BY_ID = Statement(select(devices).where(devices.c.id == bindparam("wanted")))
@@ -141,6 +142,12 @@ def count_by_state(c: Connection) -> dict[State, int]:
     """How many devices are in each state; all states are named."""
     counted = c.execute(select(devices.c.state, func.count()).group_by(devices.c.state))
     return dict.fromkeys(State, 0) | {State(state): count for state, count in counted}
+
+
+def count_active(c: Connection) -> int:
+    """How many devices are active."""
+    wanted = select(func.count()).select_from(devices).where(devices.c.state == State.ACTIVE.value)
+    return int(c.execute(wanted).scalar_one())
 
 
 def status_entries(c: Connection) -> Iterator[tuple[int, Status]]:
@@ -258,9 +265,15 @@ def changing_state(
     """QUARANTINE or RELEASE by what a device showed; the version grows by one. Refused as `change_state` raises."""
     if event not in (Event.QUARANTINE, Event.RELEASE):
         raise ValueError(f"a device does not {event.value} itself")
-    by = APPRAISAL if event is Event.QUARANTINE else None
+    quarantined = event is Event.QUARANTINE
     change = _changing(
-        device_id, event, expected_version=expected_version, now=now, state_reason=reason, quarantined_by=by
+        device_id,
+        event,
+        expected_version=expected_version,
+        now=now,
+        state_reason=reason,
+        quarantined_by=APPRAISAL if quarantined else None,
+        quarantined_at=now if quarantined else None,
     )
     return change, revision.bumping()
 
@@ -293,8 +306,12 @@ def change_state(
     """
     if event not in _PLAIN:
         raise ValueError(f"{event.value} has a function of its own")
-    by = OPERATOR if event is Event.QUARANTINE else None
-    values = {"state_reason": reason, "quarantined_by": by}
+    quarantined = event is Event.QUARANTINE
+    values = {
+        "state_reason": reason,
+        "quarantined_by": OPERATOR if quarantined else None,
+        "quarantined_at": now if quarantined else None,
+    }
     device = change(c, device_id, event, expected_version=expected_version, now=now, values=values)
     if event is Event.RETIRE:
         issued.revoke_all_of(c, device_id, reason="the device was retired", now=now)

@@ -122,6 +122,8 @@ def _out(c: Connection, state: State, reason: str, status: StatusList | None, no
             "state": State.QUARANTINED.value,
             "state_version": d.state_version + 1,
             "state_reason": reason,
+            "quarantined_by": None,  # only an operator releases it
+            "quarantined_at": now,
             "updated_at": now,
         }
         c.execute(update(devices).where(d.id.in_(out)).values(values))

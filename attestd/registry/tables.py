@@ -70,8 +70,9 @@ class DeviceRow(_Stored, table=True):
     result: dict[str, Any] | None = Field(default=None, sa_type=_Json)
     clock: dict[str, Any] | None = Field(default=None, sa_type=_Json)
     state_reason: str | None = None
-    quarantined_by: str | None = None
     source: str
+    quarantined_by: str | None = None
+    quarantined_at: int | None = Field(default=None, sa_type=BigInteger)
 
 
 class BlockedEkRow(_Stored, table=True):
@@ -343,6 +344,8 @@ class BrakeRow(_Stored, table=True):
     name: str = Field(primary_key=True)
     turns: int = Field(sa_type=BigInteger)
     engaged_at: int | None = Field(default=None, sa_type=BigInteger)
+    engaged_by: str | None = None
+    reason: str | None = None
 
 
 class QuarantineRow(_Stored, table=True):

@@ -129,6 +129,10 @@ DOORS: Final[Mapping[str, Door]] = {
     "POST /v1/admin/devices/<id>/release": _acts(Who.OPERATOR),
     "POST /v1/admin/devices/<id>/retire": _acts(Who.OPERATOR),
     "POST /v1/admin/devices/<id>/replace": _acts(Who.OPERATOR),
+    "POST /v1/admin/devices/release-cohort": _acts(Who.OPERATOR),
+    "GET /v1/admin/brake": _bare(Who.VIEWER),
+    "POST /v1/admin/brake/engage": _acts(Who.OPERATOR),
+    "POST /v1/admin/brake/release": _acts(Who.OPERATOR),
     "GET /v1/admin/credentials": _bare(Who.VIEWER),
     "POST /v1/admin/credentials/<serial>/revoke": _acts(Who.OPERATOR),
     "GET /v1/admin/audit": _bare(Who.VIEWER),
@@ -203,7 +207,7 @@ def register(app: Flask, service: Service) -> None:
         if current.door is not None and current.door.nonce:
             response.headers["Replay-Nonce"] = b64encode(service.lifecycle.nonce(current.now))
             if current.door.who in DEVICES:
-                response.headers[HEADER] = service.lifecycle.demanded(current.now)
+                response.headers[HEADER] = service.attestations.demanded(current.now)
         response.headers.setdefault("Cache-Control", "no-store")
         return response
 

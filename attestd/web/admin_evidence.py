@@ -23,7 +23,7 @@ class _Evidence:
         if verdict not in (None, GOOD, BAD):
             raise QueryMalformed("This is no verdict.", seen=repr(verdict), expected=f"{GOOD}, {BAD}")
         service = self.service
-        contents = service.lifecycle.appraiser.contents
+        contents = service.attestations.appraiser.contents
         bundle = export(service.registry, contents, DeviceId(id), verdict=verdict, act=exchange().act())
         return Response(bundle.to_bytes(), content_type=JSON)
 

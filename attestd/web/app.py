@@ -11,6 +11,7 @@ from attestd.web import (
     access,
     admin,
     admin_evidence,
+    admin_fleet,
     admin_references,
     admin_settings,
     admin_views,
@@ -56,15 +57,8 @@ def create_app(service: Service) -> Flask:
     problems.register(app)
 
     for door in (
-        devices,
-        publishing,
-        admin,
-        admin_views,
-        admin_evidence,
-        admin_settings,
-        admin_references,
-        audit,
-        openapi,
+        *(devices, publishing, admin, admin_fleet, admin_views, admin_evidence, admin_settings, admin_references),
+        *(audit, openapi),
     ):
         app.register_blueprint(door.blueprint(service))
     return app

@@ -114,7 +114,7 @@ class _Devices:
         """POST /v1/attestations"""
         current = exchange()
         return _answered(
-            self.service.lifecycle.attest(
+            self.service.attestations.attest(
                 self._envelope(),
                 url=signed_url(self.service, request),
                 now=current.now,

@@ -115,6 +115,18 @@ DESCRIBED: Final[Mapping[str, Described]] = {
     "POST /v1/admin/devices/<id>/release": _act("Release a quarantined device"),
     "POST /v1/admin/devices/<id>/retire": _act("Retire a device for good"),
     "POST /v1/admin/devices/<id>/replace": _act("Give a device's identity to another TPM", "Replacement"),
+    "POST /v1/admin/devices/release-cohort": Described(
+        "Release quarantined devices that belong together, or see which they are",
+        {200: "CohortAnswer"},
+        "CohortRelease",
+    ),
+    "GET /v1/admin/brake": Described(
+        "How the brake on quarantines stands, and what it holds",
+        {200: "BrakeStanding"},
+        query={"after": SEGMENT, "limit": _LIMIT},
+    ),
+    "POST /v1/admin/brake/engage": Described("Engage the brake", {200: "BrakeAnswer"}, "Reason"),
+    "POST /v1/admin/brake/release": Described("Release the brake", {200: "BrakeAnswer"}, "BrakeRelease"),
     "GET /v1/admin/credentials": Described(
         "Certificates, the newest first",
         {200: "Credentials"},

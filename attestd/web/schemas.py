@@ -279,6 +279,17 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     "Reason": _message(**_REASON),
     "Approval": _message({"tier": TIER, "site": SEGMENT}, labels=_LABELS, **_ACT),
     "Replacement": _message({"ek_hash": DIGEST}, **_ACT),
+    "BrakeRelease": _message({"held": {"enum": ["dismiss", "quarantine"]}}, **_REASON),
+    "CohortRelease": _message(
+        site=SEGMENT,
+        tier=TIER,
+        label={**text(192), "description": "NAME=VALUE"},
+        since=_TIMES,
+        by={"enum": ["appraisal", "operator"]},
+        dry_run={"type": "boolean"},
+        expected={**_COUNT, "description": "how many devices it has; left out in a dry run, needed otherwise"},
+        **_REASON,
+    ),
     "Policy": _message({"text": text(MAX_POLICY)}),
     "Promotion": _message(
         {"stage": STAGE},
@@ -354,6 +365,22 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         head={"type": "string"},
         root_sha256=DIGEST,
     ),
+    "BrakeStanding": _answer(
+        enabled={"type": "boolean"},
+        engaged=_or_null(closed({"at": _TIMES, "by": {"type": "string"}, "reason": {"type": "string"}})),
+        count=_COUNT,
+        limit=_COUNT,
+        held_count=_COUNT,
+        held=_list(closed({"device_id": SEGMENT, "at": _TIMES, "result": _RESULT}), 1000),
+        after=_or_null(SEGMENT),
+    ),
+    "BrakeAnswer": closed({"v": _VERSION, "engaged": {"type": "boolean"}}, quarantined=_COUNT),
+    "CohortAnswer": {
+        "oneOf": [
+            _answer(count=_COUNT, devices=_list(ref("Device"), 100)),
+            _answer(released=_COUNT, left=_COUNT),
+        ]
+    },
     "Imported": _answer(added=_COUNT, unchanged=_COUNT),
     "Revoked": _answer(serial=SERIAL),
     "Overview": _answer(

@@ -8,6 +8,8 @@ from datetime import datetime
 
 from attestd.callers import Callers
 from attestd.config import Settings
+from attestd.fleet import Fleet
+from attestd.issuance.attesting import Attestations
 from attestd.issuance.enrollment import Enrollment
 from attestd.issuance.lifecycle import Lifecycle
 from attestd.operations import Operations
@@ -22,8 +24,10 @@ class Service:
     settings: Settings
     registry: Registry
     enrollment: Enrollment
+    attestations: Attestations
     lifecycle: Lifecycle
     operations: Operations
+    fleet: Fleet
     callers: Callers
     publication: Publication
     clock: Callable[[], datetime]

@@ -424,6 +424,10 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
         f"{ATTACK}signed_requests.py::test_a_nonce_serves_one_device",
     ),
     ("a state improves by asking again", "docs/protocol.md, 3"): (
+        f"{ATTACK}quarantines.py::test_what_an_operator_quarantined_no_good_attestation_releases",
+        f"{ATTACK}quarantines.py::test_what_a_restore_quarantined_no_good_attestation_releases",
+        f"{ATTACK}quarantines.py::test_a_quarantine_of_long_ago_does_not_vouch_for_one_of_today",
+        f"{ATTACK}quarantines.py::test_an_operator_s_word_under_way_counts",
         f"{ATTACK}endorsement.py::test_enrolling_again_improves_no_state",
         f"{ATTACK}endorsement.py::test_a_second_endorsement_key_does_not_end_a_quarantine",
     ),
@@ -437,6 +441,14 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("herds without a word when to come back", "spire#4490"): (
         f"{WEB}front.py::test_a_line_for_threads_is_bounded",
         f"{ATTACK}operations.py::test_a_flood_of_strangers_makes_no_more_rows_than_the_cap",
+    ),
+    ("one bad reference value takes a fleet down", "keylime#1515"): (
+        f"{ATTACK}quarantines.py::test_one_bad_manifest_does_not_take_a_fleet_down",
+        f"{ATTACK}quarantines.py::test_carried_out_all_are_suspended",
+        f"{ATTACK}quarantines.py::test_dismissed_nobody_is_and_the_next_results_count",
+        f"{ATTACK}quarantines.py::test_evidence_that_is_good_again_is_not_carried_out",
+        f"{ATTACK}quarantines.py::test_a_cohort_comes_back_by_one_act",
+        f"{ATTACK}quarantines.py::test_engaging_the_brake_saves_nobody_that_is_quarantined",
     ),
     ("a database that only grows", "step-ca#473"): (
         f"{ATTACK}operations.py::test_requests_that_nobody_decides_on_are_forgotten",

@@ -140,7 +140,7 @@ class Cast:
         person.pcrs = BAD_PCRS if bad else PCRS
         payload = person.attestation(nonce).to_bytes()
         person.pcrs = PCRS
-        verb = self._signed(slot, "/v1/attestations", payload, self.world.service.lifecycle.attest, nonce=nonce)
+        verb = self._signed(slot, "/v1/attestations", payload, self.world.service.attestations.attest, nonce=nonce)
 
         # What a bad one does depends on the state that it finds: it quarantines an active device.
         events = (Event.ATTEST, Event.QUARANTINE) if bad else (Event.ATTEST,)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from attestd.config import InstanceMissing, SettingInvalid, Settings, parse_duration
+from attestd.config import BrakeSettings, InstanceMissing, SettingInvalid, Settings, parse_duration
 
 GOOD = 'trust_domain = "example.org"\n'
 
@@ -39,6 +39,12 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     assert settings.attestation.validity == timedelta(hours=2)
 
 
+def test_a_brake(tmp_path: Path) -> None:
+    text = GOOD + "[brake]\nenabled = false\ndevices = 20\nshare = 1\nleast = 2\n"
+    assert load(tmp_path, text).brake == BrakeSettings(enabled=False, devices=20, share=1.0, least=2)
+    assert load(tmp_path, text, {"ATTESTD_BRAKE_SHARE": "0.25"}).brake.share == 0.25
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -53,6 +59,12 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
         (GOOD + "[server]\nworkers = true\n", "server.workers"),
         (GOOD + "[server]\ncolour = 1\n", "unknown settings"),
         (GOOD + "server = 5\n", "server"),
+        (GOOD + "[brake]\nshare = 0\n", "brake.share"),
+        (GOOD + "[brake]\nshare = 1.5\n", "brake.share"),
+        (GOOD + "[brake]\nshare = nan\n", "brake.share"),
+        (GOOD + "[brake]\nshare = true\n", "brake.share"),
+        (GOOD + "[brake]\ndevices = 0\n", "brake.devices"),
+        (GOOD + "[brake]\ndevices = 2\n", "brake.least"),
         (GOOD + '[attestation]\nvalidity = "soon"\n', "attestation.validity"),
         (GOOD + "[attestation]\nvalidity = 5\n", "attestation.validity"),
         (GOOD + "[attestation]\npcrs = { sha256 = [] }\n", "pcrs"),

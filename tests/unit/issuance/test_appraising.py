@@ -45,7 +45,7 @@ def kept(world: World, device: SoftDevice) -> list[evidence.Kept]:
 
 def redrawn(world: World, device: SoftDevice, found: evidence.Kept) -> bytes:
     """The result drawn again from what is kept, as an auditor draws it."""
-    contents = world.service.lifecycle.appraiser.contents
+    contents = world.service.attestations.appraiser.contents
     record = AppraisalRecord.parse(found.inputs)
     documents = []
     with world.registry.reading() as c:
@@ -374,7 +374,7 @@ def test_a_changed_document_is_found(world: World) -> None:
     assert device.attest().status_code == 200
     (found,) = kept(world, device)
     record = AppraisalRecord.parse(found.inputs)
-    contents = world.service.lifecycle.appraiser.contents
+    contents = world.service.attestations.appraiser.contents
     with world.registry.reading() as c:
         manifests = [references.by_digest(c, digest).document for digest in record.manifests]  # type: ignore[union-attr]
     whole: dict[str, Any] = {
@@ -404,7 +404,7 @@ def test_the_endorsement_is_kept(world: World) -> None:
         found = evidence.endorsed_by(c, world.row(device).id)
     assert found.certificate == device.certificates[0]
     assert found.issuers[-1] == hashlib.sha256(world.maker.root.certificate).digest()
-    contents = world.service.lifecycle.appraiser.contents
+    contents = world.service.attestations.appraiser.contents
     assert contents.find(found.issuers[0]) == device.certificates[1]
 
 

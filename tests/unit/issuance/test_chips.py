@@ -85,7 +85,7 @@ def test_a_new_advisory_quarantines_at_the_next_attestation(tmp_path: Path, monk
     device = world.enrolled()
     (tmp_path / ADVISORIES).write_text(ADVISORY.format(claim="contraindicated"))
     known_advisories.cache_clear()
-    world.service.lifecycle.appraiser.chips = Chips.of(world.settings)  # as when the service starts anew
+    world.service.attestations.appraiser.chips = Chips.of(world.settings)  # as when the service starts anew
     assert device.attest().status_code == 202
     row = world.row(device)
     assert row.state is State.QUARANTINED

@@ -15,7 +15,6 @@ from werkzeug.test import TestResponse
 from attestd.config import AttestationSettings, ReferenceSettings
 from attestd.credentials.facts import FACTS_OID, tier_of
 from attestd.ids import EkHash, Tier
-from attestd.issuance.appraising import Appraiser
 from attestd.issuance.challenges import EnrollmentChallenge, RequestNonce
 from attestd.registry import admission, audit, devices, issued, spends, tables, trust
 from attestd.registry.acts import Step
@@ -221,10 +220,7 @@ def test_a_contraindicated_newcomer_gets_nothing_and_stays_approved(tmp_path: Pa
 
 def test_an_active_device_that_enrolls_in_a_bad_state_is_quarantined(world: World) -> None:
     device = world.enrolled()
-    service = world.service.enrollment
-    other = replace(world.settings, references=(OTHER,))
-    strict = replace(service, settings=other, appraiser=Appraiser(other, world.registry))
-    object.__setattr__(world.service, "enrollment", strict)
+    world.configure(references=(OTHER,))
     answer = device.enroll()
     assert (answer.status_code, problem(answer)) == (403, "evidence-contraindicated")
     assert world.row(device).state is State.QUARANTINED

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography import x509
@@ -15,7 +13,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestd.config import AttestationSettings, ReferenceSettings
 from attestd.credentials.requests import SoftwareKey
-from attestd.issuance.appraising import Appraiser
 from attestd.protocol.encoding import b64decode, b64encode
 from attestd.registry import audit, devices, issued
 from attestd.registry.states import Event, State
@@ -33,13 +30,6 @@ def world(tmp_path: Path) -> World:
 def act(world: World, device: SoftDevice, event: Event) -> None:
     with world.registry.acting() as c:
         devices.change_state(c, world.row(device).id, event, reason="test", now=int(world.clock().timestamp()))
-
-
-def settings(world: World, **changed: Any) -> None:
-    """Other settings from now on."""
-    other = replace(world.settings, **changed)
-    changed_lifecycle = replace(world.service.lifecycle, settings=other, appraiser=Appraiser(other, world.registry))
-    object.__setattr__(world.service, "lifecycle", changed_lifecycle)
 
 
 def certificates(world: World, device: SoftDevice) -> list[issued.Issued]:
@@ -113,7 +103,7 @@ def test_a_token_says_what_it_is_bound_to(world: World, binding: str, member: st
 
 def test_a_contraindicated_result_suspends_in_the_same_transaction(world: World) -> None:
     device = world.enrolled()
-    settings(world, references=(OTHER,))
+    world.configure(references=(OTHER,))
     answer = device.attest()
     assert answer.status_code == 202
     assert device.waits is not None
@@ -127,23 +117,26 @@ def test_a_contraindicated_result_suspends_in_the_same_transaction(world: World)
 def test_by_default_only_an_operator_releases(world: World) -> None:
     device = world.enrolled()
     act(world, device, Event.QUARANTINE)
-    settings(world, references=(GOOD,))
+    world.configure(references=(GOOD,))
     assert device.attest().status_code == 202
     assert world.row(device).state is State.QUARANTINED
 
 
 def test_policy_may_release_after_a_good_attestation(world: World) -> None:
     device = world.enrolled()
-    act(world, device, Event.QUARANTINE)
-    settings(world, references=(GOOD,), attestation=AttestationSettings(release_after_good=True))
+    world.configure(references=(OTHER,))
+    assert device.attest().status_code == 202
+    world.configure(references=(GOOD,), attestation=AttestationSettings(release_after_good=True))
     assert device.attest().status_code == 200
     assert world.row(device).state is State.ACTIVE
 
 
 def test_an_attestation_that_affirms_nothing_releases_nobody(world: World) -> None:
     device = world.enrolled()
-    act(world, device, Event.QUARANTINE)
-    settings(world, attestation=AttestationSettings(release_after_good=True))
+    world.configure(references=(OTHER,))
+    assert device.attest().status_code == 202
+    world.configure(references=())
+    world.configure(attestation=AttestationSettings(release_after_good=True))
     assert device.attest().status_code == 202
     assert world.row(device).state is State.QUARANTINED
 

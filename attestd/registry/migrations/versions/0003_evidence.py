@@ -114,11 +114,14 @@ def _watch() -> None:
 
 def _brake() -> None:
     op.add_column("devices", sa.Column("quarantined_by", _text()))
+    op.add_column("devices", sa.Column("quarantined_at", sa.BigInteger))
     op.create_table(
         "brake",
         sa.Column("name", _text(), nullable=False),
         sa.Column("turns", sa.BigInteger, nullable=False),
         sa.Column("engaged_at", sa.BigInteger),
+        sa.Column("engaged_by", _text()),
+        sa.Column("reason", _text()),
         sa.PrimaryKeyConstraint("name", name="pk_brake"),
     )
     op.bulk_insert(_BRAKE, [{"name": "fleet", "turns": 0}])
