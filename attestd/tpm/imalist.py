@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from struct import Struct
 from typing import Final, NamedTuple, NoReturn
 
 from attestd.errors import MalformedInput
@@ -116,6 +117,20 @@ class BinaryForm:
             return to - at
         return Entry(pcr, data[at + 4 : name_at], template, data[data_at + 4 : to]), to
 
+    def skip(self, data: bytes, at: int, template: bytes, most: int) -> tuple[int, int]:
+        """Where the neighbours from `at` on end that are whole and of this template, at most so many; and how many they
+        are. Whatever is not so plain is left where it is, for `cut`."""
+        marker = U32[self.order].pack(len(template)) + template
+        layout = Struct(f"{'<' if self.order == 'little' else '>'}I{self.digest_size}x{len(marker)}sI")
+        passed = 0
+        while passed < most and at + layout.size <= len(data):
+            pcr, name, size = layout.unpack_from(data, at)
+            to = at + layout.size + size
+            if name != marker or pcr >= PCRS or size > MAX_ENTRY or to > len(data):
+                break
+            at, passed = to, passed + 1
+        return at, passed
+
     def _cut_old(self, data: bytes, at: int, pcr: int, data_at: int, number: int) -> tuple[Entry, int] | int:
         """Of the template `ima`: the file's digest, the name's size, the name."""
         name_at = data_at + SHA1_SIZE
@@ -210,14 +225,18 @@ def position_of(data: bytes, entries: int) -> int | None:
 
 
 def _binary_position(data: bytes, entries: int) -> int | None:
-    form, at = form_of(data[:BEGINNING]), 0
-    for number in range(1, entries + 1):
+    form, at, number = form_of(data[:BEGINNING]), 0, 0
+    while number < entries:
         if at == len(data):
             return None
+        number += 1
         found = form.cut(data, at, number)
         if isinstance(found, int):
             refuse(number, "ends too early", f"{len(data) - at} octets", f"at least {found}")
-        at = found[1]
+        entry, at = found
+        if entry.template != b"ima":
+            at, passed = form.skip(data, at, entry.template, entries - number)
+            number += passed
     return at
 
 

@@ -57,8 +57,8 @@ def create_app(service: Service) -> Flask:
     problems.register(app)
 
     for door in (
-        *(devices, publishing, admin, admin_fleet, admin_views, admin_evidence, admin_settings, admin_references),
-        *(audit, openapi),
+        *(devices, publishing, openapi),
+        *(admin, admin_fleet, admin_views, admin_evidence, admin_references, admin_settings, audit),
     ):
         app.register_blueprint(door.blueprint(service))
     return app

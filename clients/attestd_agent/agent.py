@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -26,13 +26,11 @@ from attestd.ids import SpiffeId
 from attestd.protocol.derivations import (
     completion_proof,
     device_certify_data,
-    device_quote_data,
     enrollment_certify_data,
     enrollment_identify_data,
     enrollment_quote_data,
 )
 from attestd.protocol.messages import (
-    AttestationRequest,
     BeginRequest,
     CertifiedKey,
     CompleteRequest,
@@ -40,6 +38,7 @@ from attestd.protocol.messages import (
     EnrollmentEvidence,
     Identification,
     IdentityKey,
+    Lately,
     PcrSelection,
     QuoteEvidence,
     RenewalRequest,
@@ -50,6 +49,7 @@ from attestd.protocol.messages import (
 from attestd.protocol.signed import Sign
 from attestd_agent.bootlogs import BootLogs
 from attestd_agent.clock import DeviceClock
+from attestd_agent.evidence import Statement, read_logs
 from attestd_agent.keys import TpmKey
 from attestd_agent.records import Enrolled, Record, Waiting
 from attestd_agent.server import MAX_WAIT, Server, ServerRefused
@@ -113,7 +113,6 @@ class Agent:
                 shown = IdentityKey(identity.public, identity.certificates)
                 request = BeginRequest(endorsement.public, ak.area, iak=shown)
             begun = self.server.begin(request)
-            logs: dict[str, Any] = self.logs.read(begun.wants)
             known_by = {
                 "nonce": begun.nonce,
                 "id": begun.id,
@@ -132,7 +131,7 @@ class Agent:
                 selection=begun.pcrs,
                 identity=None if identity is None else (identity, enrollment_identify_data(**known_by)),
             )
-            said = proof.identified
+            said, logs = proof.identified, read_logs(self.logs, begun.wants)
             body = EnrollmentEvidence(
                 CertifiedKey(ck.area, proof.certified.attest, proof.certified.signature),
                 QuoteEvidence(proof.quoted.attest, proof.quoted.signature, proof.quoted.pcrs, **logs),
@@ -149,20 +148,16 @@ class Agent:
         with self.state.exclusive():
             self._know_the_time()
             known = self._known()
-            record = known.record
-
-            def build(nonce: bytes) -> bytes:
-                logs: dict[str, Any] = self.logs.read(record.wants)
-                data = device_quote_data(
-                    nonce=nonce, device_id=record.device_id, ak_name=known.ak.name, ck_name=known.ck.name
-                )
-                quoted = self.device.quote(known.ak, data, record.selection)
-                return AttestationRequest(
-                    QuoteEvidence(quoted.attest, quoted.signature, quoted.pcrs, **logs)
-                ).to_bytes()
-
-            answer = self.server.attest(build, sign=self._signs(known.ck), kid=record.device_id)
-            return self._settle_known(answer, known, known.ck)
+            statement = Statement(self.device, known, self.logs, lambda: self.server.demanded, self.state.lately())
+            self.server.ask()  # what it must hold now; a nonce from an earlier answer would have ended meanwhile
+            while True:
+                try:
+                    answer = self.server.attest(statement.build, sign=self._signs(known.ck), kid=known.record.device_id)
+                except ServerRefused as refused:
+                    if not statement.can_mend(refused):
+                        raise
+                else:
+                    return self._settle_known(answer, known, known.ck, attested=True)
 
     def renew(self, *, new_key: bool = False) -> Enrolled | WaitAnswer:
         """A new certificate, for the same key or for a new one; attests first where no attestation counts any more."""
@@ -208,6 +203,10 @@ class Agent:
         request = TokenRequest(audience, binding)
         return self.server.token(request, sign=self._signs(known.ck), kid=known.record.device_id)
 
+    def is_demanded(self) -> bool:
+        """Asks whether the service wants an attestation now, ahead of the schedule."""
+        return self.server.demands(self._known().record.device_id)
+
     def _attested_after(self, refused: ServerRefused) -> Enrolled | WaitAnswer:
         """Attests if that is what the refusal asks for, as it does of everybody whose service was restored from a
         backup; raises the refusal again if not."""
@@ -233,12 +232,18 @@ class Agent:
         return lambda data: self.device.sign(key, data)
 
     def _settle_known(
-        self, answer: CredentialAnswer | WaitAnswer, known: Enrolled, ck: TpmKey
+        self, answer: CredentialAnswer | WaitAnswer, known: Enrolled, ck: TpmKey, *, attested: bool = False
     ) -> Enrolled | WaitAnswer:
         record = known.record
         if isinstance(answer, CredentialAnswer) and answer.device_id != record.device_id:
             raise CredentialNotOurs(seen=answer.device_id, expected=record.device_id)
-        return self._settle(answer, known.ak, ck, kind=record.ek, selection=record.selection, wants=record.wants)
+        kept = None if attested else known
+        settled = self._settle(
+            answer, known.ak, ck, kind=record.ek, selection=record.selection, wants=record.wants, renewed=kept
+        )
+        if attested and isinstance(answer, WaitAnswer) and known.ear != answer.ear:
+            self.state.save(known.with_ear(answer.ear))  # the earlier result is not this device's any more
+        return settled
 
     def _settle(
         self,
@@ -249,14 +254,17 @@ class Agent:
         kind: str,
         selection: PcrSelection,
         wants: tuple[str, ...],
+        renewed: Enrolled | None = None,
     ) -> Enrolled | WaitAnswer:
-        """Saves what the service answered, once it has held up to every check."""
+        """Saves what the service answered, once it has held up to every check. A renewal that says nothing of the
+        attestation has changed nothing of it: what is known from `renewed` stays."""
         now = int(self.clock.now().timestamp())
         if isinstance(answer, WaitAnswer):
             retry_at = now + min(max(answer.retry_after, 1), MAX_WAIT)
             earlier = self.state.waiting()
             since = earlier.since if earlier is not None and earlier.state == answer.state else now
             self.state.save_waiting(Waiting(answer.state, self.server.url, since, retry_at))
+            self._learn(answer, renewed)
             self.state.save_unanswered(False)
             return answer
         until_renewal = max(answer.renew_after, 1) * (1 - _JITTER + 2 * _JITTER * self.random())
@@ -265,6 +273,7 @@ class Agent:
             ak=ak,
             ck=ck,
             chain=answer.chain,
+            ear=answer.ear or ("" if renewed is None else renewed.ear),
             record=Record(
                 server=self.server.url,
                 device_id=answer.device_id,
@@ -284,8 +293,14 @@ class Agent:
         self.clock.raise_floor(begins)
         self.state.raise_floor(int(begins.timestamp()))
         self.state.save_waiting(None)
+        self._learn(answer, renewed)
         self.state.save_unanswered(False)
         return enrolled
+
+    def _learn(self, answer: CredentialAnswer | WaitAnswer, renewed: Enrolled | None) -> None:
+        """What the next attestation may leave out."""
+        if renewed is None or answer.lately != Lately():
+            self.state.save_lately(answer.lately)
 
     def _follow_roots(self, enrolled: Enrolled) -> None:
         """Gets from the pinned root to the next one, when there are signs of a rollover (docs/protocol.md, section 5).

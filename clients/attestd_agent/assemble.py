@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from attestd.errors import Misconfigured
 from attestd_agent.agent import Agent
+from attestd_agent.bootlogs import BootLogs
 from attestd_agent.clock import DeviceClock
 from attestd_agent.ekcerts import MAX_FILE, read_certificate_file
 from attestd_agent.records import Enrolled
@@ -72,6 +73,8 @@ class Options:
     ek_certificate: Path | None = None
     iak: str | None = None
     iak_certificate: Path | None = None
+    eventlog: Path | None = None
+    ima: Path | None = None
 
 
 def boot_clock() -> float:
@@ -125,6 +128,7 @@ def assemble(options: Options, *, interruptible: Callable[[], AbstractContextMan
         ek=options.ek,
         ek_certificates=certificates,
         iak=iak,
+        logs=BootLogs.of(options.tcti, eventlog=options.eventlog, ima=options.ima),
     )
 
 

@@ -19,6 +19,7 @@ from attestd.errors import AttestdError
 from attestd.protocol.messages import WaitAnswer
 from attestd_agent.agent import Agent, NotEnrolled
 from attestd_agent.assemble import DEFAULT_TCTI, Options, assemble, open_clock, open_device, read_file
+from attestd_agent.checkins import DEFAULT_INTERVAL
 from attestd_agent.daemon import StopRequest
 from attestd_agent.ekcerts import read_certificate_file
 from attestd_agent.journal import configure
@@ -106,6 +107,20 @@ IakCertOption = Annotated[
         help="The IAK's certificate (DER or PEM, issuers may follow).",
     ),
 ]
+EventLogOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--eventlog",
+        envvar="ATTESTD_AGENT_EVENTLOG",
+        help="The firmware's event log, where it is not the kernel's for this TPM.",
+    ),
+]
+ImaOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--ima", envvar="ATTESTD_AGENT_IMA", help="IMA's measurement list, where it is not the kernel's for this TPM."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON; logs too.")]
 
 DEFAULT_STATE = Path(os.environ.get("STATE_DIRECTORY", "/var/lib/attestd-agent").partition(":")[0])
@@ -121,6 +136,8 @@ def enroll(
     ek_cert: EkCertOption = None,
     iak: IakOption = None,
     iak_cert: IakCertOption = None,
+    eventlog: EventLogOption = None,
+    ima: ImaOption = None,
     again: Annotated[bool, typer.Option("--again", help="Enroll anew with new keys, though enrolled already.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until an operator has approved the device.")] = False,
     as_json: JsonOption = False,
@@ -130,7 +147,7 @@ def enroll(
     A device that the inventory does not know waits for an operator's approval (exit code 4): run it again, or --wait.
     """
     with _reported(as_json):
-        agent = assemble(Options(state_dir, tcti, server, ca, ek, ek_cert, iak, iak_cert))
+        agent = assemble(Options(state_dir, tcti, server, ca, ek, ek_cert, iak, iak_cert, eventlog, ima))
         known, now = None if again else agent.state.load(), agent.clock.now().timestamp()
         if known is not None and known.record.expires_at > now:
             _show_credential("already enrolled (--again enrolls anew, with new keys)", known, as_json, now=now)
@@ -157,17 +174,31 @@ def run(
     ek_cert: EkCertOption = None,
     iak: IakOption = None,
     iak_cert: IakCertOption = None,
+    eventlog: EventLogOption = None,
+    ima: ImaOption = None,
+    check_in: Annotated[
+        float,
+        typer.Option(
+            "--check-in",
+            envvar="ATTESTD_AGENT_CHECK_IN",
+            min=0,
+            max=86400,
+            metavar="SECONDS",
+            help="Ask the service this often whether it wants an attestation at once; 0: never.",
+        ),
+    ] = DEFAULT_INTERVAL,
     once: Annotated[bool, typer.Option("--once", help="Enroll or attest once, now, then end.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Log more.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Keep this device's certificate fresh: enroll if needed, attest and renew ahead of time, until told to stop.
 
-    Uses the TPM for moments only. Goes on through a dead service until the certificate ends, and after. SIGTERM stops.
+    Uses the TPM for moments only. Goes on through a dead service until the certificate ends, and after. SIGTERM stops,
+    SIGHUP attests now.
     """
-    options = Options(state_dir, tcti, server, ca, ek, ek_cert, iak, iak_cert)
+    options = Options(state_dir, tcti, server, ca, ek, ek_cert, iak, iak_cert, eventlog, ima)
     if not once:
-        become(options, as_json=as_json, debug=debug)
+        become(options, check_in=check_in, as_json=as_json, debug=debug)
     configure(objects=as_json, debug=debug)
     with _reported(as_json):
         agent = assemble(options)
@@ -183,6 +214,8 @@ def run(
 def renew(
     state_dir: StateOption = DEFAULT_STATE,
     tcti: TctiOption = DEFAULT_TCTI,
+    eventlog: EventLogOption = None,
+    ima: ImaOption = None,
     new_key: Annotated[
         bool, typer.Option("--new-key", help="For a new key, certified by the attestation key.")
     ] = False,
@@ -190,7 +223,7 @@ def renew(
 ) -> None:
     """Get a new certificate now, without a new quote, while the last attestation still counts."""
     with _reported(as_json):
-        _show_answer("renewed", _enrolled(state_dir, tcti).renew(new_key=new_key), as_json)
+        _show_answer("renewed", _enrolled(state_dir, tcti, eventlog, ima).renew(new_key=new_key), as_json)
 
 
 @app.command(epilog=CODES)
@@ -198,6 +231,8 @@ def token(
     audience: Annotated[str, typer.Option("--audience", help="Whom the token is for; issuance policy names them.")],
     state_dir: StateOption = DEFAULT_STATE,
     tcti: TctiOption = DEFAULT_TCTI,
+    eventlog: EventLogOption = None,
+    ima: ImaOption = None,
     tls: Annotated[
         bool, typer.Option("--tls", help="Bind it to the certificate, for mutual TLS; else to the key.")
     ] = False,
@@ -205,7 +240,8 @@ def token(
 ) -> None:
     """Print an access token, bound to this device's key: worthless without it."""
     with _reported(as_json):
-        answer = _enrolled(state_dir, tcti).token(audience, binding="tls" if tls else "dpop")
+        agent = _enrolled(state_dir, tcti, eventlog, ima)
+        answer = agent.token(audience, binding="tls" if tls else "dpop")
         _show({"token": answer.token, "expires_in": answer.expires_in}, answer.token, as_json)
 
 
@@ -278,10 +314,11 @@ def evidence(
 # ---- What people and machines are shown -----------------------------------------------------------------------------
 
 
-def _enrolled(state_dir: Path, tcti: str) -> Agent:
+def _enrolled(state_dir: Path, tcti: str, eventlog: Path | None, ima: Path | None) -> Agent:
+    """For commands that attest first where no attestation counts any more."""
     if StateDir(state_dir).load() is None:
         raise NotEnrolled(seen=str(state_dir))
-    return assemble(Options(state_dir, tcti))
+    return assemble(Options(state_dir, tcti, eventlog=eventlog, ima=ima))
 
 
 @contextmanager

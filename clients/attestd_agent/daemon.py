@@ -1,7 +1,8 @@
 """`attestd-agent run`: does what the schedule says until it is told to stop.
 
 One thread. SIGTERM and SIGINT end a sleep or an exchange with the service at once; what is between the agent and the
-TPM or the disk is finished first, so that nothing is left loaded or half written.
+TPM or the disk is finished first, so that nothing is left loaded or half written. SIGHUP brings the next act forward
+to now, and so does a service that demands an attestation.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from types import FrameType
 
 from attestd.errors import AttestdError
 from attestd.protocol.messages import WaitAnswer
 from attestd_agent.agent import Agent, NotEnrolled
+from attestd_agent.checkins import CheckIns
 from attestd_agent.failures import KeysNotOfThisTpm
 from attestd_agent.records import Enrolled, Record
 from attestd_agent.schedule import Act, Plan, Schedule
@@ -27,8 +30,8 @@ from attestd_agent.state import StateBroken
 _log = logging.getLogger(__name__)
 _NAP = 30.0  # seconds; the longest sleep in one piece: a suspended machine wakes up to what is due
 
-# Refusals that only a new enrollment can mend: the service does not know the device or its keys (any more), or its
-# policy names other PCRs by now, which only the enrollment's answer says.
+# Refusals that only a new enrollment can mend: the service does not know the device or its keys (any more), or wants
+# other PCRs by now and does not say which but to whom enrolls (as older services do).
 _ENROLL_AGAIN = frozenset({"device-unknown", "signature-wrong", "pcr-selection-mismatch"})
 
 
@@ -37,20 +40,24 @@ class Stopped(BaseException):
 
 
 class StopRequest:
-    """SIGTERM and SIGINT, told to the one thread that there is."""
+    """SIGTERM and SIGINT, and SIGHUP to who wants it: told to the one thread that there is."""
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._awake = threading.Event()
+        self._requested = False
         self._interruptible = False
+        self._hurried = False
 
     @property
     def requested(self) -> bool:
-        return self._event.is_set()
+        return self._requested
 
-    def listen(self) -> None:
-        """Takes both signals over. In the main thread only."""
+    def listen(self, *, hangup: bool = False) -> None:
+        """Takes the signals over, SIGHUP with `hangup`. In the main thread only."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._told)
+        if hangup:
+            signal.signal(signal.SIGHUP, lambda number, frame: self.hurry())
 
     def _told(self, number: int, frame: FrameType | None) -> None:
         self.stop()
@@ -58,11 +65,25 @@ class StopRequest:
             raise Stopped
 
     def stop(self) -> None:
-        self._event.set()
+        self._requested = True
+        self._awake.set()
+
+    def hurry(self) -> None:
+        """Ends a sleep; `hurried` tells why, once."""
+        self._hurried = True
+        self._awake.set()
+
+    def hurried(self) -> bool:
+        hurried, self._hurried = self._hurried, False
+        if hurried and not self._requested:
+            self._awake.clear()
+            if self._requested or self._hurried:  # a signal came in between
+                self._awake.set()
+        return hurried
 
     def sleep(self, seconds: float) -> None:
-        """Sleeps, at most until a stop is requested."""
-        self._event.wait(seconds)
+        """Sleeps, at most until a stop or hurry is requested."""
+        self._awake.wait(seconds)
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -109,8 +130,10 @@ class Daemon:
         stop: StopRequest,
         notifier: Notifier,
         boot: Callable[[], float],
+        check_ins: CheckIns | None = None,
     ) -> None:
         self._agent = agent
+        self._check_ins = check_ins
         self._schedule = schedule
         self._stop = stop
         self._notifier = notifier
@@ -119,25 +142,44 @@ class Daemon:
     def run(self) -> None:
         """Returns when a stop was requested."""
         try:
-            plan = self._plan()
-            while self._wait(plan):
-                plan = self.step(plan)
+            plan = self._wait(self._plan())
+            while plan is not None:
+                plan = self._wait(self.step(plan))
         except Stopped:
             pass
         finally:
             self._notifier.tell(STOPPING="1")
             _log.info("stopped")
 
-    def _wait(self, plan: Plan) -> bool:
-        """Until the plan is due; False if a stop came first."""
+    def _wait(self, plan: Plan) -> Plan | None:
+        """Until the plan is due, or somebody wants it now; None if a stop came first."""
         self._say(f"next: {plan.act.value} in {plan.delay:.0f} s")
         _log.debug("waiting", extra={"next": plan.act.value, "delay": round(plan.delay, 1)})
         due = self._boot() + plan.delay
         while not self._stop.requested and (left := due - self._boot()) > 0:
             self._notifier.tell(WATCHDOG="1")
-            self._stop.sleep(min(left, _NAP, self._notifier.interval or _NAP))
+            if self._is_wanted_now(plan):
+                plan = replace(plan, asked=True)
+                break
+            self._stop.sleep(min(left, _NAP, self._notifier.interval or _NAP, self._until_check_in(plan)))
         self._notifier.tell(WATCHDOG="1")
-        return not self._stop.requested
+        return None if self._stop.requested else plan
+
+    def _is_wanted_now(self, plan: Plan) -> bool:
+        if self._stop.hurried():
+            _log.info("told to act now")
+            return True
+        if self._check_ins is None or self._until_check_in(plan) > 0:
+            return False
+        if wanted := self._check_ins.check(self._boot()):
+            _log.info("the service wants an attestation now")
+        return wanted
+
+    def _until_check_in(self, plan: Plan) -> float:
+        """Infinite where nobody checks in, as without anything to attest with."""
+        if self._check_ins is None or plan.act is not Act.ATTEST:
+            return float("inf")
+        return self._check_ins.due_in(self._boot())
 
     def _now(self) -> float:
         return self._agent.clock.now().timestamp()
@@ -156,7 +198,7 @@ class Daemon:
     def step(self, plan: Plan) -> Plan:
         """One act, whatever comes of it, and the plan for the next."""
         record = self._record()
-        if plan.act is Act.ATTEST and record is not None and self._renewed_elsewhere(record):
+        if plan.act is Act.ATTEST and not plan.asked and record is not None and self._renewed_elsewhere(record):
             return self._plan()
         try:
             answer = self._agent.enroll() if plan.act is Act.ENROLL else self._agent.attest()

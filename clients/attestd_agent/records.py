@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from cryptography import x509
@@ -15,6 +16,7 @@ from attestd.protocol.messages import PcrSelection, parse_selection
 from attestd_agent.keys import TpmKey
 
 _MAX_RECORD = 128 * 1024
+_JWT = re.compile(r"[\w-]+(?:\.[\w-]+){2}", re.ASCII)
 
 
 class ChainNotOfThisKey(MalformedInput):
@@ -25,6 +27,12 @@ class ChainNotOfThisKey(MalformedInput):
 
 class MalformedChain(MalformedInput):
     """The certificate chain can't be read"""
+
+    remedy = ChainNotOfThisKey.remedy
+
+
+class MalformedEar(MalformedInput):
+    """The attestation result can't be read"""
 
     remedy = ChainNotOfThisKey.remedy
 
@@ -119,10 +127,11 @@ class Enrolled:
     chain: str  # PEM, the leaf first
     record: Record
     leaf: x509.Certificate
+    ear: str = ""  # the attestation's result as a JWT, for relying parties; it is theirs to verify
 
     @classmethod
-    def of(cls, *, ak: TpmKey, ck: TpmKey, chain: str, record: Record) -> Self:
-        """Raises MalformedChain, or ChainNotOfThisKey where the leaf's key is not `ck`."""
+    def of(cls, *, ak: TpmKey, ck: TpmKey, chain: str, record: Record, ear: str = "") -> Self:
+        """Raises MalformedChain, MalformedEar, or ChainNotOfThisKey where the leaf's key is not `ck`."""
         try:
             leaf = x509.load_pem_x509_certificates(chain.encode("ascii"))[0]
             key = leaf.public_key()
@@ -130,4 +139,14 @@ class Enrolled:
             raise MalformedChain(expected="PEM certificates, the device's own first") from None
         if key != ck.key:
             raise ChainNotOfThisKey
-        return cls(ak, ck, chain, record, leaf)
+        return cls(ak, ck, chain, record, leaf, _checked(ear))
+
+    def with_ear(self, ear: str) -> Self:
+        """The same credential with a later result. Raises MalformedEar."""
+        return replace(self, ear=_checked(ear))
+
+
+def _checked(ear: str) -> str:
+    if ear and not _JWT.fullmatch(ear):
+        raise MalformedEar(seen=repr(ear[:40]), expected="a JWT: three parts in base64url")
+    return ear

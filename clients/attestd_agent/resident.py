@@ -12,11 +12,12 @@ import os
 import random
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from attestd.errors import AttestdError
 from attestd_agent.agent import Agent
 from attestd_agent.assemble import Options, assemble, boot_clock
+from attestd_agent.checkins import CheckIns
 from attestd_agent.daemon import Daemon, Notifier, StopRequest
 from attestd_agent.journal import configure
 from attestd_agent.outcomes import OK, report
@@ -26,19 +27,14 @@ from attestd_agent.transport import ServerTooSlow, ServerUnreachable
 _log = logging.getLogger(__name__)
 
 
-def become(options: Options, *, as_json: bool, debug: bool) -> NoReturn:
+def become(options: Options, *, check_in: float, as_json: bool, debug: bool) -> NoReturn:
     """Replaces the program that this process runs."""
-    members: dict[str, Any] = {
-        "state_dir": str(options.state_dir),
-        "tcti": options.tcti,
-        "server": options.server,
-        "ca": options.ca,
-        "ek": options.ek,
-        "ek_certificate": None if options.ek_certificate is None else str(options.ek_certificate),
-        "iak": options.iak,
-        "iak_certificate": None if options.iak_certificate is None else str(options.iak_certificate),
+    members = {
+        name: str(value) if isinstance(value, Path) else value
+        for name in Options.__dataclass_fields__
+        if (value := getattr(options, name)) is not None
     }
-    told = json.dumps({"options": members, "as_json": as_json, "debug": debug})
+    told = json.dumps({"options": members, "check_in": check_in, "as_json": as_json, "debug": debug})
     # -P: `-m` would look for modules in the folder where the command was given.
     os.execv(sys.executable, [sys.executable, "-P", "-m", __name__, told])  # noqa: S606 - itself, without a shell
 
@@ -47,20 +43,27 @@ def main(told: str) -> int:
     """Runs until a signal ends it; returns the exit code. `told` is what `become` says."""
     read = json.loads(told)
     members, as_json = read["options"], bool(read["as_json"])
-    for name in ("state_dir", "ek_certificate", "iak_certificate"):
+    for name in ("state_dir", "ek_certificate", "iak_certificate", "eventlog", "ima"):
         if members.get(name) is not None:
             members[name] = Path(members[name])
     options = Options(**members)
     configure(objects=as_json, debug=bool(read["debug"]))
     stop = StopRequest()
-    stop.listen()
+    stop.listen(hangup=True)
     notifier = Notifier(os.environ)
     notifier.tell(READY="1")
     try:
         agent = _assembled(options, stop, notifier)
         if agent is not None:
-            schedule = Schedule(random.SystemRandom().random)
-            Daemon(agent, schedule=schedule, stop=stop, notifier=notifier, boot=boot_clock).run()
+            chance = random.SystemRandom().random
+            Daemon(
+                agent,
+                schedule=Schedule(chance),
+                stop=stop,
+                notifier=notifier,
+                boot=boot_clock,
+                check_ins=CheckIns(agent.is_demanded, every=float(read["check_in"]), random=chance),
+            ).run()
     except AttestdError as error:
         return report(error, as_json=as_json)
     return OK

@@ -33,10 +33,11 @@ class Act(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The next act, in so many seconds from now."""
+    """The next act, in so many seconds from now. `asked`: somebody wants it, whether it is due or not."""
 
     act: Act
     delay: float
+    asked: bool = False
 
 
 class Schedule:

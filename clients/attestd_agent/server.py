@@ -1,8 +1,9 @@
 """The service's doors for devices, as the protocol describes them (docs/protocol.md, sections 1, 2 and 7).
 
 Nonces: every answer of these doors carries the next one in `Replay-Nonce`. A request that is refused for its nonce is
-signed once more with the nonce of the refusal. A request whose answer got lost is sent once more as it is: the service
-gives the same answer to the same request.
+signed once more with the nonce of the refusal. With it comes what an attestation must hold now (`Attestd-Evidence`):
+both go into one quote. A request whose answer got lost is sent once more as it is: the service gives the same answer to
+the same request.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
+from urllib.parse import quote
 
 from attestd.credentials.bundle import verify_time
 from attestd.errors import AttestdError, InputTooLarge, MalformedInput
+from attestd.protocol.demanded import HEADER, Demanded
 from attestd.protocol.encoding import Members, b64decode, b64encode, read_object
 from attestd.protocol.messages import (
     BeginAnswer,
@@ -93,6 +96,7 @@ class Server:
         self.roots = read_roots(roots)  # DER
         self._entropy = entropy
         self._nonce: bytes | None = None
+        self._told: str | None = None  # what came with the last nonce
 
     @property
     def url(self) -> str:
@@ -128,6 +132,23 @@ class Server:
         payload = request.to_bytes()
         return self._parsed(TokenAnswer.parse, self._signed("/v1/tokens", lambda _: payload, sign, kid))
 
+    @property
+    def demanded(self) -> Demanded | None:
+        """What an attestation must hold, by the last answer with a nonce; None if the service says nothing of it.
+
+        Read when somebody asks: what can't be read spoils no other answer. Raises EvidenceHeaderMalformed.
+        """
+        return None if self._told is None else Demanded.parse(self._told)
+
+    def ask(self) -> None:
+        """For a nonce, and what an attestation must hold now."""
+        self._answered(self._transport.exchange("GET", "/v1/nonce"))
+
+    def demands(self, device_id: str) -> bool:
+        """Whether this device is to attest now."""
+        reply = self._answered(self._transport.exchange("GET", f"/v1/demands/{quote(device_id, safe='')}"))
+        return reply.status != 204 and self._parsed(_read_demand, reply)
+
     # ---- Time -----------------------------------------------------------------------------------------------------
 
     def fetch_time(self, clock: DeviceClock) -> None:
@@ -140,7 +161,7 @@ class Server:
             raise AnswerMalformed("The time answer is no JWS.") from None
         clock.learn(verify_time(text, roots=self.roots, nonce=nonce, floor=clock.floor))
         # The handshake was judged at the floor. Now that the time is known, the server has to hold up to it again.
-        self._answered(self._transport.exchange("GET", "/v1/nonce"))
+        self.ask()
 
     # ---- Exchanges --------------------------------------------------------------------------------------------------
 
@@ -159,7 +180,7 @@ class Server:
     def _take_nonce(self) -> bytes:
         nonce, self._nonce = self._nonce, None
         if nonce is None:
-            self._answered(self._transport.exchange("GET", "/v1/nonce"))
+            self.ask()
             nonce, self._nonce = self._nonce, None
         if nonce is None:
             raise AnswerMalformed("The service sent no nonce.", expected="a Replay-Nonce header")
@@ -176,6 +197,7 @@ class Server:
         """Keeps the reply's nonce; raises ServerRefused unless it is a success."""
         if (text := reply.headers.get("replay-nonce")) and len(text) <= 2 * MAX_NONCE:
             self._nonce = b64decode(text, name="Replay-Nonce")
+            self._told = reply.headers.get(HEADER.lower())
         if reply.status in (200, 202, 204):
             return reply
         raise _refused(reply)
@@ -190,6 +212,12 @@ class Server:
             return parse(reply.body)
         except (MalformedInput, InputTooLarge) as error:
             raise AnswerMalformed(error.detail, seen=error.seen, expected=error.expected) from error
+
+
+def _read_demand(body: bytes) -> bool:
+    message = Members(read_object(body, limit=MAX_ANSWER), "demand")
+    message.version()
+    return dict(message.items()).get("attest") is True
 
 
 def _refused(reply: Reply) -> ServerRefused:

@@ -34,10 +34,17 @@ class DeviceSession:
 
     @classmethod
     def open(
-        cls, state_dir: Path, *, tcti: str = DEFAULT_TCTI, server: str | None = None, ca: str | None = None
+        cls,
+        state_dir: Path,
+        *,
+        tcti: str = DEFAULT_TCTI,
+        server: str | None = None,
+        ca: str | None = None,
+        eventlog: Path | None = None,
+        ima: Path | None = None,
     ) -> Self:
-        """What is not given comes from the state folder."""
-        return cls(assemble(Options(state_dir, tcti=tcti, server=server, ca=ca)))
+        """What is not given comes from the state folder; the logs from the kernel, if the TPM is the kernel's."""
+        return cls(assemble(Options(state_dir, tcti=tcti, server=server, ca=ca, eventlog=eventlog, ima=ima)))
 
     @property
     def enrolled(self) -> Enrolled:
@@ -54,6 +61,11 @@ class DeviceSession:
     @property
     def key_path(self) -> Path:
         return self._agent.state.key_path
+
+    @property
+    def ear(self) -> str:
+        """The newest attestation's result, a JWT that relying parties verify; empty where the service sent none."""
+        return self.enrolled.ear
 
     def sign(self, data: bytes) -> bytes:
         """ES256 by the credential key (r ‖ s), in the TPM."""

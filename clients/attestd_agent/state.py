@@ -5,12 +5,14 @@
       gen-7/                  never changed once `credentials` points to it
         key.pem               the credential key, "TSS2 PRIVATE KEY": only this TPM can use it
         chain.pem             its certificate and the issuers', without the root
+        ear.jwt               the attestation's result, for relying parties; absent where the service sent none
         ak.pem                the attestation key, in the same form as key.pem
         device.json           who this is, what the service said, when to renew
       root.pem                the service's root certificate, pinned
       root-origin.json        the roots that led to it, if it was replaced since it was named
       time-floor.json         no time before this can be true
       waiting.json            while the service keeps the device waiting
+      lately.json             what the service knows of this boot's logs: the next attestation leaves it out
       unanswered              new keys were sent to the service, and its answer is not saved: which keys count there?
       lock                    held by whoever changes anything
 
@@ -32,6 +34,7 @@ from pathlib import Path
 
 from attestd.errors import Conflict, InputTooLarge, MalformedInput, Misconfigured, Unavailable
 from attestd.protocol.encoding import Members, read_object, write_object
+from attestd.protocol.messages import Lately
 from attestd_agent.keys import TpmKey
 from attestd_agent.records import Enrolled, Record, Waiting
 
@@ -92,6 +95,11 @@ class StateDir:
     def key_path(self) -> Path:
         return self.path / _LINK / "key.pem"
 
+    @property
+    def ear_path(self) -> Path:
+        """A stable path to the newest attestation result; there is no file where the service sent none."""
+        return self.path / _LINK / "ear.jwt"
+
     def load(self) -> Enrolled | None:
         """The current credential, or None before the first. Raises StateBroken where key and chain don't match."""
         current = self._current()
@@ -104,6 +112,7 @@ class StateDir:
                 ck=TpmKey.from_pem(_read(folder / "key.pem")),
                 chain=_read(folder / "chain.pem").decode("ascii"),
                 record=Record.parse(_read(folder / "device.json")),
+                ear=(_optional(folder / "ear.jwt") or b"").decode("ascii"),
             )
         except (MalformedInput, UnicodeDecodeError) as broken:
             raise StateBroken(f"{folder}: {broken}") from broken
@@ -118,6 +127,16 @@ class StateDir:
         with suppress(MalformedInput):
             return None if data is None else Waiting.parse(data)
         return None
+
+    def lately(self) -> Lately:
+        """What the service knows of the logs. A file that can't be read is as good as none: all of them are sent."""
+        data = self._optional("lately.json")
+        with suppress(MalformedInput, InputTooLarge):
+            if data is not None:
+                members = Members(read_object(data, limit=_MAX_FILE, name="lately.json"), "lately.json")
+                members.version()
+                return Lately.read(members)
+        return Lately()
 
     @property
     def unanswered(self) -> bool:
@@ -155,9 +174,7 @@ class StateDir:
 
     def _optional(self, name: str) -> bytes | None:
         try:
-            return _read(self.path / name)
-        except FileNotFoundError:
-            return None
+            return _optional(self.path / name)
         except OSError as failure:
             raise _unusable(failure) from failure
 
@@ -223,6 +240,8 @@ class StateDir:
             _write(draft / "key.pem", enrolled.ck.to_pem())
             _write(draft / "chain.pem", enrolled.chain.encode("ascii"))
             _write(draft / "device.json", enrolled.record.to_bytes())
+            if enrolled.ear:
+                _write(draft / "ear.jwt", enrolled.ear.encode("ascii"))
             _sync(draft)
             draft.rename(final)
             _sync(self.path)
@@ -252,6 +271,11 @@ class StateDir:
         with _named_errors(), suppress(FileNotFoundError):
             (self.path / "waiting.json").unlink()
             _sync(self.path)
+
+    def save_lately(self, lately: Lately) -> None:
+        """Writes only what is new."""
+        if lately != self.lately():
+            self._replace("lately.json", write_object({"v": 1, **lately.to_members()}))
 
     def save_unanswered(self, yes: bool) -> None:
         """True before new keys are sent in the place of current ones, False once the answer is saved.
@@ -290,6 +314,13 @@ class StateDir:
             _write(draft, data)
             draft.rename(self.path / name)
             _sync(self.path)
+
+
+def _optional(path: Path) -> bytes | None:
+    try:
+        return _read(path)
+    except FileNotFoundError:
+        return None
 
 
 def _read(path: Path) -> bytes:

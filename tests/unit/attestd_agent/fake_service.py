@@ -32,6 +32,7 @@ from attestd.credentials.jws import raw_signature, sign_jws
 from attestd.credentials.requests import verify_request
 from attestd.errors import AttestdError, Unauthenticated
 from attestd.ids import EkHash
+from attestd.protocol.demanded import HEADER
 from attestd.protocol.derivations import (
     device_certify_data,
     device_quote_data,
@@ -47,6 +48,7 @@ from attestd.protocol.messages import (
     CompleteRequest,
     CredentialAnswer,
     EnrollmentEvidence,
+    Lately,
     RenewalRequest,
     TokenAnswer,
     TokenRequest,
@@ -209,6 +211,9 @@ class FakeService:
         self.spiffe_id: str | None = None
         self.selection: dict[str, tuple[int, ...]] = SELECTION
         self.wants: tuple[str, ...] = ()
+        self.demanded: str | None = None  # the header Attestd-Evidence
+        self.wants_attestation = False
+        self.ear, self.lately = "", Lately()
         self.now: Callable[[], datetime] = utc_now
         self.server_begin: datetime | None = None
         self.server_end: datetime | None = None
@@ -286,6 +291,7 @@ class FakeService:
             ("GET", "/v1/root"): lambda _, __: Answer(200, self.root_pem),
             ("GET", "/v1/nonce"): lambda _, __: Answer(204),
             ("GET", "/v1/time"): self._time,
+            ("GET", f"/v1/demands/{self.device_id}"): self._demands,
             ("POST", "/v1/enrollments"): self._begin,
             ("POST", "/v1/enrollments/complete"): self._complete,
             ("POST", "/v1/attestations"): self._attest,
@@ -306,6 +312,9 @@ class FakeService:
             return problem(error.slug(), status, **members)
         except Exception:  # noqa: BLE001  (a fault of this file: seen in the failing test)
             return problem("fake-service-broke", 500, detail=traceback.format_exc()[-480:])
+
+    def _demands(self, _: str, __: bytes) -> Answer:
+        return Answer(200, write_object({"v": 1, "attest": True})) if self.wants_attestation else Answer(204)
 
     def new_nonce(self) -> str:
         nonce = os.urandom(48)
@@ -407,7 +416,8 @@ class FakeService:
         return self.answers[body]
 
     def _wait(self) -> Answer:
-        return Answer(202, WaitAnswer(self.state, self.retry_after).to_bytes(), {"Retry-After": str(self.retry_after)})
+        answer = WaitAnswer(self.state, self.retry_after, ear=self.ear, lately=self.lately)
+        return Answer(202, answer.to_bytes(), {"Retry-After": str(self.retry_after)})
 
     def _credential(self, key: ec.EllipticCurvePublicKey) -> Answer:
         now = self.now()
@@ -429,6 +439,8 @@ class FakeService:
             result={"status": "affirming"},
             renew_after=self.renew_after,
             expires_in=self.lifetime,
+            ear=self.ear,
+            lately=self.lately,
         )
         return Answer(200, answer.to_bytes())
 
@@ -515,6 +527,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.wrote = True
         self.send_response(answer.status)
         headers = {"Replay-Nonce": self.service.new_nonce(), "Content-Type": "application/json", **answer.headers}
+        if self.service.demanded is not None:
+            headers.setdefault(HEADER, self.service.demanded)
         for name, value in headers.items():
             self.send_header(name, value)
         if answer.status != 204:

@@ -28,7 +28,7 @@ from tests.unit.attestd_agent.keysmith import enrolled, record
 def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     root = logging.getLogger()
     kept = root.handlers[:], root.level
-    for name in ("SERVER", "CA", "TCTI", "STATE_DIR", "EK", "EK_CERT"):
+    for name in ("SERVER", "CA", "TCTI", "STATE_DIR", "EK", "EK_CERT", "EVENTLOG", "IMA", "CHECK_IN"):
         monkeypatch.delenv(f"ATTESTD_AGENT_{name}", raising=False)
     yield
     root.handlers[:], root.level = kept
@@ -39,9 +39,9 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    def call(command: str, *options: str, state: bool = True) -> Result:
+    def call(command: str, *options: str, state: bool = True, env: dict[str, str] | None = None) -> Result:
         where = ["--state-dir", str(tmp_path / "state")] if state else []
-        return CliRunner().invoke(cli.app, [command, *where, *options])
+        return CliRunner().invoke(cli.app, [command, *where, *options], env=env)
 
     return call
 
@@ -79,6 +79,37 @@ def test_a_device_s_life(run: Run, there: list[str], tpm: SoftwareTpm, service: 
     assert (found.exit_code, json.loads(found.stdout)["state"]) == (0, "healthy")
     assert json.loads(found.stdout)["serial"] == f"{service.issued[-1].serial_number:040x}"
     assert len(service.issued) == 4
+
+
+@pytest.mark.parametrize("by", ["option", "environment"])
+def test_named_logs_go_with_whatever_attests(
+    run: Run, there: list[str], service: FakeService, tmp_path: Path, by: str
+) -> None:
+    (tmp_path / "events").write_bytes(b"events")
+    (tmp_path / "list").write_bytes(b"measurements")
+    named = ["--eventlog", str(tmp_path / "events"), "--ima", str(tmp_path / "list")]
+    environ = {"ATTESTD_AGENT_EVENTLOG": named[1], "ATTESTD_AGENT_IMA": named[3]} if by == "environment" else {}
+    named, tcti = [] if environ else named, there[:2]
+    service.wants, service.demanded = ("eventlog", "ima"), "sha256:0,1,2,3,4,5,6,7 eventlog ima"
+    assert run("enroll", *there, *named, env=environ).exit_code == 0
+    assert run("run", "--once", *tcti, *named, env=environ).exit_code == 0
+    service.hooks.append(on("/v1/renewals", problem("attestation-overdue", 403)))
+    assert run("renew", *tcti, *named, env=environ).exit_code == 0
+    service.hooks.append(on("/v1/tokens", problem("attestation-overdue", 403)))
+    assert run("token", "--audience", "readings", *tcti, *named, env=environ).exit_code == 0
+    assert [(one.eventlog, one.ima) for one in service.evidence] == 4 * [(b"events", b"measurements")]
+
+
+def test_this_machine_s_logs_are_not_a_software_tpm_s(run: Run, there: list[str], service: FakeService) -> None:
+    service.wants = ("eventlog", "ima")
+    assert run("enroll", *there).exit_code == 0
+    (sent,) = service.evidence
+    assert (sent.eventlog, sent.ima) == (None, None)
+
+
+@pytest.mark.parametrize("seconds", ["-1", "86401", "often"])
+def test_a_check_in_that_can_t_be(run: Run, there: list[str], seconds: str) -> None:
+    assert run("run", *there, "--check-in", seconds).exit_code == 2
 
 
 def test_for_people_it_reads_well(run: Run, there: list[str], service: FakeService) -> None:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestd.protocol.messages import WaitAnswer
 from attestd_agent.agent import NotEnrolled
+from attestd_agent.checkins import CheckIns
 from attestd_agent.clock import DeviceClock
 from attestd_agent.daemon import Daemon, Notifier, Stopped, StopRequest
 from attestd_agent.failures import KeysNotOfThisTpm, TpmUnavailable
@@ -74,6 +75,7 @@ def daemon(agent: Outcomes, *, chance: float = 0.5, **options: Any) -> Daemon:
         stop=options.get("stop", StopRequest()),
         notifier=Notifier({}),
         boot=options.get("boot", lambda: 0.0),
+        check_ins=options.get("check_ins"),
     )
 
 
@@ -181,6 +183,101 @@ def test_the_loop_runs_until_it_is_told_to_stop() -> None:
     assert max(slept) <= 30.0  # a suspended machine wakes up to what is due
 
 
+def test_a_plan_comes_when_it_is_due() -> None:
+    now = iter([0.0, 0.0, 20.0, 20.0])
+    assert daemon(Outcomes(DUE), boot=lambda: next(now), stop=Sleepless())._wait(Plan(Act.ATTEST, 10)) == Plan(
+        Act.ATTEST, 10
+    )
+
+
+class Sleepless(StopRequest):
+    """Sleeps by a clock that the test reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize("act", [Act.ATTEST, Act.ENROLL])
+def test_a_hangup_brings_the_next_act_forward(act: Act) -> None:
+    stop = Sleepless()
+    stop.hurry()
+    found = daemon(Outcomes(DUE), stop=stop, boot=lambda: stop.now)._wait(Plan(act, 1800))
+    assert found == Plan(act, 1800, asked=True)
+    assert stop.now == 0
+    assert not stop.hurried()  # once
+
+
+def test_it_ends_a_sleep() -> None:
+    stop = StopRequest()
+    stop.hurry()
+    began = time.monotonic()
+    stop.sleep(30)
+    assert time.monotonic() - began < 5
+    assert not stop.requested
+    assert stop.hurried()
+    began = time.monotonic()
+    stop.sleep(0.1)  # and is over: the next sleep sleeps
+    assert time.monotonic() - began > 0.09
+
+
+def test_a_stop_is_not_forgotten_for_a_hangup() -> None:
+    stop = StopRequest()
+    stop.hurry()
+    stop.stop()
+    assert stop.hurried()
+    began = time.monotonic()
+    stop.sleep(30)
+    assert time.monotonic() - began < 5
+    assert stop.requested
+
+
+def wanted_after(seconds: float, stop: Sleepless, *, every: float = 300.0) -> tuple[CheckIns, list[float]]:
+    """A service that wants an attestation after so long, and when it was asked."""
+    asked: list[float] = []
+
+    def ask() -> bool:
+        asked.append(stop.now)
+        return stop.now >= seconds
+
+    return CheckIns(ask, every=every, random=lambda: 0.5), asked
+
+
+def test_a_service_that_wants_it_is_obeyed_at_once() -> None:
+    stop = Sleepless()
+    check_ins, asked = wanted_after(700, stop)
+    running = daemon(Outcomes(DUE), stop=stop, boot=lambda: stop.now, check_ins=check_ins)
+    assert running._wait(Plan(Act.ATTEST, 1800)) == Plan(Act.ATTEST, 1800, asked=True)
+    assert [round(at, -2) for at in asked] == [300, 600, 900]
+
+
+def test_a_service_that_does_not_changes_no_plan() -> None:
+    stop = Sleepless()
+    check_ins, asked = wanted_after(1e9, stop)
+    running = daemon(Outcomes(DUE), stop=stop, boot=lambda: stop.now, check_ins=check_ins)
+    assert running._wait(Plan(Act.ATTEST, 1000)) == Plan(Act.ATTEST, 1000)
+    assert stop.now == 1000
+    assert len(asked) == 3
+
+
+def test_who_has_nothing_to_attest_with_is_not_asked_for() -> None:
+    stop = Sleepless()
+    check_ins, asked = wanted_after(0, stop)
+    running = daemon(Outcomes(), stop=stop, boot=lambda: stop.now, check_ins=check_ins)
+    assert running._wait(Plan(Act.ENROLL, 1000)) == Plan(Act.ENROLL, 1000)
+    assert asked == []
+
+
+def test_what_is_asked_for_is_done_though_nothing_is_due() -> None:
+    agent = Outcomes(enrolled(record(renew_in=1800)))
+    agent.next = [enrolled(record(renew_in=1700))]
+    assert daemon(agent).step(Plan(Act.ATTEST, 1800, asked=True)) == Plan(Act.ATTEST, 1700.0)
+    assert agent.acts == ["attest"]
+
+
 def test_stopping_while_an_exchange_is_under_way_raises_at_once() -> None:
     stop = StopRequest()
     with pytest.raises(Stopped), stop.interruptible():
@@ -237,7 +334,7 @@ def test_the_watchdog_s_interval(environ: dict[str, str], interval: float | None
 class Process:
     """`attestd-agent run` as systemd would start it; its log, read as it comes."""
 
-    def __init__(self, tpm: SoftwareTpm, service: FakeService, folder: Path) -> None:
+    def __init__(self, tpm: SoftwareTpm, service: FakeService, folder: Path, *words: str) -> None:
         self.state = folder / "state"
         self.channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         address = folder / f"notify-{time.monotonic_ns()}"
@@ -250,6 +347,7 @@ class Process:
             str(write_root(service.authority.root.public_bytes(Encoding.DER), folder)),
             "--ek",
             "ecc-p256",
+            *words,
         ]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -284,8 +382,8 @@ class Process:
 
 
 @contextmanager
-def running(tpm: SoftwareTpm, service: FakeService, folder: Path) -> Iterator[Process]:
-    found = Process(tpm, service, folder)
+def running(tpm: SoftwareTpm, service: FakeService, folder: Path, *words: str) -> Iterator[Process]:
+    found = Process(tpm, service, folder, *words)
     try:
         yield found
     finally:
@@ -316,6 +414,20 @@ def test_it_enrolls_renews_outlives_a_dead_service_and_ends_on_sigterm(
     kept = StateDir(tmp_path / "state").load()
     assert kept is not None
     assert kept.leaf == service.issued[-1]
+
+
+def test_it_attests_when_the_service_or_a_signal_says_so(
+    blank_tpm: SoftwareTpm, service: FakeService, tmp_path: Path
+) -> None:
+    with running(blank_tpm, service, tmp_path, "--check-in", "0.2") as process:
+        process.until("enrolled")
+        process.process.send_signal(signal.SIGHUP)
+        process.until("attested", 1)
+        service.wants_attestation = True
+        process.until("attested", 2)
+        service.wants_attestation = False
+        assert process.end() == 0
+        assert {"told to act now", "the service wants an attestation now"} <= {e["event"] for e in process.events()}
 
 
 def test_after_a_restart_it_keeps_the_credential_and_its_appointment(

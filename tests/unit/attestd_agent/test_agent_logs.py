@@ -9,40 +9,78 @@ from typing import Any
 
 import pytest
 
-from attestd.protocol.messages import MAX_LOG
 from attestd_agent import journal
-from attestd_agent.bootlogs import BootLogs
+from attestd_agent.bootlogs import MAX_LIST, BootLogs
 
 
 @pytest.fixture
 def logs(tmp_path: Path) -> BootLogs:
     found = BootLogs(tmp_path / "events", tmp_path / "ima")
-    found.eventlog.write_bytes(b"events")
-    found.ima.write_bytes(b"measurements")
+    (tmp_path / "events").write_bytes(b"events")
+    (tmp_path / "ima").write_bytes(b"measurements")
     return found
 
 
-def test_only_what_is_wanted_is_read(logs: BootLogs) -> None:
-    assert logs.read(()) == {}
-    assert logs.read(("ima",)) == {"ima": b"measurements"}
-    assert logs.read(("eventlog", "ima")) == {"eventlog": b"events", "ima": b"measurements"}
+def test_each_is_read_whole(logs: BootLogs) -> None:
+    assert logs.read("eventlog") == b"events"
+    assert logs.read("ima") == b"measurements"
 
 
-def test_what_can_t_be_read_is_left_out_and_logged(logs: BootLogs, caplog: pytest.LogCaptureFixture) -> None:
-    logs.ima.unlink()
-    assert logs.read(("eventlog", "ima")) == {"eventlog": b"events"}
+def test_what_can_t_be_read_is_left_out_and_logged(
+    logs: BootLogs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "ima").unlink()
+    assert logs.read("ima") is None
     assert "can't be read" in caplog.text
 
 
-def test_what_is_unknown_is_left_out_and_logged(logs: BootLogs, caplog: pytest.LogCaptureFixture) -> None:
-    assert logs.read(("future",)) == {}
-    assert "does not know" in caplog.text
+@pytest.mark.parametrize(
+    ("logs", "name", "why"),
+    [(BootLogs(), "eventlog", "has none"), (BootLogs(), "ima", "has none"), (BootLogs(), "future", "does not know")],
+    ids=["eventlog", "ima", "future"],
+)
+def test_what_there_is_not_is_left_out_and_logged(
+    logs: BootLogs, name: str, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert logs.read(name) is None
+    assert why in str(vars(caplog.records[0])["why"])
 
 
-@pytest.mark.parametrize(("size", "sent"), [(MAX_LOG, True), (MAX_LOG + 1, False)])
-def test_no_more_than_a_message_takes(logs: BootLogs, size: int, sent: bool) -> None:
-    logs.eventlog.write_bytes(bytes(size))
-    assert ("eventlog" in logs.read(("eventlog",))) is sent
+@pytest.mark.parametrize(("size", "read"), [(MAX_LIST, True), (MAX_LIST + 1, False)])
+def test_no_more_is_read_than_a_list_may_have(
+    logs: BootLogs, tmp_path: Path, size: int, read: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (tmp_path / "ima").open("wb") as file:
+        file.truncate(size)
+    assert (logs.read("ima") is not None) is read
+    assert ("too large" in caplog.text) is not read
+
+
+SYS = Path("/sys/kernel/security")
+
+
+@pytest.mark.parametrize(
+    ("tcti", "eventlog", "ima"),
+    [
+        ("device:/dev/tpmrm0", "tpm0/binary_bios_measurements", "ima/binary_runtime_measurements"),
+        ("device:/dev/tpm0", "tpm0/binary_bios_measurements", "ima/binary_runtime_measurements"),
+        ("device:/dev/tpmrm1", "tpm1/binary_bios_measurements", None),
+        ("swtpm:path=/dev/tpmrm0", None, None),
+        ("mssim:host=localhost,port=2321", None, None),
+        ("device:/tmp/dev/tpmrm0", None, None),
+        ("device:/dev/tpmrm0/../vtpm", None, None),
+        ("device", None, None),
+    ],
+)
+def test_the_kernel_s_logs_go_with_the_kernel_s_tpm(tcti: str, eventlog: str | None, ima: str | None) -> None:
+    assert BootLogs.of(tcti) == BootLogs(
+        None if eventlog is None else SYS / eventlog, None if ima is None else SYS / ima
+    )
+
+
+@pytest.mark.parametrize("tcti", ["device:/dev/tpmrm0", "swtpm:path=x"])
+def test_named_ones_go_with_any(tcti: str) -> None:
+    assert BootLogs.of(tcti, eventlog=Path("e"), ima=Path("i")) == BootLogs(Path("e"), Path("i"))
 
 
 # ---- The agent's own ------------------------------------------------------------------------------------------------

@@ -44,6 +44,8 @@ class Became(BaseException):
             Path('an "ek".pem'),
             "0x81020001",
             Path("an iak.pem"),
+            Path("an event log"),
+            Path("a list"),
         ),
     ],
     ids=["few", "all"],
@@ -63,16 +65,17 @@ def test_its_options_arrive_whole(monkeypatch: pytest.MonkeyPatch, options: Opti
 
     monkeypatch.setattr(os, "execv", execv)
     monkeypatch.setattr(resident, "assemble", assemble)
-    monkeypatch.setattr("attestd_agent.daemon.StopRequest.listen", lambda stop: None)
+    monkeypatch.setattr("attestd_agent.daemon.StopRequest.listen", lambda stop, **_: None)
     with pytest.raises(Became):
-        resident.become(options, as_json=True, debug=False)
+        resident.become(options, check_in=60.0, as_json=True, debug=False)
     assert resident.main(seen[0]) == TPM
     assert seen[1] == options
+    assert json.loads(seen[0])["check_in"] == 60.0
 
 
 def test_errors_are_told_as_by_any_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     told = {"options": {"state_dir": "/nowhere", "ek_certificate": None}, "as_json": True, "debug": False}
-    monkeypatch.setattr("attestd_agent.daemon.StopRequest.listen", lambda stop: None)
+    monkeypatch.setattr("attestd_agent.daemon.StopRequest.listen", lambda stop, **_: None)
     assert resident.main(json.dumps(told)) == 2
     assert json.loads(capsys.readouterr().out)["error"]["name"] == "server-not-named"
 

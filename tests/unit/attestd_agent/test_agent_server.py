@@ -14,6 +14,7 @@ from attestd.credentials.bundle import TimeBehindFloor, TimeNonceWrong
 from attestd.credentials.jws import SignatureWrong
 from attestd.credentials.requests import SoftwareKey
 from attestd.errors import AttestdError, Unauthenticated
+from attestd.protocol.demanded import HEADER
 from attestd.protocol.messages import (
     BeginAnswer,
     BeginRequest,
@@ -349,3 +350,41 @@ def test_a_false_time_teaches_nothing(service: FakeService, lie: Any, refusal: t
     with pytest.raises(refusal):
         server.fetch_time(clock)
     assert clock.needs_time
+
+
+# ---- Demands --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_whether_an_attestation_is_wanted(server: Server, service: FakeService, wanted: bool) -> None:
+    service.wants_attestation = wanted
+    assert server.demands(DEVICE_ID) is wanted
+
+
+@pytest.mark.parametrize("body", [b'{"v":1}', b'{"v":1,"attest":false}', b'{"v":1,"attest":"yes"}'])
+def test_only_true_is_yes(server: Server, service: FakeService, body: bytes) -> None:
+    service.hooks.append(on(f"/v1/demands/{DEVICE_ID}", Answer(200, body)))
+    assert not server.demands(DEVICE_ID)
+
+
+@pytest.mark.parametrize("body", [b"", b"true", b'{"v":2,"attest":true}', b'{"attest":true}'])
+def test_what_is_no_answer_is_refused(server: Server, service: FakeService, body: bytes) -> None:
+    service.hooks.append(on(f"/v1/demands/{DEVICE_ID}", Answer(200, body)))
+    with pytest.raises(AnswerMalformed):
+        server.demands(DEVICE_ID)
+
+
+def test_a_service_that_knows_no_demands_refuses(server: Server) -> None:
+    with pytest.raises(ServerRefused):
+        server.demands("../tokens")
+
+
+def test_words_of_an_answer_without_a_nonce_are_not_the_newest(server: Server, service: FakeService) -> None:
+    """The nonce and the words go into one quote."""
+    service.demanded = "sha256:0,7 ima"
+    server.ask()
+    assert server.demanded == ({"sha256": (0, 7)}, ("ima",))
+    quiet = Answer(204, headers={"Replay-Nonce": "", HEADER: "sha256:1"})
+    service.hooks.append(on("/v1/nonce", quiet))
+    server.ask()
+    assert server.demanded == ({"sha256": (0, 7)}, ("ima",))

@@ -1,0 +1,54 @@
+"""A device with a real TPM in software beside a service in this process (tests/real_machine.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from attestd_agent.clock import BUILD_TIME
+from tests.real_machine import Machine
+from tests.service import SITE, World
+from tests.software_tpm import SoftwareTpm, missing_programs
+from tests.unit.attestd_agent.conftest import ready
+
+FIRMWARE = b"firmware 1.0"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    found = World(tmp_path / "instance")
+    found.clock.now = BUILD_TIME + timedelta(days=10)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def new_tpm() -> Iterator[Callable[[], SoftwareTpm]]:
+    pytest.importorskip("tpm2_pytss", reason="tpm2-pytss is not installed")
+    if missing := missing_programs(manufacture=False):
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    made: list[SoftwareTpm] = []
+
+    def make() -> SoftwareTpm:
+        made.append(SoftwareTpm())
+        made[-1].start()
+        return ready(made[-1])
+
+    yield make
+    for tpm in made:
+        tpm.close()
+
+
+@pytest.fixture
+def machine(world: World, new_tpm: Callable[[], SoftwareTpm], tmp_path: Path) -> Machine:
+    """In the inventory, booted, enrolled and well."""
+    found = Machine(world, new_tpm(), tmp_path / "state")
+    found.insert(found.tpm, certified=True)
+    line = f"ek_hash,tier,site\n{found.ek_hash},device,{SITE}\n".encode()
+    assert world.admin.post("/v1/admin/devices/import", line, content_type="text/csv").status_code == 200
+    found.boot(FIRMWARE)
+    assert found.steps() == 1
+    return found
