@@ -34,7 +34,7 @@ from attestd.registry.acts import Step
 from attestd.registry.contents import packed, unpacked
 from attestd.registry.statements import Statement
 from attestd.registry.states import State
-from attestd.registry.tables import devices, watched
+from attestd.registry.tables import devices, held, watched
 from attestd.registry.tables import reference_manifests as manifests
 
 MAX_PAGE: Final = 1000
@@ -236,7 +236,8 @@ def purge_watched(c: Connection, *, now: int, limit: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Affected:
-    """An active device, and what its newest result says: the manifests that decided, and how."""
+    """An active device, and what its newest result says: the manifests that decided, and how. A result that the brake
+    holds is the newest."""
 
     device_id: DeviceId
     subject: Subject
@@ -275,12 +276,13 @@ def affected(
     elif refused_by:
         wanted.append(refused)
     columns = [devices.c[name] for name in ("id", "tier", "labels", "manufacturer", "model", "result")]
-    rows = c.execute(select(*columns).where(*wanted).order_by(devices.c.id).limit(limit)).all()
+    braked = exists().where(held.c.device_id == devices.c.id).label("braked")
+    rows = c.execute(select(*columns, braked).where(*wanted).order_by(devices.c.id).limit(limit)).all()
     found = [
         Affected(
             DeviceId(row.id),
             Subject(None if row.tier is None else Tier(row.tier), row.labels, row.manufacturer or "", row.model or ""),
-            str((row.result or {}).get("status", "")),
+            "contraindicated" if row.braked else str((row.result or {}).get("status", "")),
             frozenset((row.result or {}).get("policies", ())),
         )
         for row in rows

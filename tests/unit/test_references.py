@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import insert, update
 
 from attestd import references as verbs
 from attestd.appraisal.learning import Wish
@@ -31,9 +31,9 @@ from attestd.registry import audit, evidence, references
 from attestd.registry.evidence import BAD, GOOD, ImaPart, Kept
 from attestd.registry.references import ReferencesRaced, StoredManifest, UnknownManifest
 from attestd.registry.states import State, UnknownDevice
-from attestd.registry.tables import devices
+from attestd.registry.tables import devices, held
 from tests import ima_lists as w
-from tests.service import World, meanwhile
+from tests.service import PCRS, World, meanwhile
 from tests.unit.registry.conftest import Fleet
 
 GOOD_VALUE = "11" * 32
@@ -72,6 +72,12 @@ class Desk:
     def say(self, device_id: DeviceId, **values: Any) -> None:
         with self.world.registry.acting() as c:
             c.execute(update(devices).where(devices.c.id == device_id).values(**values))
+
+    def brake(self, device_id: DeviceId) -> None:
+        """The brake holds a contraindicated result of it."""
+        row = {"device_id": device_id, "at": self.now, "result": {"status": "contraindicated"}}
+        with self.world.registry.acting() as c:
+            c.execute(insert(held).values(**row))
 
     def watched(self, device_id: DeviceId, stored: StoredManifest, *reasons: str) -> None:
         """The device attests, and this is what the watched manifest says of it."""
@@ -329,8 +335,9 @@ def test_an_update_overlaps_and_needs_no_flag(desk: Desk) -> None:
         lambda desk, first, device: desk.say(device, result={"status": "contraindicated", "policies": [_id(first)]}),
         lambda desk, first, device: desk.say(device, result={"status": "affirming", "policies": ["x@sha256:00"]}),
         lambda desk, first, device: desk.verbs.withdraw(first.number, desk.world.act),
+        lambda desk, first, device: desk.brake(device),
     ],
-    ids=["it refused the device", "another held it", "it counts no longer"],
+    ids=["it refused the device", "another held it", "it counts no longer", "the brake holds a worse result"],
 )
 def test_what_does_not_hold_a_device(desk: Desk, lie: Callable[[Desk, StoredManifest, DeviceId], None]) -> None:
     first = desk.add()
@@ -418,6 +425,64 @@ def test_going_back_to_what_counts_still(desk: Desk) -> None:
     assert (again.digest, again.until) == (first.digest, None)
     desk.world.clock.advance(seconds=OVERLAP + 1)
     assert desk.counting() == [("bike-4", "enforce")]
+
+
+# ---- The whole walk, by devices that attest --------------------------------------------------------------------
+
+
+def of_values(**members: Any) -> ReferenceManifest:
+    values = {str(index): [value.hex()] for index, value in PCRS["sha256"].items() if index in (0, 2)}
+    return manifest(**{"pcrs": {"sha256": values}, **members})
+
+
+def test_from_the_first_machine_to_enforce_and_to_its_refusal(desk: Desk) -> None:
+    """Learned, watched, enforced; then its boot changes, and it is refused."""
+    world = desk.world
+    device = world.enrolled()
+    draft = learn(desk, DeviceId(device.id), facts=frozenset(), pcrs=frozenset({0, 2})).draft
+    assert draft.manifest.pcrs == of_values().pcrs
+    watched = desk.add(draft.manifest, Stage.MONITOR)
+    with pytest.raises(WouldRefuse):  # nothing is known of it yet
+        desk.promote(watched)
+    world.clock.advance(seconds=NOTICED + 1)
+    assert device.attest().status_code == 200
+    enforced = desk.promote(watched)
+    world.clock.advance(seconds=NOTICED)
+    assert device.attest().status_code == 200
+    assert (world.row(device).result or {})["policies"] == [_id(enforced)]
+
+    tampered = replace_pcr(device.pcrs, 0)
+    changed = manifest(pcrs={"sha256": {"0": [tampered["sha256"][0].hex()]}})
+    desk.add(changed, Stage.MONITOR)
+    prospect = desk.verbs.prospect(changed, now=desk.now)
+    assert (prospect.unheard, prospect.held) == (0, 1)  # the enforced one holds it
+
+    device.pcrs = tampered
+    device.attest()
+    assert (world.row(device).result or {})["status"] == "contraindicated"
+
+
+def replace_pcr(pcrs: Any, index: int) -> Any:
+    return {"sha256": {**pcrs["sha256"], index: b"\xee" * 32}}
+
+
+def test_what_a_watched_manifest_would_have_refused(desk: Desk) -> None:
+    world = desk.world
+    device = world.enrolled()
+    watched = desk.add(stage=Stage.MONITOR)
+    world.clock.advance(seconds=NOTICED + 1)
+    assert device.attest().status_code == 200
+    with world.registry.reading() as c:
+        total, (refused,) = references.would_refuse(c, watched.digest)
+    assert (total, refused.device_id) == (1, device.id)
+    assert "PCR 0" in refused.reasons[0]
+    with pytest.raises(WouldRefuse):
+        desk.promote(watched)
+    world.clock.advance(seconds=NOTICED)
+    held = desk.add(of_values(), Stage.MONITOR)
+    world.clock.advance(seconds=NOTICED + 1)
+    assert device.attest().status_code == 200
+    desk.promote(held)
 
 
 # ---- Learning ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from attestd.ids import DeviceId
 from attestd.registry import evidence
 from attestd.registry.engine import Registry
-from attestd.registry.evidence import BAD, GOOD, ImaPart, Kept
+from attestd.registry.evidence import BAD, GOOD, Endorsement, ImaPart, Kept
 from attestd.registry.states import State
 from attestd.registry.tables import ima_parts
 
@@ -127,22 +127,27 @@ def test_parts_are_stored_compressed(registry: Registry, device_id: DeviceId) ->
 
 
 def test_by_what_a_tpm_was_endorsed(registry: Registry, device_id: DeviceId) -> None:
+    nothing = Endorsement(None, ())
+    first = Endorsement(b"a certificate", (b"1" * 32, b"2" * 32))
+    second = Endorsement(b"another", (b"3" * 32,))
     with registry.reading() as c:
-        assert evidence.endorsed_by(c, device_id) == []
-    registry.act(*evidence.keeping_endorsement(device_id, [b"1" * 32, b"2" * 32], now=NOW))
-    registry.act(*evidence.keeping_endorsement(device_id, [b"3" * 32, b"4" * 32], now=NOW))
-    with registry.reading() as c:
-        assert evidence.endorsed_by(c, device_id) == [b"3" * 32, b"4" * 32]
+        assert evidence.endorsed_by(c, device_id) == nothing
+    for endorsement in (first, second, nothing):
+        registry.act(*evidence.keeping_endorsement(device_id, endorsement, now=NOW))
+        with registry.reading() as c:
+            assert evidence.endorsed_by(c, device_id) == endorsement
 
 
 def test_a_device_that_is_forgotten_leaves_nothing(registry: Registry, fleet: Fleet, device_id: DeviceId) -> None:
     other = fleet.device(State.ACTIVE).id
+    endorsed = Endorsement(b"a certificate", (b"1" * 32,))
     for each in (device_id, other):
         keep(registry, each, ima=ImaPart(0, b"a"))
-        registry.act(*evidence.keeping_endorsement(each, [b"1" * 32], now=NOW))
+        registry.act(*evidence.keeping_endorsement(each, endorsed, now=NOW))
     with registry.acting() as c:
         evidence.forget(c, [device_id])
-        assert (evidence.every(c, device_id), evidence.endorsed_by(c, device_id)) == ([], [])
+        assert evidence.every(c, device_id) == []
+        assert evidence.endorsed_by(c, device_id) == Endorsement(None, ())
         assert evidence.ima_list(c, device_id, "1.0", entries=9) == []
-        assert len(evidence.every(c, other)) == len(evidence.endorsed_by(c, other)) == 1
+        assert (len(evidence.every(c, other)), evidence.endorsed_by(c, other)) == (1, endorsed)
         assert len(evidence.ima_list(c, other, "1.0", entries=9)) == 1

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from attestd.ids import DeviceId
 from attestd.protocol.encoding import write_object
 from attestd.references import NOTICED
 from attestd.registry import audit, evidence, references
@@ -142,8 +143,8 @@ def test_what_a_watched_manifest_would_refuse(world: World) -> None:
     now = int(world.clock().timestamp())
     with world.registry.reading() as c:
         digest = references.by_number(c, stored["number"]).digest
-    for device_id in ids[:2]:
-        world.registry.act(*references.watching(device_id, digest, ["PCR 0 is odd."], now=now))
+    for device_id, reasons in zip(ids, (["PCR 0 is odd."], ["PCR 0 is odd."], []), strict=True):
+        world.registry.act(*references.watching(DeviceId(device_id), digest, reasons, now=now))
     page = world.viewer.get(f"{WHERE}/{stored['number']}/refusals?limit=1").json
     assert page["devices"] == [{"id": ids[0], "at": now, "reasons": ["PCR 0 is odd."]}]
     assert (page["total"], page["after"], page["reference"]) == (2, ids[0], stored)

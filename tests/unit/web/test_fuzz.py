@@ -222,6 +222,28 @@ def bodies(cast: Cast) -> dict[str, bytes]:
         "POST /v1/admin/credentials/<serial>/revoke": write_object({"v": 1, "reason": "why"}),
         "POST /v1/admin/trust": cast.world.maker.root.certificate,
         "PUT /v1/admin/policy": write_object({"v": 1, "text": default_policy()}),
+        "POST /v1/admin/brake/engage": write_object({"v": 1, "reason": "why"}),
+        "POST /v1/admin/brake/release": write_object({"v": 1, "held": "dismiss", "reason": "why"}),
+        "POST /v1/admin/devices/release-cohort": write_object(
+            {"v": 1, "site": "shop-1", "expected": 0, "reason": "why"}
+        ),
+        "POST /v1/admin/references": write_object(
+            {"name": "bike-4", "stage": "monitor", "pcrs": {"sha256": {"0": ["11" * 32]}}, "boot": {"uki": True}}
+        ),
+        "POST /v1/admin/references/learn": write_object(
+            {
+                "v": 1,
+                "devices": [cast.device.id],
+                "name": "x",
+                "pcrs": [0],
+                "match": {"tier": "device"},
+                "runtime": True,
+            }
+        ),
+        "POST /v1/admin/references/<number>/promote": write_object(
+            {"v": 1, "stage": "monitor", "overlap": 60, "accept_refusals": 1, "unwatched": False, "reason": "why"}
+        ),
+        "POST /v1/admin/references/<number>/withdraw": write_object({"v": 1, "reason": "why"}),
         "POST /v1/admin/proxies": write_object({"v": 1, "name": "till-7", "site": "shop-1", "public_key": pem}),
         "POST /v1/admin/proxies/<name>/disable": b'{"v":1}',
         "POST /v1/admin/operators": write_object({"v": 1, "name": "ada", "role": "viewer", "public_key": pem}),
@@ -258,7 +280,7 @@ def test_signed_calls_with_spoiled_bodies(
     check(caller.open(method, fill(cast, template, id), body, content_type=accepted[media % len(accepted)]))
 
 
-NAMES = ["state", "tier", "site", "q", "after", "before", "limit", "device", "subject", "nonce"]
+NAMES = ["state", "tier", "site", "q", "after", "before", "limit", "device", "subject", "nonce", "all"]
 
 
 @MANY
