@@ -146,12 +146,12 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "attestd/issuance/trust.py": _ISSUING,
     "attestd/callers.py": (f"{_UNIT}/test_callers.py", "tests/attacks/test_operations.py"),
-    "attestd/operations.py": (
+    "attestd/operations/instance.py": (
         f"{_UNIT}/web/test_admin_settings.py",
         f"{_UNIT}/web/test_admin.py",
         "tests/attacks/test_operations.py",
     ),
-    "attestd/references.py": (f"{_UNIT}/test_references.py",),
+    "attestd/operations/references.py": (f"{_UNIT}/test_references.py",),
     "attestd/registry/references.py": (f"{_UNIT}/registry/test_references.py", f"{_UNIT}/test_references.py"),
     "attestd/web/access.py": (f"{_UNIT}/web/test_access.py", "tests/attacks/test_default_allow.py"),
     "attestd/web/bodies.py": (f"{_UNIT}/web/test_bodies.py",),

@@ -38,7 +38,6 @@ from attestd.ca.profiles import load_profiles
 from attestd.callers import Callers
 from attestd.config import DatabaseSettings, ServerSettings, Settings
 from attestd.credentials.requests import SoftwareKey
-from attestd.fleet import Fleet
 from attestd.ids import Site, TrustDomain
 from attestd.issuance.appraising import Appraiser
 from attestd.issuance.attesting import Attestations
@@ -49,6 +48,7 @@ from attestd.issuance.lifecycle import Lifecycle
 from attestd.issuance.quarantining import Quarantines
 from attestd.issuance.trust import Trust
 from attestd.operations import Act, Operations
+from attestd.operations.fleet import Fleet
 from attestd.policy import PolicySet, default_policy, edge_tokens_policy
 from attestd.protocol.encoding import b64decode, read_object, write_object
 from attestd.protocol.signed import sign_detached

@@ -33,7 +33,6 @@ from attestd.ca.unlocking import Unlocking
 from attestd.callers import Callers
 from attestd.config import SettingInvalid, Settings
 from attestd.errors import Conflict
-from attestd.fleet import Fleet
 from attestd.ids import TrustDomain
 from attestd.issuance.appraising import Appraiser
 from attestd.issuance.attesting import Attestations
@@ -45,6 +44,7 @@ from attestd.issuance.lifecycle import Lifecycle
 from attestd.issuance.quarantining import Quarantines
 from attestd.issuance.trust import Trust
 from attestd.operations import Act, Operations
+from attestd.operations.fleet import Fleet
 from attestd.policy import PolicySet, default_policy
 from attestd.publication import Publication
 from attestd.registry import policies

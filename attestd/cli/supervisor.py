@@ -24,11 +24,11 @@ from attestd.cli.output import emit, report
 from attestd.cli.tls import ServiceTls
 from attestd.cli.workers import Workers
 from attestd.errors import AttestdError
-from attestd.retention import sweep
-from attestd.watching import watch
+from attestd.upkeep.retention import sweep
+from attestd.upkeep.watching import watch
 
 if TYPE_CHECKING:
-    from attestd.webhooks import Deliveries
+    from attestd.upkeep.webhooks import Deliveries
 
 _BACKLOG = 4096  # connections that the kernel completes while none is taken; net.core.somaxconn bounds it too
 _HEAD = 32 * 1024  # octets of a request's line and headers, and of what one connection buffers
@@ -52,7 +52,7 @@ def _webhooks_of(instance: Instance) -> Deliveries | None:
     """Who is to be told; None, and no HTTP client loaded, for an instance that tells nobody."""
     if not instance.settings.webhooks:
         return None
-    from attestd.webhooks import Deliveries
+    from attestd.upkeep.webhooks import Deliveries
 
     return Deliveries(instance.registry, instance.settings)
 

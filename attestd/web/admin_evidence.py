@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from flask import Blueprint, Response
 
-from attestd.exporting import export
 from attestd.ids import DeviceId
+from attestd.operations.exporting import export
 from attestd.registry.evidence import BAD, GOOD
 from attestd.web.admin_views import JSON, Query, QueryMalformed
 from attestd.web.context import Service, exchange

@@ -7,8 +7,8 @@ from typing import Final, TypeVar
 
 from flask import Blueprint, Response
 
-from attestd.fleet import Fate
 from attestd.ids import DeviceId, Site, Tier
+from attestd.operations.fleet import Fate
 from attestd.protocol.encoding import MalformedJson, Members
 from attestd.registry.cohorts import Cohort
 from attestd.registry.devices import APPRAISAL, OPERATOR

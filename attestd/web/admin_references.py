@@ -11,8 +11,8 @@ from attestd.appraisal.learning import Wish
 from attestd.appraisal.manifests import MAX_MANIFEST, ReferenceManifest, Stage, read_match
 from attestd.errors import InputTooLarge
 from attestd.ids import DeviceId
+from attestd.operations.references import MAX_GOLDEN, OVERLAP, Accepted, Prospect, References
 from attestd.protocol.encoding import MAX_SECONDS, MalformedJson, Members, read_object
-from attestd.references import MAX_GOLDEN, OVERLAP, Accepted, Prospect, References
 from attestd.registry import references
 from attestd.registry.references import StoredManifest, UnknownManifest
 from attestd.web.admin_views import NUMBER, Query, QueryMalformed, answer

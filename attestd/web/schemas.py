@@ -11,6 +11,7 @@ from typing import Any, Final
 from attestd.appraisal.manifests import Stage
 from attestd.appraisal.record import MAX_RECORD
 from attestd.ids import Tier
+from attestd.operations.references import MAX_GOLDEN
 from attestd.policy.source import MAX_POLICY
 from attestd.protocol.encoding import MAX_SECONDS
 from attestd.protocol.messages import (
@@ -26,7 +27,6 @@ from attestd.protocol.messages import (
     MAX_SEALED,
     MAX_SIGNATURE,
 )
-from attestd.references import MAX_GOLDEN
 from attestd.registry.demands import MAX_AT_ONCE
 from attestd.registry.operators import Role
 from attestd.registry.states import State

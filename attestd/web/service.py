@@ -8,11 +8,11 @@ from datetime import datetime
 
 from attestd.callers import Callers
 from attestd.config import Settings
-from attestd.fleet import Fleet
 from attestd.issuance.attesting import Attestations
 from attestd.issuance.enrollment import Enrollment
 from attestd.issuance.lifecycle import Lifecycle
 from attestd.operations import Operations
+from attestd.operations.fleet import Fleet
 from attestd.publication import Publication
 from attestd.registry.engine import Registry
 

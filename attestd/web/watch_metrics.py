@@ -15,7 +15,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from attestd.registry import expiring, gauges, references
 from attestd.registry.engine import Connection
 from attestd.registry.gauges import Gauges
-from attestd.watching import authorities
+from attestd.upkeep.watching import authorities
 from attestd.web.context import Service
 
 # In the octets of an answer, which are compact JSON: no string can hold this, for its quotes would be escaped.

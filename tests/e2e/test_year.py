@@ -20,7 +20,7 @@ from attestd.auditing.log import AuditLog
 from attestd.ids import DeviceId
 from attestd.registry import issued as issued_rows
 from attestd.registry.tables import audit, audit_heads, audit_tiles, bundles, devices, issued, spends
-from attestd.retention import sweep
+from attestd.upkeep.retention import sweep
 from tests.service import World
 
 DEVICES = 10

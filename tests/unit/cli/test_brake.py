@@ -141,8 +141,8 @@ def test_no_criterion(run: Run, world: World) -> None:
 
 
 def test_more_than_one_act_takes(run: Run, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attestd.fleet.MAX_COHORT", 1)
-    monkeypatch.setattr("attestd.fleet.SHOWN", 1)
+    monkeypatch.setattr("attestd.operations.fleet.MAX_COHORT", 1)
+    monkeypatch.setattr("attestd.operations.fleet.SHOWN", 1)
     both = quarantined(world), quarantined(world)
     ran = run("devices", "release-cohort", "--site", SITE, "--yes")
     assert "… and 1 more" in ran.out

@@ -11,8 +11,8 @@ import pytest
 from cryptography import x509
 
 from attestd.config import BrakeSettings, ReferenceSettings
-from attestd.fleet import Fate
 from attestd.issuance.quarantining import Quarantines
+from attestd.operations.fleet import Fate
 from attestd.registry import audit, brake, evidence, issued
 from attestd.registry.audit import AuditRecord
 from attestd.registry.engine import Registry

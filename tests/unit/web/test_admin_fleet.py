@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from attestd import fleet
 from attestd.ids import DeviceId
+from attestd.operations import fleet
 from attestd.registry import audit, brake, devices
 from attestd.registry.cohorts import Cohort
 from attestd.registry.states import Event, State

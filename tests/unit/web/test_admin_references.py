@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from attestd.ids import DeviceId
+from attestd.operations.references import NOTICED
 from attestd.protocol.encoding import write_object
-from attestd.references import NOTICED
 from attestd.registry import audit, evidence, references
 from attestd.registry.evidence import GOOD, Kept
 from attestd.web import admin_references

@@ -19,7 +19,7 @@ from attestd.protocol.encoding import write_object
 from attestd.registry import audit_tree, followers, references, trust
 from attestd.registry.engine import DatabaseBusy, Registry
 from attestd.registry.tables import brake, devices, held, quarantines
-from attestd.watching import watch
+from attestd.upkeep.watching import watch
 from attestd.web.app import create_app
 from attestd.web.health import ISSUER_LEFT
 from tests.service import World

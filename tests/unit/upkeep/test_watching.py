@@ -14,14 +14,14 @@ from typing import Any
 import httpx
 import pytest
 
-from attestd import watching
 from attestd.config import AttestationSettings, ReferenceSettings, WebhookSettings
 from attestd.protocol.encoding import write_object
 from attestd.registry import audit, expiring, overdue, references, trust
 from attestd.registry.audit import AuditRecord
 from attestd.registry.engine import DatabaseBusy, Registry
-from attestd.watching import Watched, watch
-from attestd.webhooks import Deliveries
+from attestd.upkeep import watching
+from attestd.upkeep.watching import Watched, watch
+from attestd.upkeep.webhooks import Deliveries
 from tests.service import START, World
 
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, insert, select
 
-from attestd import retention
 from attestd.auditing.archives import FOLDER
 from attestd.auditing.log import AuditLog
 from attestd.config import EnrollmentSettings, RetentionSettings
 from attestd.registry.engine import Connection, DatabaseBusy, Registry
 from attestd.registry.tables import audit, devices, issued, revocations, spends
-from attestd.retention import Swept, sweep
+from attestd.upkeep import retention
+from attestd.upkeep.retention import Swept, sweep
 from tests.service import World, problem
 
 

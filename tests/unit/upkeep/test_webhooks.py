@@ -17,7 +17,7 @@ import pytest
 from attestd.config import SettingInvalid, Settings, WebhookSettings
 from attestd.registry import audit, followers
 from attestd.registry.engine import Registry
-from attestd.webhooks import Deliveries, Webhook
+from attestd.upkeep.webhooks import Deliveries, Webhook
 from tests.service import World
 
 SECRET = b"s" * 32

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -28,9 +27,10 @@ from attestd.errors import MalformedInput
 from attestd.ids import DeviceId, EkHash, Serial, Site, SpiffeId, Tier
 from attestd.issuance.grants import pem_chain
 from attestd.issuance.makers import known_makers
+from attestd.operations.act import Act
 from attestd.policy import PolicySet
 from attestd.protocol.encoding import b64decode
-from attestd.registry import admission, audit, brake, demands, devices, issued, operators, policies, proxies, trust
+from attestd.registry import admission, brake, demands, devices, issued, operators, policies, proxies, trust
 from attestd.registry.acts import perform
 from attestd.registry.admission import Imported
 from attestd.registry.demands import Cohort, Demanded
@@ -53,28 +53,6 @@ class NotAMaker(MalformedInput):
     """This certificate can't vouch for TPMs"""
 
     remedy = "Add the maker's CA certificates, not a TPM's own; a single TPM belongs into the inventory."
-
-
-@dataclass(frozen=True, slots=True)
-class Act:
-    """Who acts, when, in which request, and why."""
-
-    actor: str
-    now: datetime
-    request_id: str
-    reason: str = ""
-
-    @property
-    def at(self) -> int:
-        return int(self.now.timestamp())
-
-    def note(self, c: Connection, act: str, subject: str, **detail: Any) -> None:
-        """The audit row, in the transaction that acts."""
-        if self.reason:
-            detail["reason"] = self.reason
-        audit.append(
-            c, at=self.at, actor=self.actor, act=act, subject=subject, request_id=self.request_id, detail=detail
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, update
 
-from attestd import references as verbs
 from attestd.appraisal.learning import Wish
 from attestd.appraisal.manifests import ReferenceManifest, Stage
 from attestd.config import ReferenceSettings
 from attestd.ids import DeviceId
-from attestd.protocol.encoding import write_object
-from attestd.references import (
+from attestd.operations import references as verbs
+from attestd.operations.references import (
     NOTICED,
     OVERLAP,
     Accepted,
@@ -27,6 +26,7 @@ from attestd.references import (
     TooManyGolden,
     WouldRefuse,
 )
+from attestd.protocol.encoding import write_object
 from attestd.registry import audit, evidence, references
 from attestd.registry.evidence import BAD, GOOD, ImaPart, Kept
 from attestd.registry.references import ReferencesRaced, StoredManifest, UnknownManifest
