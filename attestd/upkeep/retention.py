@@ -6,6 +6,7 @@
 | certificates and their revocations | some time after their end | retention.certificates |
 | requests that nobody decided on | once they are old | enrollment.pending_lifetime |
 | what watched manifests said of devices | once they count no longer | – |
+| event logs that no kept evidence names | a day after they were last sent | – |
 | audit rows, not their leaf hashes | into files, once they are old | audit.retention |
 
 Bundles are forgotten as new ones are signed. Devices, blocked EKs, operators, proxies and policies stay: they are few,
@@ -23,7 +24,7 @@ from typing import Final
 from attestd.auditing.archives import FOLDER, archive_audit
 from attestd.config import Settings
 from attestd.errors import AttestdError
-from attestd.registry import admission, issued, references, spends
+from attestd.registry import admission, contents, issued, references, spends
 from attestd.registry.engine import Connection, Registry
 
 BATCH: Final = 250  # rows that one act takes
@@ -43,6 +44,7 @@ class Swept:
     revocations: int
     requests: int
     watched: int
+    eventlogs: int
     archived: int
     errors: tuple[AttestdError, ...]
 
@@ -75,6 +77,7 @@ def sweep(registry: Registry, settings: Settings, *, now: datetime, pause: Calla
         revocations=forget(lambda c, most: issued.purge_revocations(c, before=ended, limit=most)),
         requests=forget(lambda c, _: admission.purge_pending(c, older_than=undecided)),  # few, by max_pending
         watched=forget(lambda c, most: references.purge_watched(c, now=at, limit=most)),
+        eventlogs=forget(lambda c, most: contents.purge(c, now=at, limit=most)),
         archived=_archive(registry, settings, now, pause, errors),
         errors=tuple(errors),
     )

@@ -17,10 +17,12 @@ from attestd.credentials.status import Status
 from attestd.issuance import appraising
 from attestd.protocol.demanded import HEADER, Demanded
 from attestd.registry import audit, devices, evidence, references
+from attestd.registry.contents import ContentGone
 from attestd.registry.states import Event, State
+from attestd.upkeep.retention import sweep
 from tests import ima_lists
 from tests.booted import BOOT, GOOD_FILES, Machine, enrolled, kernel_digest, loaders, refer, runtime
-from tests.logwriter import digests_of
+from tests.logwriter import EV, digests_of
 from tests.service import SoftDevice, World, problem
 
 pytestmark = pytest.mark.database
@@ -426,3 +428,20 @@ def test_ima_lists_names() -> None:
     """The generator's list is the one that this module speaks of."""
     assert [item.template for item in Machine().items] == ["ima-ng"] * 3
     assert ima_lists.pcr10(Machine().items) == Machine().pcrs()["sha256"][10]
+
+
+def test_event_logs_that_nothing_names_any_more_go(world: World) -> None:
+    refer(world, boot=BOOT)
+    machine = Machine()
+    device = enrolled(world, machine, ima=False)
+    former = hashlib.sha256(machine.eventlog).digest()
+    contents = world.service.attestations.appraiser.contents
+    Machine(boot=machine.boot.measure(5, EV.EFI_ACTION, b"another boot")).present(device, ima=False)
+    assert device.attest().status_code == 200
+    for hours in (1, 24):
+        assert contents.find(former)
+        world.clock.advance(hours=hours)
+        swept = sweep(world.registry, world.settings, now=world.clock(), pause=lambda _: None)
+        assert swept.eventlogs == (hours == 24)
+    with pytest.raises(ContentGone):
+        contents.find(former)
