@@ -23,7 +23,7 @@ from attestd.appraisal.record import AppraisalRecord, canonical
 from attestd.appraisal.results import AttestationResult
 from attestd.appraisal.runtimes import JudgedRuntime, Runtimes, judge_runtime
 from attestd.config import Settings
-from attestd.errors import Conflict, EvidenceRefused
+from attestd.errors import Conflict, EvidenceRefused, MalformedInput
 from attestd.ids import DeviceId, Tier
 from attestd.issuance.chips import Chips
 from attestd.issuance.references import InForce, References
@@ -36,7 +36,7 @@ from attestd.registry.engine import Registry
 from attestd.registry.evidence import ImaPart, Kept
 from attestd.tpm.activation import VerifiedAk
 from attestd.tpm.attest import VerifiedQuote
-from attestd.tpm.bootfacts import BootFacts, RecalledFacts, boot_facts, recall_facts
+from attestd.tpm.bootfacts import RecalledFacts, boot_facts, recall_facts
 from attestd.tpm.eventlog import parse_event_log
 from attestd.tpm.ima import IMA_PCR
 from attestd.tpm.imalist import position_of
@@ -79,6 +79,7 @@ class Appraised:
     result: AttestationResult
     lately: Lately
     kept: Kept
+    before: Kept | None  # what it went on from
     ima: ImaPart | None
     new_boot: bool
     watched: tuple[tuple[str, tuple[str, ...]], ...]  # digest, and why that manifest would refuse
@@ -86,8 +87,9 @@ class Appraised:
     def keeping(self, device: DeviceId) -> tuple[Step, ...]:
         """Steps of the act that records the result."""
         at = self.kept.at
+        kept = evidence.keeping(device, self.kept, before=self.before, ima=self.ima, new_boot=self.new_boot)
         said = [step for digest, why in self.watched for step in references.watching(device, digest, why, now=at)]
-        return (*evidence.keeping(device, self.kept, ima=self.ima, new_boot=self.new_boot), *said)
+        return (*kept, *said)
 
 
 class Appraiser:
@@ -99,6 +101,7 @@ class Appraiser:
         self.chips = Chips.of(settings)
         self.references = References(settings, registry)
         self.contents = Contents(registry)
+        self._advisories = hashlib.sha256(self.chips.advisories.document).hexdigest()
 
     def in_force(self, now: datetime) -> InForce:
         """The manifests, and what they ask for."""
@@ -147,7 +150,7 @@ class Appraiser:
             qualifying_data=case.qualifying_data,
             pcrs=case.quote.pcrs,
             manifests=tuple(sorted(manifest.digest for manifest in (*decide, *watched))),
-            advisories=hashlib.sha256(chips.advisories.document).hexdigest(),
+            advisories=self._advisories,
             accepted=tuple(sorted(chips.accepted)),
             eventlog=log,
             ima_entries=None if judged is None else judged.entries,
@@ -164,11 +167,12 @@ class Appraiser:
                 boot=boot,
                 boot_log=log,
                 boot_pcrs=None if log is None else values,
-                boot_facts=None if facts is None else facts.to_members(),
+                boot_facts=None if facts is None else facts.members,
                 ima_entries=None if judged is None else judged.entries,
                 runtime_state=None if judged is None else judged.states.to_bytes(),
                 result=canonical(result),
             ),
+            before=kept,
             ima=_new_part(case.unverified, judged),
             new_boot=kept is not None and kept.boot != boot,
             watched=_said(watched, result),
@@ -185,13 +189,12 @@ class Appraiser:
         entries = case.unverified.ima
         if entries is None:
             return None
-        known = None if kept is None or kept.runtime_state is None else Runtimes.parse(kept.runtime_state)
         return judge_runtime(
             entries,
             quote=case.quote,
             deciding=decide,
             watched=watched,
-            known=known,
+            known=_known(kept) if case.unverified.ima_from else None,  # a whole list goes on from nothing
             begins_at=case.unverified.ima_from,
         )
 
@@ -236,8 +239,8 @@ def _values_of(quote: VerifiedQuote) -> bytes:
     ).digest()
 
 
-def _facts(case: Case, kept: Kept | None, values: bytes) -> BootFacts | RecalledFacts | None:
-    """Step 3. The same log and the same values have the same facts."""
+def _facts(case: Case, kept: Kept | None, values: bytes) -> RecalledFacts | None:
+    """Step 3. The same log and the same values have the same facts, which are wanted in their JSON form alone."""
     log = _log_of(case.unverified)
     if log is None:
         return None
@@ -245,7 +248,18 @@ def _facts(case: Case, kept: Kept | None, values: bytes) -> BootFacts | Recalled
         return recall_facts(kept.boot_facts)
     if case.unverified.eventlog is None:
         raise EventLogUnknown(seen=log.hex())
-    return boot_facts(verify_event_log(parse_event_log(case.unverified.eventlog), case.quote))
+    facts = boot_facts(verify_event_log(parse_event_log(case.unverified.eventlog), case.quote))
+    return recall_facts(facts.to_members())
+
+
+def _known(kept: Kept | None) -> Runtimes | None:
+    """Where the judgements stand. What another version wrote counts as nothing: the whole list is asked for."""
+    if kept is None or kept.runtime_state is None:
+        return None
+    try:
+        return Runtimes.parse(kept.runtime_state)
+    except MalformedInput:
+        return None
 
 
 def _boot_of(quote: VerifiedQuote) -> str:

@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from attestd.ids import DeviceId
 from attestd.registry.acts import Step
 from attestd.registry.contents import packed, unpacked
 from attestd.registry.engine import Registry
 from attestd.registry.statements import Statement
+from attestd.registry.states import StateChanged
 from attestd.registry.tables import endorsements, evidence, ima_parts
 
 GOOD: Final = "good"
@@ -69,6 +70,25 @@ _DELETE = Statement(
     delete(evidence).where(evidence.c.device_id == bindparam("device"), evidence.c.verdict == bindparam("which"))
 )
 _INSERT = Statement(insert(evidence).inline(), columns=evidence.c.keys())
+# What goes on from evidence of the same log and values has the same facts: they are not written again. Where another
+# attestation came between, the row speaks of others, and is not hit.
+_OF_THE_BOOT = ("boot_log", "boot_pcrs", "boot_facts")
+_GO_ON = Statement(
+    update(evidence)
+    .where(
+        evidence.c.device_id == bindparam("device"),
+        evidence.c.verdict == bindparam("which"),
+        evidence.c.boot_log == bindparam("same_log"),
+        evidence.c.boot_pcrs == bindparam("same_pcrs"),
+    )
+    .values(
+        {
+            name: bindparam(f"new_{name}", type_=evidence.c[name].type)
+            for name in Kept.__dataclass_fields__
+            if name not in ("verdict", *_OF_THE_BOOT)
+        }
+    )
+)
 _FORGET_FROM = Statement(
     delete(ima_parts).where(
         ima_parts.c.device_id == bindparam("device"),
@@ -122,17 +142,16 @@ def endorsed_by(c: Connection, device_id: DeviceId) -> Endorsement:
 # ---- Acting -----------------------------------------------------------------------------------------------------
 
 
-def keeping(device_id: DeviceId, kept: Kept, *, ima: ImaPart | None, new_boot: bool) -> tuple[Step, ...]:
+def keeping(
+    device_id: DeviceId, kept: Kept, *, before: Kept | None = None, ima: ImaPart | None, new_boot: bool
+) -> tuple[Step, ...]:
     """Puts this evidence in the place of what was kept of its verdict, in the act that records the result.
 
-    `ima` are entries that nobody had before: all of them, where it begins at 0. `new_boot`: lists of other boots go, if
-    no evidence speaks of them.
+    `before`: what was the newest, if it was asked for. `ima` are entries that nobody had before: all of them, where it
+    begins at 0. `new_boot`: lists of other boots go, if no evidence speaks of them. Refused as StateChanged where
+    another attestation's evidence of another log came between.
     """
-    row = {"device_id": device_id, **{name: getattr(kept, name) for name in Kept.__dataclass_fields__}}
-    steps = [
-        Step(_DELETE, {"device": device_id, "which": kept.verdict}),
-        Step(_INSERT, row),
-    ]
+    steps = [_going_on(device_id, kept)] if _goes_on(kept, before) else _replacing(device_id, kept)
     if ima is not None:
         steps.append(Step(_FORGET_FROM, {"device": device_id, "of_boot": kept.boot, "begins": ima.first}))
         part = {"device_id": device_id, "boot": kept.boot, "first": ima.first, "content": packed(ima.content)}
@@ -140,6 +159,27 @@ def keeping(device_id: DeviceId, kept: Kept, *, ima: ImaPart | None, new_boot: b
     if new_boot:
         steps.append(Step(_FORGET_BOOTS, {"device": device_id}))
     return tuple(steps)
+
+
+def _goes_on(kept: Kept, before: Kept | None) -> bool:
+    """Whether the row of this verdict is known to be there, with the facts of this log."""
+    if before is None or kept.boot_log is None:
+        return False
+    same = (kept.verdict, kept.boot_log, kept.boot_pcrs)
+    return same == (before.verdict, before.boot_log, before.boot_pcrs) and before.boot_facts is not None
+
+
+def _going_on(device_id: DeviceId, kept: Kept) -> Step:
+    values = {f"new_{name}": getattr(kept, name) for name in Kept.__dataclass_fields__ if name not in _OF_THE_BOOT}
+    row = {"device": device_id, "which": kept.verdict, "same_log": kept.boot_log, "same_pcrs": kept.boot_pcrs}
+    return Step(
+        _GO_ON, row | values, otherwise=lambda _: StateChanged("Another attestation of this device came first.")
+    )
+
+
+def _replacing(device_id: DeviceId, kept: Kept) -> list[Step]:
+    row = {"device_id": device_id, **{name: getattr(kept, name) for name in Kept.__dataclass_fields__}}
+    return [Step(_DELETE, {"device": device_id, "which": kept.verdict}), Step(_INSERT, row)]
 
 
 def keeping_endorsement(device_id: DeviceId, endorsement: Endorsement, *, now: int) -> tuple[Step, ...]:

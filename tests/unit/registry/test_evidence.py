@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from attestd.ids import DeviceId
 from attestd.registry import evidence
 from attestd.registry.engine import Registry
 from attestd.registry.evidence import BAD, GOOD, Endorsement, ImaPart, Kept
-from attestd.registry.states import State
+from attestd.registry.states import State, StateChanged
 from attestd.registry.tables import ima_parts
 
 from .conftest import NOW, Fleet
@@ -78,6 +80,48 @@ def test_another_device_s_is_another_s(registry: Registry, fleet: Fleet, device_
     other = fleet.device(State.ACTIVE).id
     assert evidence.newest(registry, other) is None
     assert parts(registry, other) == []
+
+
+# ---- What goes on from evidence of the same log -------------------------------------------------------------------
+
+LOG, VALUES = b"l" * 32, b"p" * 32
+
+
+def goes_on(registry: Registry, device_id: DeviceId, before: Kept, **members: Any) -> Kept:
+    newer = kept(**{"boot_log": LOG, "at": NOW + 1, "ima_entries": 12, "inputs": b"newer"} | members)
+    registry.act(*evidence.keeping(device_id, newer, before=before, ima=None, new_boot=False))
+    return newer
+
+
+def test_the_same_log_s_facts_are_not_written_again(registry: Registry, device_id: DeviceId) -> None:
+    before = keep(registry, device_id, boot_log=LOG)
+    newer = goes_on(registry, device_id, before, boot_facts={"written": True}, boot="2.0", runtime_state=b"later")
+    assert evidence.newest(registry, device_id) == replace(newer, boot_facts=before.boot_facts)
+
+
+@pytest.mark.parametrize("other", [{"boot_log": b"o" * 32}, {"boot_pcrs": b"o" * 32}])
+def test_another_log_s_facts_are_written(registry: Registry, device_id: DeviceId, other: Mapping[str, bytes]) -> None:
+    before = keep(registry, device_id, boot_log=LOG)
+    newer = goes_on(registry, device_id, before, boot_facts={"written": True}, **other)
+    assert evidence.newest(registry, device_id) == newer
+
+
+def test_what_goes_on_from_the_other_verdict_keeps_both(registry: Registry, device_id: DeviceId) -> None:
+    bad = keep(registry, device_id, verdict=BAD, boot_log=LOG)
+    good = goes_on(registry, device_id, bad)
+    with registry.reading() as c:
+        assert evidence.every(c, device_id) == [good, bad]
+
+
+@pytest.mark.parametrize("between", [{"boot_log": b"o" * 32}, {"boot_log": LOG, "boot_pcrs": b"o" * 32}])
+def test_evidence_of_another_log_that_came_between(
+    registry: Registry, device_id: DeviceId, between: Mapping[str, bytes]
+) -> None:
+    before = keep(registry, device_id, boot_log=LOG)
+    another = keep(registry, device_id, boot_facts={"another": True}, **between)
+    with pytest.raises(StateChanged):
+        goes_on(registry, device_id, before)
+    assert evidence.newest(registry, device_id) == another
 
 
 # ---- IMA lists --------------------------------------------------------------------------------------------------
