@@ -121,9 +121,9 @@ class Appraiser:
         manifests = self.in_force(now).manifests
         decide = deciding(manifests, subject, at)  # 1
         watched = deciding(manifests, subject, at, Stage.MONITOR)
-        _require_logs(decide, case.unverified)  # 2
         log, values = _log_of(case.unverified), _values_of(case.quote)
-        facts = _facts(case, kept, values)  # 3
+        _require_logs(decide, eventlog=log, ima=case.unverified.ima)  # 2
+        facts = _facts(case, kept, log, values)  # 3
         judged = self._runtime(case, kept, decide, watched)  # 4
         result = appraise(  # 5
             Evidence(
@@ -209,12 +209,12 @@ class Appraiser:
             self.contents.keep(EVENT_LOG, unverified.eventlog, now=at)
 
 
-def _require_logs(decide: tuple[ReferenceManifest, ...], unverified: QuoteEvidence) -> None:
+def _require_logs(decide: tuple[ReferenceManifest, ...], *, eventlog: bytes | None, ima: bytes | None) -> None:
     """Step 2."""
     missing = []
-    if any(manifest.boot for manifest in decide) and _log_of(unverified) is None:
+    if any(manifest.boot for manifest in decide) and eventlog is None:
         missing.append("eventlog")
-    if any(manifest.runtime is not None for manifest in decide) and unverified.ima is None:
+    if any(manifest.runtime is not None for manifest in decide) and ima is None:
         missing.append("ima")
     if missing:
         raise EvidenceIncomplete(seen=f"no {' and no '.join(missing)}", expected=", ".join(missing))
@@ -239,9 +239,8 @@ def _values_of(quote: VerifiedQuote) -> bytes:
     ).digest()
 
 
-def _facts(case: Case, kept: Kept | None, values: bytes) -> RecalledFacts | None:
+def _facts(case: Case, kept: Kept | None, log: bytes | None, values: bytes) -> RecalledFacts | None:
     """Step 3. The same log and the same values have the same facts, which are wanted in their JSON form alone."""
-    log = _log_of(case.unverified)
     if log is None:
         return None
     if kept is not None and kept.boot_facts is not None and (kept.boot_log, kept.boot_pcrs) == (log, values):
