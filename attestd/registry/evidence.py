@@ -69,25 +69,22 @@ _NEWEST = Statement(
 _DELETE = Statement(
     delete(evidence).where(evidence.c.device_id == bindparam("device"), evidence.c.verdict == bindparam("which"))
 )
+_SEEN = (
+    evidence.c.device_id == bindparam("device"),
+    evidence.c.verdict == bindparam("which"),
+    evidence.c.inputs == bindparam("was"),
+)
+_DELETE_SEEN = Statement(delete(evidence).where(*_SEEN))
+_STILL_THERE = Statement(update(evidence).where(*_SEEN).values(at=evidence.c.at))
 _INSERT = Statement(insert(evidence).inline(), columns=evidence.c.keys())
-# What goes on from evidence of the same log and values has the same facts: they are not written again. Where another
-# attestation came between, the row speaks of others, and is not hit.
-_OF_THE_BOOT = ("boot_log", "boot_pcrs", "boot_facts")
+# What goes on from evidence of the same log and values has the same facts: they are not written again.
+_CHANGING = [
+    name for name in Kept.__dataclass_fields__ if name not in ("verdict", "boot_log", "boot_pcrs", "boot_facts")
+]
 _GO_ON = Statement(
     update(evidence)
-    .where(
-        evidence.c.device_id == bindparam("device"),
-        evidence.c.verdict == bindparam("which"),
-        evidence.c.boot_log == bindparam("same_log"),
-        evidence.c.boot_pcrs == bindparam("same_pcrs"),
-    )
-    .values(
-        {
-            name: bindparam(f"new_{name}", type_=evidence.c[name].type)
-            for name in Kept.__dataclass_fields__
-            if name not in ("verdict", *_OF_THE_BOOT)
-        }
-    )
+    .where(*_SEEN)
+    .values({name: bindparam(f"new_{name}", type_=evidence.c[name].type) for name in _CHANGING})
 )
 _FORGET_FROM = Statement(
     delete(ima_parts).where(
@@ -143,15 +140,15 @@ def endorsed_by(c: Connection, device_id: DeviceId) -> Endorsement:
 
 
 def keeping(
-    device_id: DeviceId, kept: Kept, *, before: Kept | None = None, ima: ImaPart | None, new_boot: bool
+    device_id: DeviceId, kept: Kept, *, ima: ImaPart | None, new_boot: bool, after: Kept | None = None
 ) -> tuple[Step, ...]:
     """Puts this evidence in the place of what was kept of its verdict, in the act that records the result.
 
-    `before`: what was the newest, if it was asked for. `ima` are entries that nobody had before: all of them, where it
-    begins at 0. `new_boot`: lists of other boots go, if no evidence speaks of them. Refused as StateChanged where
-    another attestation's evidence of another log came between.
+    `ima` are entries that nobody had before: all of them, where it begins at 0. `new_boot`: lists of other boots go, if
+    no evidence speaks of them. `after` is the evidence that this one goes on from, and must be there still: of two
+    attestations at once the second one is refused as StateChanged, for their lists would be pieces of one.
     """
-    steps = [_going_on(device_id, kept)] if _goes_on(kept, before) else _replacing(device_id, kept)
+    steps = _replacing(device_id, kept, after)
     if ima is not None:
         steps.append(Step(_FORGET_FROM, {"device": device_id, "of_boot": kept.boot, "begins": ima.first}))
         part = {"device_id": device_id, "boot": kept.boot, "first": ima.first, "content": packed(ima.content)}
@@ -161,25 +158,27 @@ def keeping(
     return tuple(steps)
 
 
-def _goes_on(kept: Kept, before: Kept | None) -> bool:
-    """Whether the row of this verdict is known to be there, with the facts of this log."""
-    if before is None or kept.boot_log is None:
-        return False
-    same = (kept.verdict, kept.boot_log, kept.boot_pcrs)
-    return same == (before.verdict, before.boot_log, before.boot_pcrs) and before.boot_facts is not None
+def _replacing(device_id: DeviceId, kept: Kept, after: Kept | None) -> list[Step]:
+    row = {name: getattr(kept, name) for name in Kept.__dataclass_fields__}
+    delete_any = Step(_DELETE, {"device": device_id, "which": kept.verdict})
+    insert_it = Step(_INSERT, {"device_id": device_id, **row})
+    if after is None:
+        return [delete_any, insert_it]
+    seen = {"device": device_id, "which": after.verdict, "was": after.inputs}
+    if after.verdict != kept.verdict:
+        return [Step(_STILL_THERE, seen, otherwise=_raced), delete_any, insert_it]
+    if _is_of_the_same_log(kept, after):
+        return [Step(_GO_ON, seen | {f"new_{name}": row[name] for name in _CHANGING}, otherwise=_raced)]
+    return [Step(_DELETE_SEEN, seen, otherwise=_raced), insert_it]
 
 
-def _going_on(device_id: DeviceId, kept: Kept) -> Step:
-    values = {f"new_{name}": getattr(kept, name) for name in Kept.__dataclass_fields__ if name not in _OF_THE_BOOT}
-    row = {"device": device_id, "which": kept.verdict, "same_log": kept.boot_log, "same_pcrs": kept.boot_pcrs}
-    return Step(
-        _GO_ON, row | values, otherwise=lambda _: StateChanged("Another attestation of this device came first.")
-    )
+def _is_of_the_same_log(kept: Kept, after: Kept) -> bool:
+    facts_stand = after.boot_facts is not None and after.boot_log is not None
+    return facts_stand and (kept.boot_log, kept.boot_pcrs) == (after.boot_log, after.boot_pcrs)
 
 
-def _replacing(device_id: DeviceId, kept: Kept) -> list[Step]:
-    row = {"device_id": device_id, **{name: getattr(kept, name) for name in Kept.__dataclass_fields__}}
-    return [Step(_DELETE, {"device": device_id, "which": kept.verdict}), Step(_INSERT, row)]
+def _raced(_: Connection) -> StateChanged:
+    return StateChanged("Another attestation of this device was recorded at this moment.")
 
 
 def keeping_endorsement(device_id: DeviceId, endorsement: Endorsement, *, now: int) -> tuple[Step, ...]:

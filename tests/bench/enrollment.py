@@ -50,7 +50,8 @@ def measure(database: str | None = None) -> list[dict[str, Any]]:
             world.close()
     operations = floors.medians()
     # Checked: the EK's certificate, the key's certification, the quote, the issued certificate when it is read back.
-    # Signed: that certificate and the EAR. Agreed: the seed. What makers' intermediates say of each other is verified once for all.
+    # Signed: that certificate and the EAR. Agreed: the seed. What makers' intermediates say of each other is verified
+    # once for all.
     floor = 4 * operations["verify"] + 2 * operations["sign"] + operations["agree"]
     spent = begin + complete
     return [

@@ -82,14 +82,14 @@ def test_another_device_s_is_another_s(registry: Registry, fleet: Fleet, device_
     assert parts(registry, other) == []
 
 
-# ---- What goes on from evidence of the same log -------------------------------------------------------------------
+# ---- What goes on from other evidence -----------------------------------------------------------------------------
 
 LOG, VALUES = b"l" * 32, b"p" * 32
 
 
-def goes_on(registry: Registry, device_id: DeviceId, before: Kept, **members: Any) -> Kept:
+def goes_on(registry: Registry, device_id: DeviceId, after: Kept, **members: Any) -> Kept:
     newer = kept(**{"boot_log": LOG, "at": NOW + 1, "ima_entries": 12, "inputs": b"newer"} | members)
-    registry.act(*evidence.keeping(device_id, newer, before=before, ima=None, new_boot=False))
+    registry.act(*evidence.keeping(device_id, newer, after=after, ima=None, new_boot=False))
     return newer
 
 
@@ -99,10 +99,21 @@ def test_the_same_log_s_facts_are_not_written_again(registry: Registry, device_i
     assert evidence.newest(registry, device_id) == replace(newer, boot_facts=before.boot_facts)
 
 
-@pytest.mark.parametrize("other", [{"boot_log": b"o" * 32}, {"boot_pcrs": b"o" * 32}])
-def test_another_log_s_facts_are_written(registry: Registry, device_id: DeviceId, other: Mapping[str, bytes]) -> None:
-    before = keep(registry, device_id, boot_log=LOG)
-    newer = goes_on(registry, device_id, before, boot_facts={"written": True}, **other)
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        ({}, {"boot_log": b"o" * 32}),
+        ({}, {"boot_pcrs": b"o" * 32}),
+        ({"boot_log": None, "boot_facts": None}, {}),
+        ({"boot_facts": None}, {}),
+        ({}, {"boot_log": None, "boot_pcrs": None, "boot_facts": None}),
+    ],
+)
+def test_another_log_s_facts_are_written(
+    registry: Registry, device_id: DeviceId, was: Mapping[str, Any], now: Mapping[str, Any]
+) -> None:
+    before = keep(registry, device_id, **{"boot_log": LOG} | was)
+    newer = goes_on(registry, device_id, before, **{"boot_facts": {"written": True}} | now)
     assert evidence.newest(registry, device_id) == newer
 
 
@@ -113,15 +124,18 @@ def test_what_goes_on_from_the_other_verdict_keeps_both(registry: Registry, devi
         assert evidence.every(c, device_id) == [good, bad]
 
 
-@pytest.mark.parametrize("between", [{"boot_log": b"o" * 32}, {"boot_log": LOG, "boot_pcrs": b"o" * 32}])
-def test_evidence_of_another_log_that_came_between(
-    registry: Registry, device_id: DeviceId, between: Mapping[str, bytes]
+@pytest.mark.parametrize("members", [{}, {"boot_log": b"o" * 32}, {"verdict": BAD}])
+def test_of_two_at_once_the_second_is_refused(
+    registry: Registry, device_id: DeviceId, members: Mapping[str, Any]
 ) -> None:
+    """Of the same log, of another one, with another verdict: each is a statement of its own."""
     before = keep(registry, device_id, boot_log=LOG)
-    another = keep(registry, device_id, boot_facts={"another": True}, **between)
+    first = keep(registry, device_id, boot_log=LOG, inputs=b"first")
     with pytest.raises(StateChanged):
-        goes_on(registry, device_id, before)
-    assert evidence.newest(registry, device_id) == another
+        goes_on(registry, device_id, before, **members)
+    with registry.reading() as c:
+        assert evidence.every(c, device_id) == [first]
+    assert goes_on(registry, device_id, first, **members) == evidence.newest(registry, device_id)
 
 
 # ---- IMA lists --------------------------------------------------------------------------------------------------
