@@ -22,7 +22,7 @@ import cedarpy
 from cedarpy import pst
 
 from attestd.policy.apart import set_apart, stands_apart
-from attestd.policy.reads import Reads
+from attestd.policy.reads import Asked, Reads
 from attestd.policy.scopes import applicable, resources_named
 from attestd.policy.source import PolicyInvalid, Source
 
@@ -52,8 +52,9 @@ def schema() -> cedarpy.Schema:
 @dataclass(frozen=True, slots=True)
 class PolicySet:
     """Valid policies. `reads` are the members of `context` that any of them looks at, `sees` what they look at of a
-    device (reads.py); `ids` maps the engine's ids to the @id annotations (or to the engine's id where a policy has
-    none). `handle` is what the engine decides by: the same policies, which ask for a device's own apart (apart.py).
+    device, `asked` the facts that they ask for by name (reads.py); `ids` maps the engine's ids to the @id annotations
+    (or to the engine's id where a policy has none). `handle` is what the engine decides by: the same policies, which
+    ask for a device's own apart (apart.py).
 
     A request is decided by a part, of those policies that can apply to it (scopes.py): so a boundary does not pay for
     what policies about others look at, either.
@@ -63,6 +64,7 @@ class PolicySet:
     text: str
     reads: frozenset[str]
     sees: frozenset[str]
+    asked: frozenset[Asked]
     ids: Mapping[str, str]
     handle: cedarpy.PolicySet = field(repr=False)
     _tree: pst.PolicySet | None = field(default=None, repr=False)  # None for a part, which has no parts
@@ -111,7 +113,7 @@ class PolicySet:
     def _of(cls, tree: pst.PolicySet, version: int, text: str, ids: Mapping[str, str]) -> Self:
         reads = Reads.of(tree)
         handle = cedarpy.PolicySet.from_pst(set_apart(tree) if stands_apart(reads.device) else tree)
-        return cls(version, text, reads.context, reads.device, ids, handle)
+        return cls(version, text, reads.context, reads.device, reads.asked, ids, handle)
 
     def for_crossing(self, boundary: str) -> Self:
         """Those that can apply to crossings of the boundary of this name."""
@@ -120,6 +122,18 @@ class PolicySet:
     def for_token(self, audience: str) -> Self:
         """Those that can apply to tokens for this audience."""
         return self._part("token", "Audience", audience)
+
+    @property
+    def tree(self) -> pst.PolicySet:
+        """The policies as the engine's nodes, as they were written."""
+        if self._tree is None:
+            raise ValueError("a part of a policy set is not to be examined")
+        return self._tree
+
+    def only(self, policy: pst.Template) -> Self:
+        """That policy alone, in place of these."""
+        alone = pst.PolicySet(templates={}, static_policies={policy.id: policy}, template_links=())
+        return self._of(alone, self.version, self.text, self.ids)
 
     def _part(self, action: str, kind: str, name: str) -> Self:
         if self._tree is None:
@@ -142,6 +156,11 @@ class PolicySet:
     def reads_request(self) -> bool:
         """Whether a verdict depends on method or path, and so is kept for each of them apart."""
         return not _REQUEST.isdisjoint(self.reads)
+
+    @property
+    def reads_claims(self) -> bool:
+        """Whether a verdict depends on what the sender claims."""
+        return "claims" in self.reads
 
 
 def _index(policy_id: str) -> int:

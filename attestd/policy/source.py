@@ -66,10 +66,13 @@ class Source:
         source._bound_nesting()
         return source
 
+    def line(self, at: int) -> int:
+        """The line of an offset, counted from 1."""
+        return self.text.count("\n", 0, at) + 1
+
     def place(self, at: int) -> str:
         """Line and column of an offset, both counted from 1."""
-        line = self.text.count("\n", 0, at) + 1
-        return f"line {line}, column {at - (self.text.rfind(chr(10), 0, at) + 1) + 1}"
+        return f"line {self.line(at)}, column {at - (self.text.rfind(chr(10), 0, at) + 1) + 1}"
 
     def _bound_nesting(self) -> None:
         """An upper bound of each expression's depth, from its marks alone, before anything recursive reads it."""
