@@ -52,7 +52,7 @@ def explain(policies: PolicySet, situation: Situation) -> Explanation:
     told = []
     for number, (name, policy) in enumerate(policies.tree.static_policies.items()):
         statement = source.statements[number] if number < len(source.statements) else ()
-        line = source.line(statement[0].at) if statement else 0
+        line = source.place(statement[0].at).line if statement else 0
         shown = policies.ids.get(name, name)
         part, why = _part(policies, policy, situation, decision, shown)
         told.append(Explained(shown, policy.effect, line, part, why))

@@ -24,7 +24,7 @@ from cedarpy import pst
 from attestd.policy.apart import set_apart, stands_apart
 from attestd.policy.reads import Asked, Reads
 from attestd.policy.scopes import applicable, resources_named
-from attestd.policy.source import PolicyInvalid, Source
+from attestd.policy.source import Flaw, PolicyInvalid, Source
 
 _REQUEST: Final = frozenset({"method", "path"})
 
@@ -39,6 +39,11 @@ def edge_tokens_policy() -> str:
     return _resource("edge-tokens.cedar")
 
 
+def published_schema() -> str:
+    """The schema that policies are checked against, as text."""
+    return _resource("schema.cedarschema")
+
+
 def _resource(name: str) -> str:
     return files("attestd.policy").joinpath(name).read_text(encoding="utf-8")
 
@@ -46,7 +51,7 @@ def _resource(name: str) -> str:
 @cache
 def schema() -> cedarpy.Schema:
     """The schema's handle, parsed once a process."""
-    return cedarpy.Schema.from_str(_resource("schema.cedarschema"))
+    return cedarpy.Schema.from_str(published_schema())
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +84,18 @@ class PolicySet:
             handle = cedarpy.PolicySet.from_str(text)  # 2.
         except ValueError as error:
             place = source.place_of_syntax_error(str(error), cedarpy.PolicySet.from_str)
-            raise PolicyInvalid(f"The policy is not Cedar at {place}.", seen=str(error)[:300]) from None
+            flaw = Flaw(place, str(error)[:300])
+            raise PolicyInvalid(f"The policy is not Cedar at {place}.", flaws=[flaw], seen=flaw.message) from None
         try:
             tree = handle.to_pst()
         except ValueError as error:
             raise PolicyInvalid("The policy can't be examined.", seen=str(error)[:300]) from None
         if tree.templates:  # 3.
             name = next(iter(tree.templates))
+            place = source.place_of_policy(_index(name), name)
             raise PolicyInvalid(
-                f"The policy at {source.place_of_policy(_index(name), name)} is a template.",
+                f"The policy at {place} is a template.",
+                flaws=[Flaw(place, "a template, which nothing here links")],
                 expected="policies without ?principal or ?resource",
             )
         ids: dict[str, str] = {}
@@ -95,14 +103,21 @@ class PolicySet:
             shown = policy.annotations.get("id") or name
             if shown in ids.values():  # 4.
                 place = source.place_of_policy(_index(name), f"`{shown}`")
-                raise PolicyInvalid(f"Two policies have one @id at {place}.", seen=repr(shown), expected="unique @ids")
+                raise PolicyInvalid(
+                    f"Two policies have one @id at {place}.",
+                    flaws=[Flaw(place, f"the @id {shown!r} is another policy's, too")],
+                    seen=repr(shown),
+                    expected="unique @ids",
+                )
             ids[name] = shown
         result = cedarpy.validate_policies(text, schema())  # 5.
         if not result.validation_passed:
-            first = min(result.errors, key=lambda error: _index(error.policy_id), default=None)
-            told = first.error if first else "the validator gave no reason"
-            place = source.place_of_policy(_index(first.policy_id) if first else -1, told)
-            raise PolicyInvalid(f"The policy does not fit the schema at {place}.", seen=told[:300])
+            found = sorted(
+                Flaw(source.place_of_policy(_index(error.policy_id), error.error), error.error[:300])
+                for error in result.errors
+            ) or [Flaw(source.place(0), "the validator gave no reason")]
+            place, told = found[0]
+            raise PolicyInvalid(f"The policy does not fit the schema at {place}.", flaws=found, seen=told)
         try:
             whole = cls._of(tree, version, text, MappingProxyType(ids))
         except ValueError as error:
