@@ -22,6 +22,11 @@ class Texts:
     removed: tuple[str, ...]
     changed: tuple[str, ...]
 
+    @property
+    def differ(self) -> bool:
+        """Whether there is any difference."""
+        return bool(self.added or self.removed or self.changed)
+
 
 def compare(old: PolicySet, new: PolicySet) -> Texts:
     """By @id; comments and white space are no difference."""

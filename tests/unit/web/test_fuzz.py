@@ -213,6 +213,8 @@ def bodies(cast: Cast) -> dict[str, bytes]:
     return {
         "POST /v1/proxies/renewals": b'{"v":1}',
         "POST /v1/admin/devices/import": inventory,
+        "POST /v1/admin/devices/demand": write_object({"v": 1, "site": "shop-1", "reason": "why"}),
+        "POST /v1/admin/devices/<id>/demand": write_object({"v": 1, "reason": "why"}),
         "POST /v1/admin/devices/<id>/approve": write_object(approval),
         "POST /v1/admin/devices/<id>/reject": act,
         "POST /v1/admin/devices/<id>/quarantine": act,
