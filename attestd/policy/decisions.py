@@ -6,6 +6,7 @@ that fails, and a skipped `forbid` would open the door), an engine that raises.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from attestd.policy.trust import CLAIMS, contraindicated_claims, worst_of
 _CROSS = {"type": "Action", "id": "cross"}
 _TOKEN = {"type": "Action", "id": "token"}
 _ANY = "device"  # the id of a machine that no policy can tell from others
+_NUMBERED = re.compile(r"(?<=`)policy[0-9]+(?=`)")
 _KEPT = 1024  # machines, states and scenes that are kept as the engine reads them, of some kilobytes each
 _write = JSONEncoder(separators=(",", ":")).encode
 _text: Final[Callable[[str], str]] = encode_basestring_ascii  # the same for a text, at once
@@ -303,8 +305,11 @@ def _decision(
     keep, version = not policies.reads_time, policies.version
     ids = tuple(sorted(policies.ids.get(name, name) for name in answer.diagnostics.reasons))
     if answer.diagnostics.errors:
-        told = tuple(f"a policy can't be evaluated: {error}"[:300] for error in answer.diagnostics.errors)
-        return Decision(False, ids, told, keep, version)
+        # The engine's own numbers for policies are nobody's names for them.
+        errors = [_NUMBERED.sub(lambda at: policies.ids.get(at[0], at[0]), e) for e in answer.diagnostics.errors]
+        failed = {policies.ids.get(name, name) for e in answer.diagnostics.errors for name in _NUMBERED.findall(e)}
+        told = tuple(f"a policy can't be evaluated: {error}"[:300] for error in errors)
+        return Decision(False, tuple(sorted(failed)), told, keep, version)
     if answer.allowed and ids:
         return Decision(True, ids, (), keep, version)
     if ids:

@@ -28,7 +28,9 @@ _SHOWN = 400  # characters of a condition
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """One policy's part: `decided`, `overruled` (it permits, and another forbids), `silent` or `failed`, and why."""
+    """One policy's part: `decided`, `overruled` (it permits, and another forbids), `silent` or `failed`, and why.
+
+    One that fails decides, too: nothing passes then."""
 
     policy: str
     effect: str
@@ -62,7 +64,7 @@ def explain(policies: PolicySet, situation: Situation) -> Explanation:
 def _part(
     policies: PolicySet, policy: pst.Template, situation: Situation, decision: Decision, shown: str
 ) -> tuple[str, str]:
-    if shown in decision.policy_ids:
+    if shown in decision.policy_ids and not any(reason.startswith(_FAILURES) for reason in decision.reasons):
         return DECIDED, f"it {policy.effect}s this"
     kind, name, action = (
         ("Audience", situation.audience, "token")
@@ -79,7 +81,7 @@ def _part(
             if not piece.clauses:
                 return SILENT, f"its scope {text} is not about this machine"
             return SILENT, f"`{text}` is {'true, and that is an exception' if found else 'false'}"
-    return OVERRULED, "it permits this, and what forbids it counts more"
+    return OVERRULED, f"it {policy.effect}s this, and another one counts more"
 
 
 def _pieces(policy: pst.Template) -> Iterator[tuple[str, pst.Template, bool]]:

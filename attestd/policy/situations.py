@@ -130,7 +130,7 @@ class Situation:
     def to_members(self) -> dict[str, Any]:
         """What `read` reads."""
         device: dict[str, Any] = {
-            "id": self.device_id,
+            "id": str(self.device_id),
             "tier": self.tier.value,
             "site": str(self.site),
             "labels": dict(self.facts.labels),
