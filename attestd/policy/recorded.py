@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final, Self
 
-from attestd.credentials.identity import VerifiedIdentity
 from attestd.errors import AttestdError, MalformedInput
-from attestd.policy.decisions import Crossing, Decision
+from attestd.policy.decisions import Decision
 from attestd.policy.situations import Situation
 from attestd.protocol.encoding import Members, read_object
 
@@ -60,16 +58,15 @@ class Recorded:
         )
 
 
-def record(identity: VerifiedIdentity, crossing: Crossing, decision: Decision, now: datetime) -> dict[str, Any]:
+def record(situation: Situation, decision: Decision) -> dict[str, Any]:
     """The members of a line. Without `attempt` where the path is too long to keep: it can't be decided again then."""
     done: dict[str, Any] = {
         "decision": "allow" if decision.allowed else "deny",
         "policies": decision.policy_ids,
         "policy_version": decision.policy_version,
     }
-    if len(crossing.path) <= LONGEST_PATH:
-        who = (identity.device_id, identity.tier, identity.site, identity.facts)
-        done["attempt"] = Situation(*who, now, crossing).to_members()
+    if situation.crossing is None or len(situation.crossing.path) <= LONGEST_PATH:
+        done["attempt"] = situation.to_members()
     return done
 
 

@@ -28,6 +28,7 @@ from attestd.credentials.facts import (
     WARNING,
     Facts,
 )
+from attestd.credentials.identity import VerifiedIdentity
 from attestd.errors import MalformedInput
 from attestd.ids import DeviceId, Site, Tier
 from attestd.policy.decisions import Boundary, Crossing, Decision, Look, decide, may_receive_token
@@ -75,6 +76,11 @@ class Situation:
     now: datetime
     crossing: Crossing | None = None
     audience: str = ""
+
+    @classmethod
+    def of(cls, identity: VerifiedIdentity, crossing: Crossing, now: datetime) -> Self:
+        """A crossing as an edge had it before it."""
+        return cls(identity.device_id, identity.tier, identity.site, identity.facts, now, crossing)
 
     def decide(self, policies: PolicySet) -> Decision:
         """As an edge, or the service, would."""

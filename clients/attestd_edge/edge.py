@@ -22,7 +22,9 @@ from typing import Any, Self
 from attestd.credentials.dpop import EdgeNonces, ReplayCache
 from attestd.credentials.identity import VerifiedIdentity
 from attestd.errors import AttestdError, Forbidden, Unavailable
-from attestd.policy import Boundary, Crossing, Decision, recorded
+from attestd.policy import Boundary, Crossing, Decision
+from attestd.policy.recorded import record as record_decision
+from attestd.policy.situations import Situation
 from attestd_edge.clock import EdgeClock
 from attestd_edge.decide import CrossingDenied, Presented, Request, TokenRules, Verdict, check_fresh, judge, read_path
 from attestd_edge.files import read_file
@@ -95,7 +97,7 @@ class _Attempt:
                 "credential": identity.credential_id,
                 "kind": identity.kind,
                 "remembered": self.verdict.remembered,
-            } | recorded.record(identity, crossing, decision, self.now)
+            } | record_decision(Situation.of(identity, crossing, self.now), decision)
         return record
 
 

@@ -10,6 +10,7 @@ from attestd.errors import AttestdError
 from attestd.policy import PolicySet, default_policy
 from attestd.policy.comparing import compare, replay
 from attestd.policy.recorded import MAX_LINE, NotADecision, Recorded, Skipped, read_lines, record
+from attestd.policy.situations import Situation
 
 OLD = PolicySet.parse(default_policy(), 3)
 STRICTER = '@id("no-bikes") forbid (principal, action == Action::"cross", resource) when { principal.hasTag("old") };'
@@ -25,7 +26,7 @@ def line(identity, home, now):
         crossing = Crossing(home, "GET", "/orders", data or {}, claims or {})
         decision = decide(policies, machine, crossing, now)
         members = {"request_id": "r-1", "spiffe_id": str(machine.spiffe_id), "level": "info"}
-        return json.dumps(members | record(machine, crossing, decision, now), default=str).encode()
+        return json.dumps(members | record(Situation.of(machine, crossing, now), decision), default=str).encode()
 
     return made
 
