@@ -51,22 +51,29 @@ class Change:
     allowed: bool  # by the new set
     before: tuple[str, ...]
     after: tuple[str, ...]
-    reasons: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Affected:
+    """Whom a change is for, and the new set's reasons, each with how many decisions."""
+
+    who: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(slots=True)
 class Replay:
-    """Recorded decisions made again. `changes`: for each change, who it is for and how often."""
+    """Recorded decisions made again, and what of them changes."""
 
     decided: int = 0
     versions: Counter[int] = field(default_factory=Counter)
     others_decide: int = 0  # the same verdict, by other policies
-    changes: dict[Change, Counter[str]] = field(default_factory=dict)
+    changes: dict[Change, Affected] = field(default_factory=dict)
 
     @property
     def changed(self) -> int:
         """How many decisions would have come out differently."""
-        return sum(who.total() for who in self.changes.values())
+        return sum(affected.who.total() for affected in self.changes.values())
 
 
 def replay(recorded: Iterable[Recorded], new: PolicySet) -> Replay:
@@ -79,6 +86,8 @@ def replay(recorded: Iterable[Recorded], new: PolicySet) -> Replay:
         if decision.allowed is one.allowed:
             done.others_decide += decision.policy_ids != tuple(sorted(one.policies))
             continue
-        change = Change(one.situation.what, decision.allowed, one.policies, decision.policy_ids, decision.reasons)
-        done.changes.setdefault(change, Counter())[one.who] += 1
+        change = Change(one.situation.what, decision.allowed, one.policies, decision.policy_ids)
+        affected = done.changes.setdefault(change, Affected())
+        affected.who[one.who] += 1
+        affected.reasons.update(decision.reasons)
     return done

@@ -97,11 +97,11 @@ def _tell(texts: Texts | None, done: Replay | None, skipped: Skipped, *, as_json
                 "what": change.what,
                 "was": _verdict(not change.allowed, change.before),
                 "becomes": _verdict(change.allowed, change.after),
-                "reasons": change.reasons,
-                "decisions": who.total(),
-                "who": dict(who.most_common()),
+                "reasons": dict(affected.reasons.most_common()),
+                "decisions": affected.who.total(),
+                "who": dict(affected.who.most_common()),
             }
-            for change, who in sorted(done.changes.items(), key=lambda found: -found[1].total())
+            for change, affected in sorted(done.changes.items(), key=lambda found: -found[1].who.total())
         ]
         document["recorded"] = {
             "decided": done.decided,

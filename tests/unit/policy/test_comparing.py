@@ -42,12 +42,12 @@ def test_a_stricter_one_is_told_for_whom(line):
     old, other = line(labels={"old": "y"}), line(device_id="bike-2", labels={"old": "n"})
     lines = [old, old, other, line()]
     done = replay(read_lines(lines, Skipped()), PolicySet.parse(default_policy() + STRICTER, 4))
-    ((change, who),) = done.changes.items()
+    ((change, affected),) = done.changes.items()
     assert (change.what, change.allowed, change.before, change.after) == (
         "field-to-munich", False, ("cross-at-home",), ("no-bikes",),
     )  # fmt: skip
-    assert change.reasons == ("policy 'no-bikes' forbids this crossing",)
-    assert dict(who) == {
+    assert dict(affected.reasons) == {"policy 'no-bikes' forbids this crossing": 3}
+    assert dict(affected.who) == {
         "spiffe://example.org/device/munich/bike-1": 2,
         "spiffe://example.org/device/munich/bike-2": 1,
     }
@@ -57,8 +57,8 @@ def test_a_stricter_one_is_told_for_whom(line):
 def test_a_looser_one_too(line):
     anyone = PolicySet.parse('@id("anyone") permit (principal, action == Action::"cross", resource);', 4)
     done = replay(read_lines([line(), line(site="berlin")], Skipped()), anyone)
-    ((change, who),) = done.changes.items()
-    assert (change.allowed, change.before, change.after, who.total()) == (True, (), ("anyone",), 1)
+    ((change, affected),) = done.changes.items()
+    assert (change.allowed, change.before, change.after, affected.who.total()) == (True, (), ("anyone",), 1)
     assert done.others_decide == 1
 
 
