@@ -177,6 +177,15 @@ def test_the_examples_hold_and_leave_no_policy_out(file):
     assert undecided_by(policies, outcomes) == ()
 
 
+def test_the_documented_file_is_one():
+    page = (EXAMPLES.parents[1] / "docs" / "policies.md").read_text()
+    start = page.index('    policy = "eu-data.cedar"')
+    lines = page[start : page.index("\n\nA member that is misspelt", start)].split("\n")
+    found = parse("\n".join(line.removeprefix("    ") for line in lines))
+    policies = PolicySet.parse((EXAMPLES / found.policy).read_text(), 1)
+    assert all(expected.hold(policies).holds for expected in found.expected)
+
+
 def test_every_example_has_expectations():
     assert {path.name.split(".")[0] for path in EXAMPLES.glob("*.cedar")} == {
         path.name.split(".")[0] for path in EXAMPLES.glob("*.test.toml")
