@@ -192,7 +192,13 @@ class Attestations:
 
         def holding() -> tuple[Step, ...]:
             nonlocal granted
-            kept = attested.appraised.keeping(device.id)
+            seen = devices.clock_seen(
+                device.id,
+                expected_version=device.state_version,
+                clock=clock_members(attested.quote),
+                now=int(now.timestamp()),
+            )
+            kept = (seen, *attested.appraised.keeping(device.id))
             try:
                 last, good_until = require_good_standing(device, now)
             except AttestationOverdue:
