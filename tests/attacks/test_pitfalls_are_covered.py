@@ -431,6 +431,21 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
         f"{ATTACK}endorsement.py::test_enrolling_again_improves_no_state",
         f"{ATTACK}endorsement.py::test_a_second_endorsement_key_does_not_end_a_quarantine",
     ),
+    ("a policy that fails is skipped, so that a forbid opens the door", "Cedar, Authorization: skip-on-error"): (
+        "unit/policy/test_decisions.py::test_a_policy_that_fails_denies",
+        f"{ATTACK}default_allow.py::test_what_no_policy_permits_is_denied",
+        f"{ATTACK}policies.py::test_an_absent_fact_denies_and_the_log_says_so",
+    ),
+    ("a proxy hands a client's own header on as its word", "nginx ngx_http_auth_request_module; RFC 9440, 3.1"): (
+        f"{ATTACK}policies.py::test_a_sender_labels_nothing",
+        f"{ATTACK}policies.py::test_nobody_else_speaks_for_the_hop",
+        "e2e/test_policy_at_the_edge.py::test_labels_on_their_way",
+    ),
+    ("of two equal names in a header the last one wins", "RFC 8941, 3.2"): (
+        f"{ATTACK}policies.py::test_what_cant_be_read_passes_nowhere",
+        f"{EDGE}labels.py::test_or_refused_whole",
+        f"{EDGE}labels.py::test_and_never_contradict_each_other",
+    ),
     # ---- Operations
     ("open connections stall the registrar", "CVE-2023-38200, CVE-2025-1057"): (
         f"{WEB}front.py::test_a_body_that_stalls_costs_no_thread",

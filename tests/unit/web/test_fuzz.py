@@ -213,8 +213,6 @@ def bodies(cast: Cast) -> dict[str, bytes]:
     return {
         "POST /v1/proxies/renewals": b'{"v":1}',
         "POST /v1/admin/devices/import": inventory,
-        "POST /v1/admin/devices/demand": write_object({"v": 1, "site": "shop-1", "reason": "why"}),
-        "POST /v1/admin/devices/<id>/demand": write_object({"v": 1, "reason": "why"}),
         "POST /v1/admin/devices/<id>/approve": write_object(approval),
         "POST /v1/admin/devices/<id>/reject": act,
         "POST /v1/admin/devices/<id>/quarantine": act,
@@ -225,6 +223,8 @@ def bodies(cast: Cast) -> dict[str, bytes]:
         "POST /v1/admin/trust": cast.world.maker.root.certificate,
         "PUT /v1/admin/policy": write_object({"v": 1, "text": default_policy()}),
         "POST /v1/admin/policy/rollback": write_object({"v": 1, "to": 1, "reason": "why"}),
+        "POST /v1/admin/devices/demand": write_object({"v": 1, "site": "shop-1", "reason": "why"}),
+        "POST /v1/admin/devices/<id>/demand": write_object({"v": 1, "reason": "why"}),
         "POST /v1/admin/brake/engage": write_object({"v": 1, "reason": "why"}),
         "POST /v1/admin/brake/release": write_object({"v": 1, "held": "dismiss", "reason": "why"}),
         "POST /v1/admin/devices/release-cohort": write_object(
