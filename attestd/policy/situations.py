@@ -33,7 +33,7 @@ from attestd.errors import MalformedInput
 from attestd.ids import DeviceId, Site, Tier
 from attestd.policy.decisions import Boundary, Crossing, Decision, Look, decide, may_receive_token
 from attestd.policy.policies import PolicySet
-from attestd.protocol.encoding import Members
+from attestd.protocol.encoding import MalformedJson, Members
 
 MAX_LABELS = 16  # data labels, and claims, of one crossing
 MAX_PATH = 8 * 1024  # characters
@@ -142,7 +142,8 @@ class Situation:
             "labels": dict(self.facts.labels),
             "trust": dict(self.facts.vector),
             "boot": dict(self.facts.boot),
-            "attested_at": _shown(datetime.fromtimestamp(self.facts.attested_at, UTC)),
+            # As a credential has it: a number may be no moment that Python knows, and a record must not fail over it.
+            "attested_at": self.facts.attested_at,
         }
         when = {"at": _shown(self.now)}
         if self.crossing is None:
@@ -199,17 +200,21 @@ def _trust(claim: str, value: Any) -> int:
 
 
 def _seconds(device: Members, now: datetime) -> int:
-    """When it was attested; at the moment itself if nobody says."""
-    told = _moment(device.text("attested_at", limit=64)) if "attested_at" in device else now
-    return int(told.timestamp())
+    """When it was attested, a moment or unix seconds; at the moment of the attempt if nobody says."""
+    if "attested_at" not in device:
+        return int(now.timestamp())
+    try:
+        return device.integer("attested_at")
+    except MalformedJson:
+        return int(_moment(device.text("attested_at", limit=64)).timestamp())
 
 
 def _moment(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise SituationUnclear("This is not a moment.", seen=repr(text[:40]), expected="2026-03-01T12:00:00Z") from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def _shown(moment: datetime) -> str:

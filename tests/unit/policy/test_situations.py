@@ -117,7 +117,8 @@ def test_labels_and_claims_are_not_each_other():
         ("at", ...), ("at", "yesterday"), ("at", 5), ("device", ...), ("device.id", "a/b"), ("device.tier", "moon"),
         ("device.site", ...), ("device.site", "A B"), ("device.trust.executables", "good"), ("device.trust.hard", 2),
         ("device.trust.executables", 1000), ("device.trust.executables", True), ("device.labels", {"a b": "c"}),
-        ("device.labels.a", 1), ("device.boot.x", 1.5), ("device.boot.x", None), ("device.attested_at", 5),
+        ("device.labels.a", 1), ("device.boot.x", 1.5), ("device.boot.x", None), ("device.attested_at", 0),
+        ("device.attested_at", True), ("at", "0001-01-01T00:00:00+14:00"),
         ("device.attested_at", "1960-01-01"), ("device.tpm", "x"), ("boundary", ...), ("boundary", "field-to-munich"),
         ("boundary.name", "A"), ("boundary.from", ...), ("boundary.from.country", "de"), ("boundary.to.site", ...),
         ("method", 1), ("path", "x" * 8193), ("labels", {"a b": "c"}), ("labels", {"a": "\n"}), ("labels", ["a"]),
@@ -146,3 +147,13 @@ def test_the_default_policy_by_words():
     policies = PolicySet.parse(default_policy(), 1)
     assert read(WHOLE).decide(policies).allowed
     assert not read(changed("device.site", "berlin")).decide(policies).allowed
+
+
+def test_a_time_that_is_none_fails_no_record():
+    """A credential's number of seconds may be beyond the calendar; what is decided then is denied, and told."""
+    beyond = changed("device.attested_at", 1 << 39)
+    assert read(read(beyond).to_members()) == read(beyond)
+    timed = 'permit (principal, action == Action::"cross", resource) when { principal has attested_at };'
+    decision = read(beyond).decide(PolicySet.parse(timed, 1))
+    assert not decision.allowed
+    assert "engine failed" in decision.reasons[0]
