@@ -20,6 +20,7 @@ from attestd_edge.edge import Edge
 from attestd_edge.forward_auth import ForwardAuth
 from attestd_edge.journal import log_to_stderr
 from attestd_edge.listen import serve as serve_on
+from attestd_edge.nats.cli import commands as nats_commands
 from attestd_edge.settings import Settings, SettingsInvalid, UnixListen
 
 FAILED, MISCONFIGURED, UNAVAILABLE = 1, 3, 4
@@ -141,6 +142,9 @@ def _failing(*, as_json: bool) -> Iterator[None]:
                     typer.echo(f"  {name + ':':<10}{value}", err=True)
         code = MISCONFIGURED if isinstance(error, Misconfigured) else FAILED
         raise typer.Exit(UNAVAILABLE if isinstance(error, Unavailable) else code) from None
+
+
+app.add_typer(nats_commands(_failing))
 
 
 def main() -> None:
