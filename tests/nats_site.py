@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import re
 import shutil
 import socket
 import ssl
@@ -63,6 +62,24 @@ boundary = "field-to-munich"
 publish = ["field.{{site}}.{{device}}.>"]
 subscribe = ["orders.{{site}}.{{device}}.>", "_INBOX.{{device}}.>"]
 {more}"""
+CLOUD = """
+[[boundary]]
+name = "uplinks"
+from = {{ tier = "edge" }}
+to = {{ tier = "cloud", site = "cloud" }}
+
+[nats]
+server = "tls://{host}:{port}"
+ca = "server-ca.pem"
+keys = "keys"
+account = "FLEET"
+lifetime = {lifetime}
+
+[[nats.grant]]
+boundary = "uplinks"
+publish = ["cleared.{{site}}.>"]
+subscribe = ["orders.{{site}}.>", "_INBOX.carry.{{site}}.>"]
+"""
 CARRY = """
 [nats.carry]
 boundary = "munich-to-cloud"
@@ -137,9 +154,10 @@ class NatsSiteOnDisk:
         carry: bool = False,
         verify: bool = True,
         like: EdgeSite | None = None,
+        template: str = FIELD,
         more: str = "",
     ) -> None:
-        self.folder = folder
+        self.folder, self.template = folder, template
         folder.mkdir(exist_ok=True)
         self.edge_site = site = EdgeSite(folder)
         if like is not None:  # one trust domain, with one root
@@ -166,7 +184,7 @@ class NatsSiteOnDisk:
         self._version = 5
 
     def configure(self, more: str = "") -> None:
-        text = FIELD.format(
+        text = self.template.format(
             audience=a.AUDIENCE, host=HOST, port=self.port, origin=ORIGIN, lifetime=self.lifetime, more=more
         )
         self.edge_site.configure(more=text)
@@ -226,9 +244,9 @@ class NatsSiteOnDisk:
             yield
 
     @contextlib.asynccontextmanager
-    async def running(self, **changes: str) -> AsyncIterator[NatsServer]:
+    async def running(self, remote: NatsSiteOnDisk | None = None, **changes: str) -> AsyncIterator[NatsServer]:
         """A server and its callout."""
-        server = self.server(**changes)
+        server = self.server(remote=remote, **changes)
         server.start()
         try:
             async with self.answering():
@@ -289,7 +307,7 @@ class Visitor:
         await self.client.publish(subject, data)
         await self.client.flush(timeout=10)
         await asyncio.sleep(0.05)
-        return not any(re.search("permissions violation for publish", error, re.I) for error in self.errors[before:])
+        return not self._violated("publish", before)
 
     async def may_subscribe(self, subject: str) -> bool:
         """Whether the server lets it listen there."""
@@ -297,9 +315,11 @@ class Visitor:
         await self.client.subscribe(subject)
         await self.client.flush(timeout=10)
         await asyncio.sleep(0.05)
-        return not any(
-            re.search("permissions violation for subscription", error, re.I) for error in self.errors[before:]
-        )
+        return not self._violated("subscription", before)
+
+    def _violated(self, what: str, before: int) -> bool:
+        said = f"permissions violation for {what}"
+        return any(said in error.lower() for error in self.errors[before:])
 
     async def close(self) -> None:
         with contextlib.suppress(nats.errors.Error, OSError):

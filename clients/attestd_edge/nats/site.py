@@ -65,7 +65,8 @@ class NatsSite:
             edge, self._settings, settings.audience, self._keys, self._ledger, self._tallies, ReplayCache(), wall,
             os.urandom,
         )  # fmt: skip
-        self._ending: dict[tuple[str, int], float] = {}
+        self._looked_at: View | None = None
+        self._ending: dict[tuple[str, int], tuple[Ending, float]] = {}  # and when to try (again)
         self.asked = asyncio.Event()  # set once nats-server can ask
 
     @classmethod
@@ -115,20 +116,27 @@ class NatsSite:
     async def _disconnect(self, client: Client) -> None:
         """Looks whether the bundle is another one; ends what may not last under it, and what is past its end."""
         loop = asyncio.get_running_loop()
-        before: View | None = None
-        look_again = 0.0
         while True:
-            due: list[Ending] = []
-            view, now = self._view(), self._edge.store.clock.now()
-            if view is not None and (view is not before or loop.time() >= look_again):
-                # Once in a while as at the start: what an unconfirmed disconnection left is found again.
-                retried = loop.time() >= look_again
-                due += endings(self._ledger, self._settings, view, None if before is None else before, now)
-                due += ended(self._ledger, now)
-                before, look_again = view, loop.time() + _AGAIN if retried else look_again
-            for start in range(0, len(due), _AT_ONCE):
+            self._look()
+            for start in range(0, len(due := self._due(loop.time())), _AT_ONCE):
                 await asyncio.gather(*(self._end(client, ending) for ending in due[start : start + _AT_ONCE]))
             await asyncio.sleep(_LOOK)
+
+    def _look(self) -> None:
+        """Notes what must end. It stays noted, over a lost connection too, until nats-server confirms it."""
+        view, now = self._view(), self._edge.store.clock.now()
+        found = list(ended(self._ledger, now))
+        if view is not None and view is not self._looked_at:
+            found += endings(self._ledger, self._settings, view, self._looked_at, now)
+            self._looked_at = view
+        for ending in found:
+            self._ending.setdefault((ending.connection.server, ending.connection.number), (ending, 0.0))
+
+    def _due(self, now: float) -> list[Ending]:
+        due = [key for key, (_, at) in self._ending.items() if at <= now]
+        for key in due:
+            self._ending[key] = self._ending[key][0], now + _AGAIN
+        return [self._ending[key][0] for key in due]
 
     def _view(self) -> View | None:
         try:
@@ -152,6 +160,7 @@ class NatsSite:
                 logger.warning("a disconnection failed: %r", answer.data[:200], extra={"attestd": record})
                 return
         self._ledger.forget(connection)
+        self._ending.pop((connection.server, connection.number), None)
         self._tallies.ending(ending.why)
         logger.info("disconnected: %s", ending.why, extra={"attestd": record})
 
@@ -171,13 +180,15 @@ class NatsSite:
             except (TimeoutError, NatsTimeout):
                 continue
             # Sent in the order in which they came; each is taken off the site's stream once it is in the other.
-            await asyncio.gather(*(self._cross(js, carriage, message) for message in messages))
+            fates = await asyncio.gather(*(self._cross(js, carriage, message) for message in messages))
+            if Fate.LATER in fates:
+                await asyncio.sleep(_LATER)  # the uplink is down, or nothing is known: asking faster helps nobody
 
-    async def _cross(self, js: JetStreamContext, carriage: Carriage, message: Msg) -> None:
+    async def _cross(self, js: JetStreamContext, carriage: Carriage, message: Msg) -> Fate:
         view = self._view()
         if view is None:
             await message.nak(delay=_LATER)
-            return
+            return Fate.LATER
         judged = judge_message(self._ledger, carriage, view, message.subject, self._edge.store.clock.now())
         if judged.fate is not Fate.LATER:
             try:
@@ -189,11 +200,12 @@ class NatsSite:
         self._tallies.message(judged.fate.value, judged.why)
         if judged.fate is Fate.LATER:
             await message.nak(delay=_LATER)
-            return
+            return judged.fate
         await message.ack()
         if judged.fate is Fate.WITHHELD:
             record = {"boundary": carriage.guarded.boundary.name, "device": judged.device, "problem": judged.why}
             logger.warning("withheld: %s", judged.why, extra={"attestd": record})
+        return judged.fate
 
 
 def _confirmed(data: bytes) -> bool:
