@@ -25,7 +25,10 @@ def login_options(
     now: Callable[[], datetime],
     entropy: Callable[[int], bytes],
 ) -> dict[str, Any]:
-    """Options for nats-py's `connect`. `token` gives the current token, `sign` is the key's that it is bound to."""
+    """Options for nats-py's `connect`. `token` gives the current token, `sign` is the key's that it is bound to.
+
+    The token goes as `auth_token`: nats-py asks for a JWT only where a seed is configured, too.
+    """
     last = ""
 
     def prove(challenge: str) -> bytes:
@@ -42,7 +45,7 @@ def login_options(
             entropy=entropy,
         ).encode()
 
-    def proven() -> bytes:  # asked for after the proof
-        return last.encode()
+    def proven() -> str:  # asked for after the proof
+        return last
 
-    return {"signature_cb": prove, "user_jwt_cb": proven}
+    return {"signature_cb": prove, "token": proven}

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
 from nats.js import JetStreamContext
-from nats.js.api import StorageType, StreamConfig
+from nats.js.api import RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import NotFoundError
 
 from attestd.credentials.dpop import ReplayCache
@@ -171,8 +171,9 @@ class NatsSite:
         if carriage is None:
             return
         js = client.jetstream(timeout=_FETCH)
-        await _stream(js, carriage.stream, carriage.source.all())
-        await _stream(js, f"{carriage.stream}_WITHHELD", carriage.withheld.all())
+        # What has crossed is kept here no longer; what was withheld is.
+        await _stream(js, carriage.stream, carriage.source.all(), RetentionPolicy.WORK_QUEUE)
+        await _stream(js, f"{carriage.stream}_WITHHELD", carriage.withheld.all(), RetentionPolicy.LIMITS)
         waiting = await js.pull_subscribe(carriage.source.all(), durable=_CARRY_DURABLE, stream=carriage.stream)
         while True:
             try:
@@ -233,11 +234,10 @@ def _headers(message: Msg, carriage: Carriage, judged: Judged) -> dict[str, str]
     return headers | ({"Attestd-Withheld": judged.why} if judged.why else {})
 
 
-async def _stream(js: JetStreamContext, name: str, *subjects: str) -> None:
+async def _stream(js: JetStreamContext, name: str, subject: str, retention: RetentionPolicy) -> None:
     """Makes the stream unless there is one, which stays as its operator made it."""
-    wanted: Sequence[str] = subjects
     try:
         await js.stream_info(name)
     except NotFoundError:
-        limits: dict[str, Any] = {"max_age": _WEEK, "max_bytes": _GIB}
-        await js.add_stream(StreamConfig(name=name, subjects=list(wanted), storage=StorageType.FILE, **limits))
+        limits: dict[str, Any] = {"max_age": _WEEK, "max_bytes": _GIB, "retention": retention}
+        await js.add_stream(StreamConfig(name=name, subjects=[subject], storage=StorageType.FILE, **limits))

@@ -89,7 +89,7 @@ def proven(
         now=lambda: a.NOW, entropy=lambda size: b"j" * size,
     )  # fmt: skip
     proof = options["signature_cb"](challenge).decode()
-    return {"connect_opts__jwt": options["user_jwt_cb"]().decode(), "connect_opts__sig": proof}
+    return {"connect_opts__jwt": options["token"](), "connect_opts__sig": proof}
 
 
 def test_a_certificate_lets_in_with_its_own_subjects(gate):
