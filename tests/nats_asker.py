@@ -13,8 +13,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import nkeys
 from nacl.public import Box, PrivateKey, PublicKey
+from nacl.signing import SigningKey, VerifyKey
 
 from tests import authority as a
 from tests.edge_site import pem
@@ -27,8 +27,11 @@ def b64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
-def curve_text(public: bytes) -> str:
-    whole = bytes((23 << 3,)) + public
+SERVER, USER_KIND, CURVE = 13 << 3, 20 << 3, 23 << 3
+
+
+def key_text(kind: int, public: bytes) -> str:
+    whole = bytes((kind,)) + public
     return base64.b32encode(whole + binascii.crc_hqx(whole, 0).to_bytes(2, "little")).decode().rstrip("=")
 
 
@@ -36,8 +39,15 @@ def curve_octets(text: str) -> bytes:
     return base64.b32decode(text)[1:33]
 
 
-def pair(number: int, prefix: int) -> nkeys.KeyPair:
-    return nkeys.from_seed(nkeys.encode_seed(bytes([number]) * 32, prefix))
+class Pair:
+    """A signing key of this kind."""
+
+    def __init__(self, number: int, kind: int) -> None:
+        self._key = SigningKey(bytes([number]) * 32)
+        self.public = key_text(kind, bytes(self._key.verify_key))
+
+    def sign(self, data: bytes) -> bytes:
+        return bytes(self._key.sign(data).signature)
 
 
 class Asker:
@@ -45,10 +55,10 @@ class Asker:
 
     def __init__(self, *, ours: str, issuer: str, number: int = 1) -> None:
         self.ours, self.issuer = ours, issuer
-        self.key = pair(number, nkeys.PREFIX_BYTE_SERVER)
-        self.id = self.key.public_key.decode()
+        self.key = Pair(number, SERVER)
+        self.id = self.key.public
         self.curve = PrivateKey(bytes([number + 100]) * 32)
-        self.xkey = curve_text(bytes(self.curve.public_key))
+        self.xkey = key_text(CURVE, bytes(self.curve.public_key))
 
     def claims(self, *, chain: Sequence[bytes] = (), **lies: Any) -> dict[str, Any]:
         """The honest question; `lies` change members of any of its objects by name, `...` takes one out."""
@@ -87,7 +97,7 @@ class Asker:
         return self.seal(self.jwt(self.claims(**lies)).encode())
 
     def opened(self, answer: bytes) -> dict[str, Any]:
-        """Our answer's claims, its signature checked by PyPI's nkeys."""
+        """Our answer's claims, its signature checked by PyNaCl."""
         assert answer.startswith(b"xkv1")
         text = Box(self.curve, PublicKey(curve_octets(self.ours))).decrypt(answer[4:]).decode()
         return read(text)
@@ -95,8 +105,6 @@ class Asker:
 
 def read(text: str) -> dict[str, Any]:
     """A NATS JWT's claims, proven to be its issuer's."""
-    from nacl.signing import VerifyKey
-
     head, payload, signature = text.split(".")
     claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload + "==="))
     key = VerifyKey(base64.b32decode(claims["iss"])[1:33])

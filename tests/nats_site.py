@@ -30,7 +30,8 @@ from nats.aio.client import Client
 
 from attestd.credentials.facts import Facts
 from attestd_edge.edge import Edge
-from attestd_edge.nats.keys import make
+from attestd_edge.nats.keys import Keys, make
+from attestd_edge.nats.links import KeyClient
 from attestd_edge.nats.site import NatsSite
 from attestd_edge.settings import Settings
 from tests import authority as a
@@ -273,9 +274,16 @@ class NatsSiteOnDisk:
 
     async def insider(self, name: str) -> Visitor:
         """One of the service's own users: callout, watch or carry."""
-        seed = (self.folder / "keys" / f"{name}.seed").read_text().strip()
         proxy = self.edge_site.leaf("proxy", key=a.p256(50), facts=None)
-        return await self.connect(proxy, key=a.p256(50), nkeys_seed_str=seed)
+        visitor = self.with_key(name)
+        await visitor.connect(f"tls://{HOST}:{self.port}", tls=self.client_tls(proxy, key=a.p256(50)))
+        return visitor
+
+    def with_key(self, name: str) -> Visitor:
+        """A client that holds this user's key."""
+        visitor = Visitor()
+        visitor.client = KeyClient(getattr(Keys.load(self.folder / "keys"), name))
+        return visitor
 
 
 class Visitor:
@@ -296,7 +304,7 @@ class Visitor:
         await asyncio.wait_for(
             self.client.connect(
                 address, allow_reconnect=False, connect_timeout=10, closed_cb=ended, disconnected_cb=ended,
-                error_cb=failed, **options,
+                error_cb=failed, **getattr(self.client, "login", {}), **options,
             ),
             15,
         )  # fmt: skip

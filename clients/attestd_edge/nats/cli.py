@@ -88,5 +88,5 @@ async def _until_stopped(site: NatsSite, *, as_json: bool) -> None:
 
 
 def _check_installed() -> None:
-    if missing := [name for name in ("nats", "nkeys", "nacl") if find_spec(name) is None]:
+    if missing := [name for name in ("nats", "nacl") if find_spec(name) is None]:
         raise NatsMissing(f"{', '.join(missing)} can't be imported.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
@@ -18,16 +18,11 @@ from nacl.public import PrivateKey
 from attestd.errors import Conflict
 from attestd_edge.files import FileUnwritable, read_file
 from attestd_edge.nats.nkeys import CurveKey, Kind, SigningKey, write_public, write_seed
+from attestd_edge.nats.settings import KEY_NAMES
 
 PUBLIC_FILE: Final = "keys.conf"
 _MAX_SEED = 256  # octets
-_NAMES: Final = {
-    "issuer": Kind.ACCOUNT,
-    "sealing": Kind.CURVE,
-    "callout": Kind.USER,
-    "watch": Kind.USER,
-    "carry": Kind.USER,
-}
+_NAMES: Final = dict(zip(KEY_NAMES, (Kind.ACCOUNT, Kind.CURVE, Kind.USER, Kind.USER, Kind.USER), strict=True))
 
 
 class KeysMade(Conflict):
@@ -38,13 +33,13 @@ class KeysMade(Conflict):
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """All of them; the users' as seeds, as NATS' client takes them."""
+    """All of them."""
 
     issuer: SigningKey
     sealing: CurveKey
-    callout: str = field(repr=False)
-    watch: str = field(repr=False)
-    carry: str = field(repr=False)
+    callout: SigningKey
+    watch: SigningKey
+    carry: SigningKey
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -53,14 +48,10 @@ class Keys:
             name: read_file(folder / f"{name}.seed", limit=_MAX_SEED).decode("ascii", "replace").strip()
             for name in _NAMES
         }
-        for name in ("callout", "watch", "carry"):
-            SigningKey.from_seed(seeds[name], Kind.USER)
         return cls(
             SigningKey.from_seed(seeds["issuer"], Kind.ACCOUNT),
             CurveKey.from_seed(seeds["sealing"]),
-            seeds["callout"],
-            seeds["watch"],
-            seeds["carry"],
+            *(SigningKey.from_seed(seeds[name], Kind.USER) for name in ("callout", "watch", "carry")),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
@@ -10,10 +11,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import nats
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
+from attestd_edge.nats.nkeys import SigningKey
 from attestd_edge.nats.settings import NatsSettings
 
 logger = logging.getLogger("attestd_edge.nats")
@@ -33,16 +34,29 @@ def tls_to(settings: NatsSettings, key: Path, certificate: Path) -> ssl.SSLConte
     return context
 
 
+class KeyClient(Client):  # type: ignore[misc]
+    """nats-py's client that logs in with an nkey. It can do so by itself only with a package that comes as source."""
+
+    def __init__(self, key: SigningKey) -> None:
+        super().__init__()
+        self._public_nkey = key.public  # what CONNECT names; without a user and password it would say nothing at all
+        self.login: dict[str, Any] = {
+            "user": key.public,
+            "password": "-",
+            "signature_cb": lambda challenge: base64.b64encode(key.sign(challenge.encode())),
+        }
+
+
 async def keep(
     name: str,
     settings: NatsSettings,
-    seed: str,
+    key: SigningKey,
     make_tls: Callable[[], ssl.SSLContext | None],
     use: Callable[[Client], Awaitable[None]],
     *,
     inbox: str = "_INBOX.attestd",
 ) -> None:
-    """Connects as the user of `seed` and lets `use` work until the connection ends; then again, for ever.
+    """Connects as the user of `key` and lets `use` work until the connection ends; then again, for ever.
 
     Each attempt reads the proxy's certificate anew, which is renewed beside. What fails again and again is said once.
     """
@@ -50,7 +64,7 @@ async def keep(
     while True:
         closed = asyncio.Event()
         try:
-            client = await _connected(name, settings, seed, make_tls(), closed, inbox=inbox)
+            client = await _connected(name, settings, key, make_tls(), closed, inbox=inbox)
         except (TimeoutError, NatsError, OSError, ssl.SSLError) as error:
             if said != (said := f"{type(error).__name__}: {error}"):
                 logger.warning("%s: nats-server does not let this service in: %s", name, said)
@@ -77,7 +91,7 @@ async def keep(
 async def _connected(
     name: str,
     settings: NatsSettings,
-    seed: str,
+    key: SigningKey,
     tls: ssl.SSLContext | None,
     closed: asyncio.Event,
     *,
@@ -92,11 +106,12 @@ async def _connected(
     more: dict[str, Any] = {}
     if tls is not None:
         more = {"tls": tls, "tls_hostname": urlsplit(settings.server).hostname}
-    return await asyncio.wait_for(
-        nats.connect(
+    client = KeyClient(key)
+    await asyncio.wait_for(
+        client.connect(
             settings.server,
             name=f"attestd-edge {name}",
-            nkeys_seed_str=seed,
+            **client.login,
             allow_reconnect=False,
             connect_timeout=_CONNECT,
             max_reconnect_attempts=0,
@@ -110,6 +125,7 @@ async def _connected(
         ),
         2 * _CONNECT,
     )
+    return client
 
 
 async def _close(client: Client) -> None:

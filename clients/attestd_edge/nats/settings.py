@@ -40,6 +40,7 @@ MIN_LIFETIME, DEFAULT_LIFETIME, MAX_LIFETIME = 10, 300, 900  # seconds
 MAX_GRANTS, MAX_PATTERNS = 64, 64
 _ACCOUNT = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _STREAM = _ACCOUNT
+KEY_NAMES = ("issuer", "sealing", "callout", "watch", "carry")  # of the files <name>.seed in nats.keys
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 

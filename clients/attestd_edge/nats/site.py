@@ -23,11 +23,13 @@ from attestd.credentials.dpop import ReplayCache
 from attestd.errors import AttestdError
 from attestd_edge.decide import View
 from attestd_edge.edge import Edge
+from attestd_edge.files import replace_file
 from attestd_edge.nats.callout import Callout
 from attestd_edge.nats.carry import Fate, Judged, judge_message
 from attestd_edge.nats.keys import Keys
 from attestd_edge.nats.ledger import Ledger
 from attestd_edge.nats.links import keep, tls_to
+from attestd_edge.nats.nkeys import SigningKey
 from attestd_edge.nats.request import SUBJECT, XKEY_HEADER
 from attestd_edge.nats.settings import Carriage, NatsSettings
 from attestd_edge.nats.subjects import write_name
@@ -37,6 +39,8 @@ from attestd_edge.settings import Settings
 
 logger = logging.getLogger("attestd_edge.nats")
 
+COUNTS_FILE = "nats.prom"
+_COUNT = 15.0  # seconds between writings of what is counted
 _LOOK = 0.05  # seconds between looks at the edge's bundle
 _AGAIN = 0.5  # seconds until a disconnection that was not confirmed is tried again
 _ANSWER = 1.0  # seconds that nats-server has to confirm one
@@ -65,6 +69,7 @@ class NatsSite:
             edge, self._settings, settings.audience, self._keys, self._ledger, self._tallies, ReplayCache(), wall,
             os.urandom,
         )  # fmt: skip
+        self._counts = settings.state_dir / COUNTS_FILE
         self._looked_at: View | None = None
         self._ending: dict[tuple[str, int], tuple[Ending, float]] = {}  # and when to try (again)
         self.asked = asyncio.Event()  # set once nats-server can ask
@@ -81,6 +86,7 @@ class NatsSite:
         links = [
             self._kept("callout", self._keys.callout, self._be_asked),
             self._kept("watch", self._keys.watch, self._disconnect),
+            self._count(),
         ]
         if carriage is not None:
             inbox = f"_INBOX.carry.{write_name(carriage.guarded.boundary.from_site or 'any')}"
@@ -91,8 +97,22 @@ class NatsSite:
             await asyncio.to_thread(self._edge.stop)
             self._ledger.close()
 
-    async def _kept(self, name: str, seed: str, use: Callable[[Client], Any], *, inbox: str = "_INBOX.attestd") -> None:
-        await keep(name, self._settings, seed, lambda: tls_to(self._settings, *self._files), use, inbox=inbox)
+    async def _kept(
+        self, name: str, key: SigningKey, use: Callable[[Client], Any], *, inbox: str = "_INBOX.attestd"
+    ) -> None:
+        await keep(name, self._settings, key, lambda: tls_to(self._settings, *self._files), use, inbox=inbox)
+
+    async def _count(self) -> None:
+        """Keeps what is counted in a file for Prometheus' node exporter: nothing listens here for it to ask."""
+        said = ""
+        while True:
+            try:
+                replace_file(self._counts, self._edge.metrics.text(), mode=0o644)
+                said = ""
+            except AttestdError as error:
+                if said != (said := str(error)):
+                    logger.warning("what is counted is not kept: %s", said)
+            await asyncio.sleep(_COUNT)
 
     # ---- asked ------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("nacl", reason="PyNaCl is not installed")
-pytest.importorskip("nkeys", reason="nkeys is not installed")
 
 from attestd.credentials.dpop import ReplayCache
 from attestd.credentials.jwk import public_jwk

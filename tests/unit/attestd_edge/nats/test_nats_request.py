@@ -7,9 +7,6 @@ from datetime import timedelta
 import pytest
 
 pytest.importorskip("nacl", reason="PyNaCl is not installed")
-pytest.importorskip("nkeys", reason="nkeys is not installed")
-
-import nkeys
 
 from attestd.credentials.jws import SignatureWrong
 from attestd.errors import AttestdError, InputTooLarge, MalformedInput
@@ -26,7 +23,7 @@ from attestd_edge.nats.request import (
 )
 from tests import authority as a
 from tests.edge_site import pem
-from tests.nats_asker import NONCE, USER, Asker, pair, read
+from tests.nats_asker import NONCE, SERVER, USER, Asker, Pair, read
 
 
 @pytest.fixture
@@ -131,7 +128,7 @@ def test_a_question_sealed_by_one_and_signed_by_another(put, asker, keys):
 
 
 def test_a_question_signed_by_another_than_it_says(put, asker):
-    data = asker.seal(asker.jwt(asker.claims(), key=pair(9, nkeys.PREFIX_BYTE_SERVER)).encode())
+    data = asker.seal(asker.jwt(asker.claims(), key=Pair(9, SERVER)).encode())
     with pytest.raises(SignatureWrong):
         put(data)
 
