@@ -22,7 +22,7 @@ from attestd_edge.nats.settings import NatsSettings
 from attestd_edge.nats.tallies import Tallies
 from attestd_edge.problems import EdgeFailed
 
-logger = logging.getLogger("attestd_edge.nats")
+logger = logging.getLogger("attestd_edge.decisions.nats")
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from attestd_edge.nats.request import SUBJECT, XKEY_HEADER
 from attestd_edge.nats.settings import Carriage, NatsSettings
 from attestd_edge.nats.subjects import write_name
 from attestd_edge.nats.tallies import Tallies
-from attestd_edge.nats.watch import Ending, ended, endings
+from attestd_edge.nats.watch import EXPIRED, Ending, ended, endings
 from attestd_edge.settings import Settings
 
 logger = logging.getLogger("attestd_edge.nats")
@@ -182,7 +182,10 @@ class NatsSite:
         self._ledger.forget(connection)
         self._ending.pop((connection.server, connection.number), None)
         self._tallies.ending(ending.why)
-        logger.info("disconnected: %s", ending.why, extra={"attestd": record})
+        level = (
+            logging.DEBUG if ending.why == EXPIRED else logging.INFO
+        )  # each login ends so, unless something else does
+        logger.log(level, "disconnected: %s", ending.why, extra={"attestd": record})
 
     # ---- carries ----------------------------------------------------------------------------------------------------
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from attestd.errors import AttestdError
 from attestd_edge.decide import View
 from attestd_edge.nats.ledger import Connection, Known, Ledger
 from attestd_edge.nats.login import ask_policy
 from attestd_edge.nats.settings import NatsSettings
+
+EXPIRED: Final = "login-expired"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,4 +55,4 @@ def ended(ledger: Ledger, now: datetime) -> Iterator[Ending]:
     """Those past their end, by this edge's time, which never runs backwards."""
     for connection, _ in ledger.connections():
         if now >= connection.until:
-            yield Ending(connection, "login-expired")
+            yield Ending(connection, EXPIRED)

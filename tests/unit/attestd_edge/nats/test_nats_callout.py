@@ -252,7 +252,7 @@ def test_what_is_no_question_gets_no_answer(gate, monkeypatch):
 
 
 def test_the_log_says_who_and_why_and_no_secret(gate, caplog):
-    with caplog.at_level(logging.INFO, "attestd_edge.nats"):
+    with caplog.at_level(logging.INFO, "attestd_edge.decisions.nats"):
         gate.let_in(chain=CHAIN)
         said = proven(a.token(exp=int(a.NOW.timestamp())))
         gate.refusal(**said)
