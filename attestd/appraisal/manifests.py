@@ -56,6 +56,8 @@ MAX_VALUES: Final = 4096  # good values of one PCR or fact
 _MAX_FACTS: Final = 128
 MAX_TEXT: Final = 4096  # characters of one value: a kernel's command line
 _MAX_TIME: Final = 1 << 40
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MAX_NUMBER: Final = (1 << 63) - 1  # a number of TOML has 64 bits
 
 FactValue = str | bool | int
 
@@ -156,13 +158,13 @@ class ReferenceManifest:
             raise InputTooLarge("The manifest is too large.", seen=len(data), expected=f"at most {MAX_MANIFEST} octets")
         try:
             members = tomllib.loads(data.decode("utf-8"))
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # one of them: a number too long for Python to read
             raise ManifestInvalid("The manifest is not TOML.", seen=str(error)[:200]) from None
         for name in ("not_before", "not_after"):
             if isinstance(moment := members.get(name), datetime):
                 if moment.tzinfo is None:
                     raise ManifestInvalid(f"{name} has no time zone.", seen=moment, expected="2026-11-01T00:00:00Z")
-                members[name] = int(moment.astimezone(UTC).timestamp())
+                members[name] = int((moment - _EPOCH).total_seconds())
         return cls.from_members(members)
 
     @classmethod
@@ -278,7 +280,7 @@ def _boot(members: Members) -> dict[str, Good]:
             raise ManifestInvalid("This is not a fact, or one too many.", seen=repr(name[:70]))
         if isinstance(said, dict):
             condition = Members(said, where)
-            facts[name] = Good(frozenset(), at_least=condition.integer("at_least"))
+            facts[name] = Good(frozenset(), at_least=_number(condition.integer("at_least"), where))
             condition.done()
             continue
         values = _list(said, where, least=0 if name == "doubts" else 1) if isinstance(said, list) else [said]
@@ -306,4 +308,10 @@ def _digest(value: Any, size: int, where: str) -> bytes:
 def _fact(value: Any, where: str) -> FactValue:
     if type(value) not in (str, bool, int) or (isinstance(value, str) and len(value) > MAX_TEXT):
         raise ManifestInvalid(f"{where} holds what is no fact's value.", seen=repr(value)[:80])
-    return value  # type: ignore[no-any-return]
+    return _number(value, where) if type(value) is int else value
+
+
+def _number(value: int, where: str) -> int:
+    if abs(value) > _MAX_NUMBER:
+        raise ManifestInvalid(f"{where} holds a number that is too large.", expected=f"at most {_MAX_NUMBER}")
+    return value

@@ -10,6 +10,7 @@ What it can't show: that the quote answered a nonce that was fresh, and that the
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -22,7 +23,7 @@ from attestd.appraisal.results import AttestationResult
 from attestd.appraisal.runtimes import judge_runtime
 from attestd.errors import EvidenceRefused
 from attestd.ids import Tier
-from attestd.protocol.encoding import Members, b64encode, read_object, write_object
+from attestd.protocol.encoding import MalformedJson, Members, b64encode, read_object, write_object
 from attestd.protocol.messages import (
     MAX_ATTEST,
     MAX_ENTRIES,
@@ -41,7 +42,8 @@ from attestd.tpm.replay import verify_event_log
 
 MAX_RECORD: Final = 256 * 1024  # octets
 _MAX_MANIFESTS: Final = 256
-_MAX_LABELS: Final = 64
+_MAX_TIME: Final = (1 << 37) - 1  # unix seconds: within the years that calendars here know
+_SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 class DocumentMissing(EvidenceRefused):
@@ -118,9 +120,9 @@ class AppraisalRecord:
         ek_area = endorsement.octets("ek", limit=MAX_PUBLIC)
         found = cls(
             device=members.text("device", limit=64),
-            at=members.integer("at"),
+            at=_within(members, "at", _MAX_TIME),
             tier=Tier.parse(tier) if tier else None,
-            labels=MappingProxyType({name: labels.text(name) for name, _ in list(labels.items())[:_MAX_LABELS]}),
+            labels=MappingProxyType({name: labels.text(name) for name, _ in labels.items()}),
             endorsed=Endorsed(
                 kind=endorsement.text("kind", limit=16),
                 manufacturer=endorsement.text("manufacturer"),
@@ -138,8 +140,8 @@ class AppraisalRecord:
             manifests=members.texts("manifests", most=_MAX_MANIFESTS, limit=64),
             advisories=members.text("advisories", limit=64),
             accepted=members.texts("accepted", most=256),
-            eventlog=bytes.fromhex(members.text("eventlog", limit=64)) if "eventlog" in members else None,
-            ima_entries=_entries(members) if "ima_entries" in members else None,
+            eventlog=_digest(members, "eventlog") if "eventlog" in members else None,
+            ima_entries=_within(members, "ima_entries", MAX_ENTRIES) if "ima_entries" in members else None,
         )
         for part in (endorsement, quote, members):
             part.done()
@@ -158,8 +160,16 @@ class AppraisalRecord:
         )
 
 
-def _entries(members: Members) -> int:
-    return min(max(members.integer("ima_entries"), 0), MAX_ENTRIES)
+def _within(members: Members, name: str, most: int) -> int:
+    if not 0 <= (value := members.integer(name)) <= most:
+        raise MalformedJson(f"record.{name} is out of bounds.", expected=f"0 to {most}")
+    return value
+
+
+def _digest(members: Members, name: str) -> bytes:
+    if not _SHA256.fullmatch(text := members.text(name, limit=64)):
+        raise MalformedJson(f"record.{name} is no SHA-256.", seen=repr(text), expected="64 hexadecimal digits")
+    return bytes.fromhex(text)
 
 
 def reappraise(

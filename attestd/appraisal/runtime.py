@@ -239,8 +239,8 @@ def appraise_runtime(
     """Judges an IMA list, or with a `known` state its continuation from entry `begins_at` on (counted from 0).
 
     Raises Pcr10NotQuoted, AnotherBoot, AnotherPolicy, EntriesMissing, MalformedImaList, MalformedImaEntry,
-    TemplateDigestMismatch, ImaListMismatch, BankNotReplayed, BootAggregateMissing, BootAggregateMismatch. What an entry
-    that is proven says, however bad, is in the result.
+    TemplateDigestMismatch, ImaListMismatch, BankNotReplayed, AnotherListForm, BootAggregateMissing,
+    BootAggregateMismatch. What an entry that is proven says, however bad, is in the result.
     """
     quoted = quoted_pcr10(quote.pcrs)
     # 1. What is known is of this boot and these policies, and ends where the entries begin.

@@ -74,7 +74,8 @@ def judge_runtime(
 ) -> JudgedRuntime:
     """Judges a list, or its continuation from entry `begins_at` on (counted from 0).
 
-    Raises what `appraise_runtime` raises; AnotherBoot, AnotherPolicy and EntriesMissing ask for the whole list.
+    Raises what `appraise_runtime` raises; AnotherBoot, AnotherPolicy, EntriesMissing, AnotherListForm and
+    BankNotReplayed ask for the whole list.
     """
     if begins_at and known is None:
         raise EntriesMissing(seen=f"entries from {begins_at} on", expected="the whole list: nothing is known of it")

@@ -44,6 +44,7 @@ from attestd.appraisal.runtimepolicy import (
     read_digest,
 )
 from attestd.protocol.encoding import MalformedJson, Members
+from attestd.protocol.messages import MAX_ENTRIES
 from attestd.tpm.imasignatures import MAX_KEY, FileKey, Keyring
 
 MAX_FILES: Final = 1_000_000
@@ -137,10 +138,8 @@ def _violations(members: Members) -> int | None:
         if members.text("violations", limit=16) != "any":
             raise
         return None
-    if count < 0:
-        raise RuntimePolicyInvalid(
-            "No list has fewer violations than none.", seen=count, expected='0 or more, or "any"'
-        )
+    if not 0 <= count <= MAX_ENTRIES:
+        raise RuntimePolicyInvalid("No list has so many violations.", expected=f'0 to {MAX_ENTRIES}, or "any"')
     return count
 
 

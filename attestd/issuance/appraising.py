@@ -37,9 +37,10 @@ from attestd.registry.evidence import ImaPart, Kept
 from attestd.tpm.activation import VerifiedAk
 from attestd.tpm.attest import VerifiedQuote
 from attestd.tpm.bootfacts import BootFacts, RecalledFacts, boot_facts, recall_facts
-from attestd.tpm.eventlog import parse_event_log
+from attestd.tpm.eventlog import Event, parse_event_log
+from attestd.tpm.eventtypes import NO_ACTION
 from attestd.tpm.ima import IMA_PCR
-from attestd.tpm.imalist import position_of
+from attestd.tpm.imalist import is_text, position_of
 from attestd.tpm.replay import verify_event_log
 
 _WAITING: Final = "waiting"  # stands in a record for a device that nobody approved yet
@@ -81,13 +82,15 @@ class Appraised:
     kept: Kept
     ima: ImaPart | None
     new_boot: bool
+    after: Kept | None  # what this one goes on from
     watched: tuple[tuple[str, tuple[str, ...]], ...]  # digest, and why that manifest would refuse
 
     def keeping(self, device: DeviceId) -> tuple[Step, ...]:
         """Steps of the act that records the result."""
         at = self.kept.at
         said = [step for digest, why in self.watched for step in references.watching(device, digest, why, now=at)]
-        return (*evidence.keeping(device, self.kept, ima=self.ima, new_boot=self.new_boot), *said)
+        kept = evidence.keeping(device, self.kept, ima=self.ima, new_boot=self.new_boot, after=self.after)
+        return (*kept, *said)
 
 
 class Appraiser:
@@ -119,8 +122,8 @@ class Appraiser:
         decide = deciding(manifests, subject, at)  # 1
         watched = deciding(manifests, subject, at, Stage.MONITOR)
         _require_logs(decide, case.unverified)  # 2
-        log, values = _log_of(case.unverified), _values_of(case.quote)
-        facts = _facts(case, kept, values)  # 3
+        log = _log_of(case.unverified)
+        facts, values = _facts(case, kept)  # 3
         judged = self._runtime(case, kept, decide, watched)  # 4
         result = appraise(  # 5
             Evidence(
@@ -163,7 +166,7 @@ class Appraiser:
                 inputs=record.to_bytes(),
                 boot=boot,
                 boot_log=log,
-                boot_pcrs=None if log is None else values,
+                boot_pcrs=values,
                 boot_facts=None if facts is None else facts.to_members(),
                 ima_entries=None if judged is None else judged.entries,
                 runtime_state=None if judged is None else judged.states.to_bytes(),
@@ -171,6 +174,7 @@ class Appraiser:
             ),
             ima=_new_part(case.unverified, judged),
             new_boot=kept is not None and kept.boot != boot,
+            after=kept,
             watched=_said(watched, result),
         )
 
@@ -224,28 +228,40 @@ def _log_of(unverified: QuoteEvidence) -> bytes | None:
     return unverified.eventlog_sha256
 
 
-def _values_of(quote: VerifiedQuote) -> bytes:
-    """A digest of the PCR values that an event log's facts depend on: all but IMA's, which no firmware writes."""
+def _values_of(quote: VerifiedQuote, *, ima: bool) -> bytes:
+    """A digest of the PCR values that an event log's facts depend on: without IMA's, which grows as files run, unless
+    the log itself measures into that PCR."""
     return hashlib.sha256(
         write_object(
             {
-                bank: {str(index): value.hex() for index, value in values.items() if index != IMA_PCR}
-                for bank, values in quote.pcrs.items()
+                "ima": ima,
+                "pcrs": {
+                    bank: {str(index): value.hex() for index, value in values.items() if ima or index != IMA_PCR}
+                    for bank, values in quote.pcrs.items()
+                },
             }
         )
     ).digest()
 
 
-def _facts(case: Case, kept: Kept | None, values: bytes) -> BootFacts | RecalledFacts | None:
-    """Step 3. The same log and the same values have the same facts."""
+def _facts(case: Case, kept: Kept | None) -> tuple[BootFacts | RecalledFacts | None, bytes | None]:
+    """Step 3, and by which values. The same log and the same values have the same facts."""
     log = _log_of(case.unverified)
     if log is None:
-        return None
-    if kept is not None and kept.boot_facts is not None and (kept.boot_log, kept.boot_pcrs) == (log, values):
-        return recall_facts(kept.boot_facts)
+        return None, None
+    if kept is not None and kept.boot_facts is not None and kept.boot_pcrs is not None and kept.boot_log == log:
+        for ima in (False, True):
+            if kept.boot_pcrs == _values_of(case.quote, ima=ima):
+                return recall_facts(kept.boot_facts), kept.boot_pcrs
     if case.unverified.eventlog is None:
         raise EventLogUnknown(seen=log.hex())
-    return boot_facts(verify_event_log(parse_event_log(case.unverified.eventlog), case.quote))
+    read = parse_event_log(case.unverified.eventlog)
+    facts = boot_facts(verify_event_log(read, case.quote))
+    return facts, _values_of(case.quote, ima=any(_measures_ima(event) for event in read.events))
+
+
+def _measures_ima(event: Event) -> bool:
+    return event.pcr == IMA_PCR and event.type != NO_ACTION
 
 
 def _boot_of(quote: VerifiedQuote) -> str:
@@ -256,7 +272,9 @@ def _new_part(unverified: QuoteEvidence, judged: JudgedRuntime | None) -> ImaPar
     """The entries that were proven now and not before, without those that came after the quote."""
     if judged is None or unverified.ima is None or (new := judged.decided.new_entries) == 0:
         return None
-    return ImaPart(unverified.ima_from, unverified.ima[: position_of(unverified.ima, new)])
+    part = unverified.ima[: position_of(unverified.ima, new)]
+    unended = is_text(part) and not part.endswith(b"\n")  # the next part begins with a line of its own
+    return ImaPart(unverified.ima_from, part + b"\n" * unended)
 
 
 def _said(watched: tuple[ReferenceManifest, ...], result: AttestationResult) -> tuple[tuple[str, tuple[str, ...]], ...]:

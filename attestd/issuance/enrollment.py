@@ -338,6 +338,8 @@ class Enrollment:
         refusal = EvidenceContraindicated("The evidence shows a state that must not be trusted.", seen=result.reasons)
         if device.state is State.ACTIVE:
             kept = appraised.keeping(device.id)
+            # The device's row before its evidence, as every act has it: two acts never wait for each other in a circle.
+            alone = devices.unchanged(device.id, expected_version=device.state_version)
             noted = audit.entry(
                 at=int(now.timestamp()),
                 actor="attestd",
@@ -347,7 +349,7 @@ class Enrollment:
                 detail={"because": list(result.reasons)},
             )
             self.quarantines.settle(
-                device, result, quarantining=(noted, *kept), holding=lambda: kept, now=now, request_id=request_id
+                device, result, quarantining=(noted, alone, *kept), holding=lambda: kept, now=now, request_id=request_id
             )
         raise refusal
 

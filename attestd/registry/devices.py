@@ -248,6 +248,12 @@ def attestation(
     return (change, revision.bumping()) if counts_again else (change,)
 
 
+def clock_seen(device_id: DeviceId, *, expected_version: int, clock: Mapping[str, Any], now: int) -> Step:
+    """How far a device's TPM was at a quote whose result does not count: a copy of its state from before is known by
+    it. Refused as UnknownDevice, StateChanged, TransitionRefused."""
+    return _changing(device_id, Event.ATTEST, expected_version=expected_version, now=now, clock=clock)
+
+
 def rekeying(device_id: DeviceId, *, expected_version: int, ck_public: bytes, ck_name: bytes, now: int) -> Step:
     """An active device's new credential key; the version grows by one, so nothing more is issued for the old key.
 

@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from attestd.ids import DeviceId
 from attestd.registry.acts import Step
 from attestd.registry.contents import packed, unpacked
 from attestd.registry.engine import Registry
 from attestd.registry.statements import Statement
+from attestd.registry.states import StateChanged
 from attestd.registry.tables import endorsements, evidence, ima_parts
 
 GOOD: Final = "good"
@@ -68,6 +69,13 @@ _NEWEST = Statement(
 _DELETE = Statement(
     delete(evidence).where(evidence.c.device_id == bindparam("device"), evidence.c.verdict == bindparam("which"))
 )
+_SEEN = (
+    evidence.c.device_id == bindparam("device"),
+    evidence.c.verdict == bindparam("which"),
+    evidence.c.inputs == bindparam("was"),
+)
+_DELETE_SEEN = Statement(delete(evidence).where(*_SEEN))
+_STILL_THERE = Statement(update(evidence).where(*_SEEN).values(at=evidence.c.at))
 _INSERT = Statement(insert(evidence).inline(), columns=evidence.c.keys())
 _FORGET_FROM = Statement(
     delete(ima_parts).where(
@@ -122,17 +130,23 @@ def endorsed_by(c: Connection, device_id: DeviceId) -> Endorsement:
 # ---- Acting -----------------------------------------------------------------------------------------------------
 
 
-def keeping(device_id: DeviceId, kept: Kept, *, ima: ImaPart | None, new_boot: bool) -> tuple[Step, ...]:
+def keeping(
+    device_id: DeviceId, kept: Kept, *, ima: ImaPart | None, new_boot: bool, after: Kept | None = None
+) -> tuple[Step, ...]:
     """Puts this evidence in the place of what was kept of its verdict, in the act that records the result.
 
     `ima` are entries that nobody had before: all of them, where it begins at 0. `new_boot`: lists of other boots go, if
-    no evidence speaks of them.
+    no evidence speaks of them. `after` is the evidence that this one goes on from, and must be there still: of two
+    attestations at once the second one is refused as StateChanged, for their lists would be pieces of one.
     """
     row = {"device_id": device_id, **{name: getattr(kept, name) for name in Kept.__dataclass_fields__}}
-    steps = [
-        Step(_DELETE, {"device": device_id, "which": kept.verdict}),
-        Step(_INSERT, row),
-    ]
+    steps = []
+    if after is not None:
+        seen = {"device": device_id, "which": after.verdict, "was": after.inputs}
+        steps.append(Step(_DELETE_SEEN if after.verdict == kept.verdict else _STILL_THERE, seen, otherwise=_raced))
+    if after is None or after.verdict != kept.verdict:
+        steps.append(Step(_DELETE, {"device": device_id, "which": kept.verdict}))
+    steps.append(Step(_INSERT, row))
     if ima is not None:
         steps.append(Step(_FORGET_FROM, {"device": device_id, "of_boot": kept.boot, "begins": ima.first}))
         part = {"device_id": device_id, "boot": kept.boot, "first": ima.first, "content": packed(ima.content)}
@@ -140,6 +154,10 @@ def keeping(device_id: DeviceId, kept: Kept, *, ima: ImaPart | None, new_boot: b
     if new_boot:
         steps.append(Step(_FORGET_BOOTS, {"device": device_id}))
     return tuple(steps)
+
+
+def _raced(_: Connection) -> StateChanged:
+    return StateChanged("Another attestation of this device was recorded at this moment.")
 
 
 def keeping_endorsement(device_id: DeviceId, endorsement: Endorsement, *, now: int) -> tuple[Step, ...]:

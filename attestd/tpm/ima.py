@@ -39,7 +39,7 @@ from attestd.tpm.imalist import (
     read_line,
     refuse,
 )
-from attestd.tpm.imastate import HASHED, PADDED, Chain, ImaState
+from attestd.tpm.imastate import HASHED, PADDED, Chain, ImaState, ListForm
 from attestd.tpm.imatemplates import (
     BOOT_AGGREGATE,
     SHA1_SIZE,
@@ -73,6 +73,12 @@ class BankNotReplayed(Conflict):
     """This bank's PCR was not replayed from the beginning"""
 
     remedy = "Send the whole IMA list once more."
+
+
+class AnotherListForm(Conflict):
+    """The entries are written in another form than those that are known"""
+
+    remedy = "Send the whole IMA list once more, and from then on the same one of the kernel's lists."
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +121,7 @@ class ImaWalk:
         self._list_hash = ""
         self._entries, self._violations, self._elsewhere = state.entries, state.violations, state.elsewhere
         self._boot_aggregate = state.boot_aggregate
+        self._form = state.form
         self._reached: ImaState | None = None
         self.text = False
         self.wrong, self.first_wrong = 0, 0  # entries whose digest is not that of their data; the first one's number
@@ -135,6 +142,7 @@ class ImaWalk:
             violations=self._violations,
             elsewhere=self._elsewhere,
             boot_aggregate=self._boot_aggregate,
+            form=self._form,
         )
 
     @property
@@ -182,7 +190,8 @@ class ImaWalk:
     # ---- The walk ------------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Run]:
-        """Raises MalformedImaList; unless it is a survey, MalformedImaEntry and TemplateDigestMismatch."""
+        """Raises MalformedImaList, AnotherListForm; unless it is a survey, MalformedImaEntry and
+        TemplateDigestMismatch."""
         if self._is_over or not (data := self._feed.more(b"", BEGINNING)):
             return
         self.text = is_text(data)
@@ -190,6 +199,7 @@ class ImaWalk:
 
     def _walk_binary(self, data: bytes, form: BinaryForm) -> Iterator[Run]:
         self._list_hash = LIST_HASHES[form.digest_size]
+        self._settle(ListForm(False, self._list_hash, form.order))
         template, at = b"", 0
         while True:
             if template:
@@ -217,7 +227,8 @@ class ImaWalk:
                 return
 
     def _walk_text(self, data: bytes) -> Iterator[Run]:
-        order: ByteOrder | None = None
+        before = self._begun.form
+        order: ByteOrder | None = None if before is None or not before.order else _ORDERS[before.order]
         while True:
             *lines, data = data.split(b"\n")
             if self._feed.ended:
@@ -230,6 +241,7 @@ class ImaWalk:
                 self._list_hash = hash_name
                 if order is None and entry.data is not None:
                     order, entry = self._order_of(line, entry)
+                self._settle(ListForm(True, hash_name, order or ""))
                 run = self._take(entry, order or "little")
                 if run is not None:
                     yield run
@@ -240,6 +252,13 @@ class ImaWalk:
             if len(data) > MAX_LINE:
                 refuse(self._entries + 1, "is too long a line", f"more than {MAX_LINE} octets")
             data = self._feed.more(data)
+
+    def _settle(self, form: ListForm) -> None:
+        """Parts make one list only if they are written alike: what was proven by parts, the whole must prove again."""
+        before = self._begun.form
+        if before is not None and form != before and (before.order or form[:2] != before[:2]):
+            raise AnotherListForm(seen=_written(form), expected=_written(before))
+        self._form = form
 
     def _order_of(self, line: bytes, entry: Entry) -> tuple[ByteOrder, Entry]:
         """How the machine writes the numbers that a text list does not show: the first entry's digest is over them."""
@@ -362,6 +381,13 @@ def _aggregate_of(template: bytes, data: bytes, order: ByteOrder) -> FileDigest 
     return event.digest if event.name == BOOT_AGGREGATE else None
 
 
+_ORDERS: Final[Mapping[str, ByteOrder]] = {"little": "little", "big": "big"}
+
+
+def _written(form: ListForm) -> str:
+    return f"{'text' if form.text else 'binary'}, {form.hash} {form.order}".rstrip()
+
+
 def _shown(pcr10: Mapping[str, bytes | None]) -> str:
     return ", ".join(f"{value.hex() if value else 'nothing'} ({bank})" for bank, value in pcr10.items())
 
@@ -369,7 +395,8 @@ def _shown(pcr10: Mapping[str, bytes | None]) -> str:
 def replay(state: ImaState, entries: bytes | Iterable[bytes], *, quoted: Mapping[str, bytes] | None = None) -> ImaState:
     """The state after these entries, unproven; where `quoted` tells PCR 10 by bank, at the entry that it proves.
 
-    Raises MalformedImaList, MalformedImaEntry, TemplateDigestMismatch, ImaListMismatch, BankNotReplayed.
+    Raises MalformedImaList, MalformedImaEntry, TemplateDigestMismatch, ImaListMismatch, BankNotReplayed,
+    AnotherListForm.
     """
     walk = ImaWalk(state, entries, quoted=quoted)
     for _ in walk:

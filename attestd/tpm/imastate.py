@@ -43,15 +43,25 @@ class Chain(NamedTuple):
     value: bytes | None
 
 
+class ListForm(NamedTuple):
+    """How a list is written. `hash` is its template digests'; `order` of its numbers, "" where a text list tells none
+    yet."""
+
+    text: bool
+    hash: str
+    order: str
+
+
 @dataclass(frozen=True, slots=True)
 class ImaState:
-    """How far a list was replayed."""
+    """How far a list was replayed. `form` is None before the first entry."""
 
     chains: tuple[Chain, ...]
     entries: int = 0  # of any PCR, violations included
     violations: int = 0
     elsewhere: int = 0  # entries for other PCRs, which nothing here proves
     boot_aggregate: FileDigest | None = None  # of the first entry
+    form: ListForm | None = None
 
     @classmethod
     def begin(cls, banks: Iterable[str]) -> Self:
@@ -82,6 +92,7 @@ class ImaState:
             "violations": self.violations,
             "elsewhere": self.elsewhere,
             "boot_aggregate": self.boot_aggregate.text if self.boot_aggregate else "",
+            "form": {} if self.form is None else self.form._asdict(),
         }
 
     @classmethod
@@ -98,9 +109,20 @@ class ImaState:
         if min(entries, violations, elsewhere) < 0:
             raise MalformedJson("A kept IMA state counts below zero.")
         aggregate = members.text("boot_aggregate", limit=256)
+        written = _read_form(members.object("form"))
         members.done()
         digest = FileDigest.parse(aggregate) if aggregate else None
-        return cls(tuple(chains), entries, violations, elsewhere, digest)
+        return cls(tuple(chains), entries, violations, elsewhere, digest, written)
+
+
+def _read_form(members: Members) -> ListForm | None:
+    if not members.items():
+        return None
+    form = ListForm(members.boolean("text"), members.text("hash", limit=16), members.text("order", limit=16))
+    if form.hash not in BANKS or form.order not in ("little", "big", *([""] if form.text else [])):
+        raise MalformedJson("A kept IMA state is of no list that there is.", seen=repr(form))
+    members.done()
+    return form
 
 
 def check_boot_aggregate(state: ImaState, pcrs: PcrValues) -> tuple[int, ...] | None:

@@ -30,7 +30,8 @@ _log = logging.getLogger(__name__)
 _NOTHING: Final = Lately()
 # The service can't go on from what it knows: these ask for all of it.
 _SEND_WHOLE: Final = frozenset(
-    {"another-boot", "another-policy", "entries-missing", "event-log-unknown", "evidence-incomplete"}
+    {"another-boot", "another-policy", "another-list-form", "bank-not-replayed", "entries-missing"}
+    | {"event-log-unknown", "evidence-incomplete"}
 )
 _OTHER_PCRS: Final = "pcr-selection-mismatch"
 # Octets of logs that a message has room for, in base64url, beside the quote.
