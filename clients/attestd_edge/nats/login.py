@@ -183,5 +183,7 @@ def decide_subject(
     """May this device send or get this at this boundary? Policies see `/field/munich/bike-1/>` as the path."""
     crossing = Crossing(guarded.boundary, method, "/" + subject.replace(".", "/"), guarded.labels)
     labels = tuple(sorted(guarded.labels.items()))
-    circumstances = ("nats", guarded.boundary.key, labels, method, crossing.path)
+    reads_request = view.decisions.policies.for_crossing(guarded.boundary.name).reads_request
+    # As `judge` writes it: where no policy looks at the subject, one answer is all devices' that look the same.
+    circumstances = (guarded.boundary.key, labels, (method, crossing.path) if reads_request else None)
     return view.decisions.about(identity, crossing, circumstances, now)

@@ -71,6 +71,7 @@ class NatsSite:
         )  # fmt: skip
         self._counts = settings.state_dir / COUNTS_FILE
         self._looked_at: View | None = None
+        self._ends_looked_at: datetime | None = None
         self._ending: dict[tuple[str, int], tuple[Ending, float]] = {}  # and when to try (again)
         self.asked = asyncio.Event()  # set once nats-server can ask
 
@@ -145,7 +146,10 @@ class NatsSite:
     def _look(self) -> None:
         """Notes what must end. It stays noted, over a lost connection too, until nats-server confirms it."""
         view, now = self._view(), self._edge.store.clock.now()
-        found = list(ended(self._ledger, now))
+        found: list[Ending] = []
+        if self._ends_looked_at is None or (now - self._ends_looked_at).total_seconds() >= 1:
+            found += ended(self._ledger, now)
+            self._ends_looked_at = now
         if view is not None and view is not self._looked_at:
             found += endings(self._ledger, self._settings, view, self._looked_at, now)
             self._looked_at = view
