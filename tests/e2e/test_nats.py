@@ -324,6 +324,23 @@ def test_the_command_serves_and_a_dead_or_slow_one_lets_nobody_in(site):
     told(story)
 
 
+def test_the_check_up_and_the_command_that_makes_keys(site, tmp_path):
+    edge = site.edge_site
+    told_well = edge.run("check", "--config", str(edge.config), "--json")
+    (nats_finding,) = [found for found in json.loads(told_well.stdout) if found["name"] == "nats"]
+    assert nats_finding["ok"], nats_finding
+    assert "3 subjects" in nats_finding["detail"]
+    (site.folder / "keys" / "watch.seed").unlink()
+    told_bad = edge.run("check", "--config", str(edge.config), "--json")
+    (nats_finding,) = [found for found in json.loads(told_bad.stdout) if found["name"] == "nats"]
+    assert not nats_finding["ok"]
+    assert "watch.seed" in nats_finding["detail"]
+    assert edge.run("nats", "serve", "--config", str(edge.config)).returncode == 3
+    made = edge.run("nats", "keys", str(tmp_path / "new"), "--json")
+    assert json.loads(made.stdout) == {"public": str(tmp_path / "new" / "keys.conf")}
+    assert edge.run("nats", "keys", str(tmp_path / "new")).returncode == 1
+
+
 def test_a_server_that_asks_in_the_open_gets_no_answer(site):
     async def story() -> None:
         async with site.running(

@@ -204,6 +204,17 @@ def test_policy_gives_each_subject(gate):
     assert leave["nats"]["sub"] == {"allow": ["orders.munich.bike-1.>"]}
 
 
+def test_the_example_of_the_documentation(gate):
+    page = (Path(__file__).resolve().parents[4] / "docs" / "nats.md").read_text()
+    policy = page[page.index('@id("affirmed-may-send")') :].partition("};")[0] + "};"
+    gate.publish(policy=gate.bundle().policy + policy, policy_version=4)
+    assert gate.let_in(chain=CHAIN)["nats"]["pub"] == {"allow": ["field.munich.bike-1.>"]}
+    unaffirmed = replace(a.FACTS, vector={"instance-identity": 2})
+    leave = gate.let_in(chain=[a.leaf(facts=unaffirmed), a.ISSUER.der])
+    assert leave["nats"]["pub"] == {"deny": [">"]}
+    assert leave["nats"]["sub"] == {"allow": ["orders.munich.bike-1.>"]}
+
+
 def test_policy_sees_the_subject_as_a_path(gate):
     gate.forbid('context.path like "/field/munich/bike-1/*"')
     leave = gate.let_in(chain=CHAIN)
