@@ -275,7 +275,7 @@ def judge(
         if held is not None and held.since <= now < held.until:
             return held.verdict
     # 2. to 5. Who is it?
-    identity = _identify(view, presented, request, tokens, now)
+    identity = identify(view, presented, request, tokens, now)
     # 6. May it?
     crossing = Crossing(boundary, request.method, path, request.labels, request.claims)
     decision = view.decisions.about(identity, crossing, circumstances, now)
@@ -298,9 +298,10 @@ def check_fresh(bundle: Bundle, now: datetime) -> None:
         )
 
 
-def _identify(
+def identify(
     view: View, presented: Presented, request: Request, tokens: TokenRules | None, now: datetime
 ) -> VerifiedIdentity:
+    """Steps 2 to 5 alone, for a door that asks policy several things about one login. Spends the proof."""
     status, revoked = view.bundle.status, view.bundle.revoked
     # 3. The certificate.
     certificate = _certificate(view, presented.chain, now) if presented.chain else None

@@ -99,6 +99,8 @@ class Settings:
     origins: frozenset[str]
     listen: UnixListen | TlsListen | None
     certificate_header: CertificateSource
+    nats: Mapping[str, Any] | None = None  # unread: its own room reads it (attestd_edge.nats.settings)
+    folder: Path = Path()  # that relative paths begin at
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -136,6 +138,8 @@ class Settings:
             origins=origins,
             certificate_header=_certificate_header(listen),
             listen=_listen(listen),
+            nats=top.unread("nats"),
+            folder=base,
         )
         for table in (top, edge, tokens, listen):
             table.done()
@@ -202,6 +206,11 @@ class _Table:
         if value is None and required:
             raise SettingsInvalid(f"There is no [{self.name(name)}].")
         return _Table(value or {}, self.name(name), self._base)
+
+    def unread(self, name: str) -> Mapping[str, Any] | None:
+        """A table for somebody else to read."""
+        value: Mapping[str, Any] | None = self._take(name, dict)
+        return value
 
     def tables(self, name: str) -> list[_Table]:
         values = self._take(name, list) or []
