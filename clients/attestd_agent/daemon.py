@@ -32,7 +32,7 @@ _NAP = 30.0  # seconds; the longest sleep in one piece: a suspended machine wake
 
 # Refusals that only a new enrollment can mend: the service does not know the device or its keys (any more), or wants
 # other PCRs by now and does not say which but to whom enrolls (as older services do).
-_ENROLL_AGAIN = frozenset({"device-unknown", "signature-wrong", "pcr-selection-mismatch"})
+_ENROLL_AGAIN = frozenset({"device-unknown", "signature-wrong", "pcr-selection-mismatch", "clock-went-back"})
 
 
 class Stopped(BaseException):

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -27,6 +28,9 @@ from attestd_demo.impostors import enroll_without_tpm, replay_quote
 from attestd_demo.software_tpm import Maker
 from attestd_demo.story import NotAsExpected, Story, expect_refusal
 from attestd_demo.world import TRUST_DOMAIN, Gadget, World
+
+_MODEL = "demo bike"
+_REFERENCES_COUNT = 3.1  # seconds until every worker surely follows a change of the references
 
 
 class Refused(AttestdError):
@@ -75,6 +79,7 @@ class Play:
         self.boundary()
         self.impostors()
         self.quarantine()
+        self.kernel()
 
     def make_instance(self) -> str:
         if (self.world.dir / "attestd.toml").exists():
@@ -222,14 +227,7 @@ class Play:
 
         def released() -> str:
             world.attestd("devices", "release", self.berlin.id, "--reason", "it was another one")
-            deadline = time.monotonic() + 3
-            while True:
-                try:
-                    return self.request(self.berlin)
-                except Refused:
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.1)
+            return self.crosses_soon(self.berlin)
 
         story.refused("a device quarantined two seconds ago", quarantined)
         story.refused(
@@ -237,6 +235,97 @@ class Play:
             self.refused_renewal,
         )
         story.step("released by the operator, it crosses again", released)
+
+    def kernel(self) -> None:
+        """What a machine booted is compared with what is good; another kernel costs it its trust, until it is known."""
+        story = self.story
+        story.chapter("The kernel")
+        story.step("a draft of references asks the devices for their boot logs", self.ask_for_logs)
+        story.step("what the golden devices booted is learned, and watched", self.learn)
+        story.step("it would refuse nobody, so it decides from now on", self.enforce)
+        story.refused("a device that booted a tampered kernel", self.tampered)
+        story.refused("and its request at the edge", self.refused_at_the_edge)
+        story.step("an auditor draws that result again, from a file alone", self.audit)
+        story.step("the kernel was an update: it is added to the references", self.learn_update)
+        story.step("released by the operator, the device attests and crosses again", self.come_back)
+
+    def references(self, *words: str) -> dict[str, Any]:
+        """An act on reference manifests, which counts in every worker a second later."""
+        stored: dict[str, Any] = self.world.asked("references", *words)
+        time.sleep(_REFERENCES_COUNT)
+        return stored
+
+    def ask_for_logs(self) -> str:
+        draft = self.world.props / "learn.toml"
+        draft.write_text(f'name = "{_MODEL}"\nstage = "learn"\n[match]\ntier = "device"\n', "utf-8")
+        self.references("add", str(draft))
+        for gadget in (self.berlin, self.munich):
+            _credential(gadget.agent.attest())
+        return "Each sent its event log, which replays to its quote."
+
+    def learn(self) -> str:
+        file = self.learned(self.berlin, self.munich)
+        self.watched = self.references("add", str(file), "--stage", "monitor")["number"]
+        for gadget in (self.berlin, self.munich):
+            _credential(gadget.agent.attest())
+        return f"{_MODEL}, version {self.watched}, at stage monitor"
+
+    def learned(self, *gadgets: Gadget) -> Path:
+        file = self.world.props / "references.toml"
+        file.unlink(missing_ok=True)
+        ids = (gadget.id for gadget in gadgets)
+        self.world.attestd("references", "learn", *ids, "--name", _MODEL, "--tier", "device", "--out", str(file))
+        return file
+
+    def enforce(self) -> str:
+        told = self.world.asked("references", "refusals", str(self.watched))
+        if told["total"]:
+            raise NotAsExpected("The references would refuse golden devices.", seen=told)
+        self.references("promote", str(self.watched), "enforce")
+        _credential(self.munich.agent.attest())
+        return _credential(self.berlin.agent.attest())
+
+    def tampered(self) -> str:
+        self.world.reboot(self.berlin, b"a kernel with something in it")
+        self.request(self.berlin)  # nobody knows yet: it still crosses
+        answer = self.berlin.agent.attest()
+        if not isinstance(answer, WaitAnswer) or answer.state != "quarantined":
+            raise NotAsExpected("A tampered kernel went unnoticed.", seen=answer)
+        return f"{answer.state}: {answer.result['reasons'][0]}"
+
+    def refused_at_the_edge(self) -> str:
+        time.sleep(2)
+        return expect_refusal(lambda: self.request(self.berlin), slug="device-suspended")
+
+    def audit(self) -> str:
+        file = self.world.props / "evidence.json"
+        file.unlink(missing_ok=True)
+        self.world.attestd("evidence", "export", self.berlin.id, "--out", str(file))
+        found = self.world.appraised(file)
+        if not found["reproduced"] or found["result"]["status"] != "contraindicated":
+            raise NotAsExpected("The result is not drawn again.", seen=found)
+        return f"{found['result']['status']}, octet by octet; {len(found['endorsement']['chain'])} endorsements"
+
+    def learn_update(self) -> str:
+        file = self.learned(self.berlin)
+        stored = self.references("add", str(file), "--stage", "enforce", "--overlap", "7d")
+        return f"{_MODEL}, version {stored['number']}; the one before counts for a week more"
+
+    def come_back(self) -> str:
+        self.world.attestd("devices", "release", self.berlin.id, "--reason", "it was the update")
+        _credential(self.berlin.agent.attest())
+        return self.crosses_soon(self.berlin)
+
+    def crosses_soon(self, gadget: Gadget) -> str:
+        """The edge hears of a release within a second or two."""
+        deadline = time.monotonic() + 3
+        while True:
+            try:
+                return self.request(gadget)
+            except Refused:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
     def refused_renewal(self) -> str:
         return expect_refusal(self.berlin.agent.renew, slug="device-quarantined")

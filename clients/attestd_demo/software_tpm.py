@@ -90,6 +90,11 @@ class SoftwareTpm:
         self._wait_until_it_answers()
 
     @property
+    def path(self) -> str:
+        """The socket at which it takes commands."""
+        return str(self._socket)
+
+    @property
     def tcti(self) -> str:
         """What the agent's --tcti takes."""
         return f"swtpm:path={self._socket}"

@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestd.errors import AttestdError, Unavailable
@@ -22,11 +24,13 @@ from attestd.policy import default_policy, edge_tokens_policy
 from attestd_agent.agent import Agent
 from attestd_agent.assemble import Options, assemble
 from attestd_agent.session import DeviceSession
+from attestd_demo.firmware import boot, measure, write_log
 from attestd_demo.software_tpm import Maker, SoftwareTpm
 from attestd_demo.upstream import BOUNDARY, Upstream
 from attestd_edge.edge import Edge
 
 TRUST_DOMAIN = "demo.example"
+KERNEL = b"the kernel that the operator built"
 _START_LIMIT = 30.0  # seconds
 
 
@@ -80,6 +84,12 @@ class World:
         """One `attestd` command, as an operator would type it. Raises CommandFailed."""
         return _command("attestd", *words, "--dir", str(self.dir))
 
+    def appraised(self, file: Path) -> Any:
+        """What an auditor finds, who has this file and nothing else."""
+        command = [_program("attestd"), "appraise", "bundle", str(file), "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        return json.loads(done.stdout) | {"exit": done.returncode}
+
     def asked(self, *words: str) -> Any:
         """The same, for its JSON."""
         return json.loads(self.attestd(*words, "--json"))
@@ -120,27 +130,51 @@ class World:
     # ---- Machines ---------------------------------------------------------------------------------------------
 
     def power_on(self, name: str, maker: Maker) -> Gadget:
-        """A machine whose TPM `maker` made (now, or in an earlier run), with its agent."""
-        state = self.props / name
-        tpm_state = state / "tpm"
+        """A machine whose TPM `maker` made (now, or in an earlier run), which boots, with its agent."""
+        tpm_state = self.props / name / "tpm"
         if not tpm_state.exists():
             maker.make(tpm_state)
-        tpm = SoftwareTpm(tpm_state)
+        gadget = self._boot(name, KERNEL)
+        self.gadgets.append(gadget)
+        return gadget
+
+    def reboot(self, gadget: Gadget, kernel: bytes) -> None:
+        """Power off and on: the TPM's PCRs begin anew, and the firmware measures another kernel."""
+        gadget.tpm.close()
+        anew = self._boot(gadget.name, kernel)
+        gadget.tpm, gadget.agent, gadget.session = anew.tpm, anew.agent, anew.session
+
+    def _boot(self, name: str, kernel: bytes) -> Gadget:
+        state = self.props / name
+        tpm = SoftwareTpm(state / "tpm")
         try:
-            options = Options(state / "agent", tpm.tcti, self.url, str(self.dir / "ca" / "root.pem"))
-            agent = assemble(options)
-            gadget = Gadget(name, tpm, agent, state / "agent", DeviceSession(agent))
+            events = boot(kernel, self._vendor())
+            measure(tpm.path, events)
+            log = state / "eventlog"
+            log.write_bytes(write_log(events))
+            root = str(self.dir / "ca" / "root.pem")
+            agent = assemble(Options(state / "agent", tpm.tcti, self.url, root, eventlog=log))
+            return Gadget(name, tpm, agent, state / "agent", DeviceSession(agent))
         except BaseException:
             tpm.close()
             raise
-        self.gadgets.append(gadget)
-        return gadget
+
+    def _vendor(self) -> bytes:
+        """Who signs kernels for these machines: a certificate in their firmware."""
+        file = self.props / "vendor.der"
+        if not file.exists():
+            key, day = ec.generate_private_key(ec.SECP256R1()), datetime(2026, 1, 1, tzinfo=UTC)
+            name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "A vendor of demos")])
+            built = x509.CertificateBuilder(name, name, key.public_key(), 1, day, day + timedelta(days=3650))
+            file.write_bytes(built.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER))
+        return file.read_bytes()
 
     def start_daemon(self, gadget: Gadget, **environ: str) -> None:
         """Leaves a machine to `attestd-agent run`, as on a real one."""
         with (self.props / "agent.log").open("ab") as log:
+            words = ("--tcti", gadget.tpm.tcti, "--state-dir", str(gadget.state))
             self.daemon = subprocess.Popen(
-                [_program("attestd-agent"), "run", "--tcti", gadget.tpm.tcti, "--state-dir", str(gadget.state)],
+                [_program("attestd-agent"), "run", *words, "--eventlog", str(gadget.state.parent / "eventlog")],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
