@@ -311,7 +311,7 @@ def _clocks(data: bytes) -> None:
     forward = 0 < moved < 1 << 31 or (moved == 0 and 0 < woken < 1 << 31)
     same = moved == woken == 0
     behind = other.clock < one.clock
-    assert (there is None) is (not (forward or same) or (behind and (same or other.safe)))
+    assert (there is None) is (not (forward or same) or (behind and same))
     assert (there is Reading.REBOOTED) is (forward and moved > 0 and there is not None)
     if there is not None and back is not None:
         assert same
