@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Final
@@ -50,10 +50,25 @@ class InForce:
         return self.demanded.to_header()
 
 
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """What was found in the registry, and when."""
+
+    at: datetime
+    version: int
+    ends: int | None  # when the first of them ends by time, in unix seconds
+    parsed: Mapping[str, ReferenceManifest]
+    found: InForce
+
+    def is_fresh(self, now: datetime) -> bool:
+        return abs((now - self.at).total_seconds()) < _FRESH
+
+
 class References:
     """The manifests in force: those of attestd.toml, and those in the registry, parsed once and again when they change.
 
-    One a process; any number of threads. A change counts a second after it was made.
+    One a process; any number of threads. A change counts a second after it was made. Nobody waits for another's look
+    at the registry: who holds what others need must not wait for who waits for it.
     """
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
@@ -64,32 +79,29 @@ class References:
         )
         self._settings = settings.attestation
         self._lock = threading.Lock()
-        self._looked_at: datetime | None = None
-        self._version: int | None = None
-        self._ends: int | None = None  # when the first of them ends by time
-        self._parsed: dict[str, ReferenceManifest] = {}
-        self._current = InForce(tuple(self.own), self._settings.pcrs, self._settings.logs)
+        self._looked: _Looked | None = None
 
     def in_force(self, now: datetime) -> InForce:
         """Raises the registry's errors; a manifest that was stored was read before."""
-        with self._lock:
-            fresh = self._looked_at is not None and abs((now - self._looked_at).total_seconds()) < _FRESH
-            if fresh:
-                return self._current
-            self._look(int(now.timestamp()))
-            self._looked_at = now
-            return self._current
+        looked = self._looked
+        if looked is None or not looked.is_fresh(now):
+            looked = self._look(looked, now)
+            with self._lock:
+                if self._looked is None or self._looked.version <= looked.version:
+                    self._looked = looked
+        return looked.found
 
-    def _look(self, now: int) -> None:
+    def _look(self, before: _Looked | None, now: datetime) -> _Looked:
+        at = int(now.timestamp())
         with self._registry.reading() as c:
             version = references.version(c)
-            if version == self._version and (self._ends is None or now < self._ends):
-                return
-            stored = references.in_force(c, now=now)
-        known = self._parsed
-        self._parsed = {
+            if before is not None and version == before.version and (before.ends is None or at < before.ends):
+                return replace(before, at=now)
+            stored = references.in_force(c, now=at)
+        known = {} if before is None else before.parsed
+        parsed = {
             entry.digest: known.get(entry.digest) or ReferenceManifest.from_json(entry.document) for entry in stored
         }
-        self._ends = min((entry.until for entry in stored if entry.until is not None), default=None)
-        self._version = version
-        self._current = InForce((*self.own, *self._parsed.values()), self._settings.pcrs, self._settings.logs)
+        ends = min((entry.until for entry in stored if entry.until is not None), default=None)
+        found = InForce((*self.own, *parsed.values()), self._settings.pcrs, self._settings.logs)
+        return _Looked(now, version, ends, parsed, found)

@@ -121,6 +121,7 @@ def test_waiting_leads_to_the_appointment() -> None:
         (refused("device-unknown"), Act.ENROLL),
         (refused("signature-wrong"), Act.ENROLL),
         (refused("pcr-selection-mismatch", 403), Act.ENROLL),
+        (refused("clock-went-back", 403), Act.ENROLL),
         (refused("device-quarantined", 403), Act.ATTEST),
         (refused("device-not-active", 403), Act.ATTEST),
         (refused("internal-error", 500), Act.ATTEST),
