@@ -52,14 +52,14 @@ _ADVISORIES = b""
 
 
 @cache
-def _machine() -> Machine:
+def short_machine() -> Machine:
     """One whose log is short."""
     keys = {name: w.signatures(name.encode()) for name in ("PK", "KEK", "db")} | {"dbx": w.signatures(b"\1" * 32)}
     return Machine(boot=w.exit_boot_services(w.grub(w.shim(w.firmware(w.Boot(), variables=keys)))))
 
 
 @cache
-def _manifests() -> tuple[ReferenceManifest, ...]:
+def own_manifests() -> tuple[ReferenceManifest, ...]:
     said = {"boot": BOOT, "runtime": runtime(*GOOD_FILES)}
     decides = {"name": "model", "stage": "enforce", "match": {"tier": "device", "labels": {"ring": "1"}}, **said}
     watched = {"name": "next", "stage": "monitor", "boot": BOOT, "runtime": runtime("/usr/bin/init")}
@@ -67,8 +67,8 @@ def _manifests() -> tuple[ReferenceManifest, ...]:
 
 
 @cache
-def _record() -> AppraisalRecord:
-    tpm, pcrs = Forger(), _machine().pcrs()
+def true_record() -> AppraisalRecord:
+    tpm, pcrs = Forger(), short_machine().pcrs()
     attest, signature = tpm.quote(_NONCE, pcrs)
     return AppraisalRecord(
         device="device-1",
@@ -82,17 +82,17 @@ def _record() -> AppraisalRecord:
         signature=signature,
         qualifying_data=_NONCE,
         pcrs=pcrs,
-        manifests=tuple(sorted(manifest.digest for manifest in _manifests())),
+        manifests=tuple(sorted(manifest.digest for manifest in own_manifests())),
         advisories=hashlib.sha256(_ADVISORIES).hexdigest(),
         accepted=(),
-        eventlog=hashlib.sha256(_machine().eventlog).digest(),
+        eventlog=hashlib.sha256(short_machine().eventlog).digest(),
         ima_entries=3,
     )
 
 
-def _drawn(record: AppraisalRecord) -> bytes:
-    documents = [manifest.document for manifest in _manifests()]
-    machine = _machine()
+def drawn(record: AppraisalRecord) -> bytes:
+    documents = [manifest.document for manifest in own_manifests()]
+    machine = short_machine()
     result = reappraise(
         record, manifests=documents, advisories=_ADVISORIES, eventlog=machine.eventlog, ima=machine.ima()
     )
@@ -100,17 +100,17 @@ def _drawn(record: AppraisalRecord) -> bytes:
 
 
 @cache
-def _bundle() -> EvidenceBundle:
-    documents = tuple(manifest.document for manifest in _manifests())
+def true_bundle() -> EvidenceBundle:
+    documents = tuple(manifest.document for manifest in own_manifests())
     return EvidenceBundle(
-        record=_record().to_bytes(),
-        result=_drawn(_record()),
+        record=true_record().to_bytes(),
+        result=drawn(true_record()),
         certificates=(b"\x30\x00",),
         missing=("ab" * 32,),
         manifests=documents,
         advisories=_ADVISORIES,
-        eventlog=_machine().eventlog,
-        ima=_machine().ima(),
+        eventlog=short_machine().eventlog,
+        ima=short_machine().ima(),
     )
 
 
@@ -121,10 +121,10 @@ def _kept_record(data: bytes) -> None:
     """One spelling; and of all records that there are, those with this quote alone lead to a result."""
     record = AppraisalRecord.parse(data)
     assert AppraisalRecord.parse(record.to_bytes()) == record
-    drawn = _drawn(record)
-    true = _record()
+    found = drawn(record)
+    true = true_record()
     assert (record.attest, record.pcrs, record.ima_entries) == (true.attest, true.pcrs, true.ima_entries)
-    told, wanted = (json.loads(octets)["vector"] for octets in (drawn, _bundle().result))
+    told, wanted = (json.loads(octets)["vector"] for octets in (found, true_bundle().result))
     assert told["executables"] in (0, wanted["executables"])  # labels and tier are words that it can't prove
 
 
@@ -133,7 +133,7 @@ def _evidence_bundle(data: bytes) -> None:
     assert EvidenceBundle.parse(bundle.to_bytes()) == bundle
     record, result = bundle.reproduce()
     assert canonical(result) == bundle.result
-    assert record.attest == _record().attest
+    assert record.attest == true_record().attest
     bundle.endorse(record, roots=None)
 
 
@@ -141,18 +141,18 @@ def _evidence_bundle(data: bytes) -> None:
 def _bundles() -> list[bytes]:
     """Without a maker's certificate: that one is another target's."""
     by_inventory = AppraisalRecord.parse(
-        _bundle().record.replace(b'"kind":"certificate"', b'"kind":"inventory"'),
+        true_bundle().record.replace(b'"kind":"certificate"', b'"kind":"inventory"'),
     )
     return [
         EvidenceBundle(
             by_inventory.to_bytes(),
-            _drawn(by_inventory),
+            drawn(by_inventory),
             (),
             (),
-            _bundle().manifests,
-            _bundle().advisories,
-            _bundle().eventlog,
-            _bundle().ima,
+            true_bundle().manifests,
+            true_bundle().advisories,
+            true_bundle().eventlog,
+            true_bundle().ima,
         ).to_bytes()
     ]
 
@@ -162,16 +162,18 @@ def _runtimes(data: bytes) -> None:
     states = Runtimes.parse(data)
     assert Runtimes.parse(states.to_bytes()) == states
     machine, quote = _grown(), _grown_quote()
-    whole = judge_runtime(machine.ima(), quote=quote, deciding=_manifests()[:1], watched=())
+    whole = judge_runtime(machine.ima(), quote=quote, deciding=own_manifests()[:1], watched=())
     known = Runtimes(states.decided)
-    found = judge_runtime(machine.ima(3), quote=quote, deciding=_manifests()[:1], watched=(), known=known, begins_at=3)
+    found = judge_runtime(
+        machine.ima(3), quote=quote, deciding=own_manifests()[:1], watched=(), known=known, begins_at=3
+    )
     assert found.entries == whole.entries
     assert found.decided.state.replay.pcr10 == whole.decided.state.replay.pcr10
 
 
 @cache
 def _grown() -> Machine:
-    machine = Machine(boot=_machine().boot)
+    machine = Machine(boot=short_machine().boot)
     machine.run("/usr/bin/vim")
     return machine
 
@@ -183,8 +185,10 @@ def _grown_quote() -> VerifiedQuote:
 
 @once
 def _kept_states() -> list[bytes]:
-    quote = ima_lists.quote(_machine().items, pcrs=_machine().pcrs())
-    return [judge_runtime(_machine().ima(), quote=quote, deciding=_manifests()[:1], watched=()).states.to_bytes()]
+    quote = ima_lists.quote(short_machine().items, pcrs=short_machine().pcrs())
+    return [
+        judge_runtime(short_machine().ima(), quote=quote, deciding=own_manifests()[:1], watched=()).states.to_bytes()
+    ]
 
 
 # ---- What operators say -----------------------------------------------------------------------------------------
@@ -343,7 +347,7 @@ class _Stranger:
         settings = AttestationSettings(pcrs=ten, release_after_good=True)
         self.world = World(folder / "instance", attestation=settings, brake=BrakeSettings(enabled=False))
         refer(self.world, boot=BOOT, runtime=runtime(*GOOD_FILES))
-        self.good = Machine(boot=_machine().boot)
+        self.good = Machine(boot=short_machine().boot)
         self.device: SoftDevice = enrolled(self.world, self.good)
         keys = {name: w.signatures(name.encode()) for name in ("PK", "KEK", "db")} | {"dbx": w.signatures(b"\1" * 32)}
         boot = w.exit_boot_services(w.grub(w.shim(w.firmware(w.Boot(), variables=keys)), kernel=b"tampered"))
@@ -407,17 +411,17 @@ _HEADS = (b"sha256:", b"+", b"-", b" eventlog", b" ima", b",23", b"sha1:10")
 _LISTS = (b"ima-ng", b"ima", b"10 ", b"\n", b"sha256:", bytes(20))
 
 TARGETS = (
-    Target("appraisal-record", _kept_record, lambda: [_record().to_bytes()], _JSON),
+    Target("appraisal-record", _kept_record, lambda: [true_record().to_bytes()], _JSON),
     Target("evidence-bundle", _evidence_bundle, _bundles, _JSON, limit=_LIMIT),
     Target("runtime-states", _runtimes, _kept_states, _JSON),
     Target(
         "manifest-json",
         _manifest(ReferenceManifest.from_json),
-        lambda: [write_object(WHOLE), *(manifest.document for manifest in _manifests())],
+        lambda: [write_object(WHOLE), *(manifest.document for manifest in own_manifests())],
         _JSON,
     ),
     Target("manifest-toml", _manifest(ReferenceManifest.from_toml), _tomls, _TOML, limit=_LIMIT),
-    Target("learning", _learned, lambda: [_machine().eventlog, w.uki_boot().agile()], limit=_LIMIT),
+    Target("learning", _learned, lambda: [short_machine().eventlog, w.uki_boot().agile()], limit=_LIMIT),
     Target("demanded-evidence", _header, lambda: [b"-", b"sha256:0,1,7+sha1:10 eventlog ima"], _HEADS, limit=700),
     Target("ima-position", _position, _positions, _LISTS),
     Target("clock-reading", _clocks, _clock_seeds, limit=64),
