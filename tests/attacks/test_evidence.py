@@ -319,6 +319,23 @@ def test_two_attestations_at_once_keep_one_list(world: World, monkeypatch: pytes
     assert device.attest(nonce=nonces[1]).status_code == 200, "nothing was spent"
 
 
+def test_another_tpm_with_the_same_counts(world: World) -> None:
+    """It takes a device's place, in a boot of the same name: the old one's list is still the old one's."""
+    refer(world, **WHOLE)
+    machine = Machine("/usr/bin/init", "/usr/bin/sh", "/usr/bin/vim")
+    device = enrolled(world, machine)
+    machine.run("/usr/bin/rogue")
+    machine.present(device, ima_from=4)
+    attested_badly(world, device, "/usr/bin/rogue")
+    new = world.device()
+    message = {"v": 1, "ek_hash": new.ek_hash.hex()}
+    assert world.operator.post(f"/v1/admin/devices/{device.id}/replace", message).status_code == 200
+    Machine().present(new)
+    assert new.enroll().status_code == 200
+    assert new.attest().status_code == 200
+    assert exported(world, device.id, "bad").reproduce()[1].contraindicated
+
+
 # ---- Manifests end, and only those that decide do ---------------------------------------------------------------
 
 

@@ -357,6 +357,7 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("one machine's evidence for another", "Parno, 2008"): (
         f"{EVIDENCE}::test_evidence_of_one_device_under_another_s_id",
         f"{EVIDENCE}::test_a_bundle_of_another_device",
+        f"{EVIDENCE}::test_another_tpm_with_the_same_counts",
         f"{ATTACK}quote.py::test_a_good_machine_s_quote_for_a_bad_one",
     ),
     ("an old result counts again", "docs/protocol.md, 3"): (

@@ -214,7 +214,11 @@ def _manifest(read: Callable[[bytes], ReferenceManifest]) -> Callable[[bytes], N
 
 def _tomls() -> list[bytes]:
     plain = b'name="x"\nstage="enforce"\nnot_before=2026-01-01T00:00:00Z\n[boot]\ndbx_count=7\nsbat={at_least=9}\n'
-    return [plain, plain + b"[runtime]\nviolations = 3\n", write_toml(WHOLE).encode()]
+    return [
+        plain,
+        plain + b'[runtime]\nviolations = 3\ndigests = ["sha256:' + b"cc" * 32 + b'"]\n',
+        write_toml(WHOLE).encode(),
+    ]
 
 
 def _learned(data: bytes) -> None:
