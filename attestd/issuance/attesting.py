@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from attestd.appraisal.results import AttestationResult
 from attestd.ca.sealing import SealingKeys
 from attestd.config import Settings
-from attestd.errors import EvidenceRefused, MalformedInput
+from attestd.errors import EvidenceRefused, MalformedInput, Unavailable
 from attestd.ids import SpiffeId
 from attestd.issuance.answering import (
     AttestationOverdue,
@@ -77,9 +77,13 @@ class Attestations:
     appraiser: Appraiser
     quarantines: Quarantines
 
-    def demanded(self, now: datetime) -> str:
-        """What an attestation should hold now: the header beside each nonce (`attestd.protocol.demanded`)."""
-        return self.appraiser.in_force(now).header
+    def demanded(self, now: datetime) -> str | None:
+        """What an attestation should hold now: the header beside each nonce (`attestd.protocol.demanded`). None where
+        that is not known, since the database is away: what an answer says of that must not get lost for it."""
+        try:
+            return self.appraiser.in_force(now).header
+        except Unavailable:
+            return None
 
     def attest(self, envelope: SignedEnvelope, *, url: str, now: datetime, request_id: str) -> bytes | WaitAnswer:
         """Re-attests, and renews if the device is active. A quarantined device gets its result and nothing else."""

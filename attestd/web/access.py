@@ -209,8 +209,8 @@ def register(app: Flask, service: Service) -> None:
         current = exchange()
         if current.door is not None and current.door.nonce:
             response.headers["Replay-Nonce"] = b64encode(service.lifecycle.nonce(current.now))
-            if current.door.who in DEVICES:
-                response.headers[HEADER] = service.attestations.demanded(current.now)
+            if current.door.who in DEVICES and (demanded := service.attestations.demanded(current.now)) is not None:
+                response.headers[HEADER] = demanded
         response.headers.setdefault("Cache-Control", "no-store")
         return response
 

@@ -336,8 +336,8 @@ def _response(status: int, door: Door, content: dict[str, Any]) -> dict[str, Any
         }
     if door.nonce and door.who in DEVICES:
         headers[HEADER] = {
-            "description": "What an attestation should hold now: the PCRs of its quote, and logs.",
-            "required": True,
+            "description": "What an attestation should hold now: a quote's PCRs, and logs. Unknown without a database.",
+            "required": False,
             "schema": {"type": "string", "maxLength": MAX_HEADER},
         }
     if status in (202, 429, 503) and content.get(_JSON, {}).get("schema") != ref("Ready"):

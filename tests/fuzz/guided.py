@@ -37,7 +37,7 @@ def main() -> None:
         f"-max_len={target.limit}",
         f"-artifact_prefix={folder}/",
         *([f"-dict={words}"] if target.words else []),
-        "-rss_limit_mb=1024",
+        "-rss_limit_mb=2048",  # a process with every room instrumented has 1,100 before it begins
         "-malloc_limit_mb=256",
         "-timeout=20",
         "-print_final_stats=1",

@@ -65,7 +65,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     known = manifest()
     monkeypatch.setattr("attestd.cli.api.AdminApi.connect", lambda _: Api(world))
     monkeypatch.setattr(makers, "known_makers", lambda: known)
-    monkeypatch.setattr("attestd.operations.known_makers", lambda: known)
+    monkeypatch.setattr("attestd.operations.instance.known_makers", lambda: known)
     yield world
     world.close()
 

@@ -15,9 +15,11 @@ from attestd.appraisal.record import AppraisalRecord, DocumentMissing, canonical
 from attestd.config import AttestationSettings
 from attestd.credentials.status import Status
 from attestd.issuance import appraising
+from attestd.issuance.references import References
 from attestd.protocol.demanded import HEADER, Demanded
 from attestd.registry import audit, devices, evidence, references
 from attestd.registry.contents import ContentGone
+from attestd.registry.engine import DatabaseFailed
 from attestd.registry.states import Event, State
 from attestd.upkeep.retention import sweep
 from tests import ima_lists
@@ -114,6 +116,15 @@ def test_settings_ask_too(tmp_path: Path) -> None:
 def test_only_devices_are_told(world: World) -> None:
     assert HEADER in world.get("/v1/nonce").headers
     assert HEADER not in world.admin.get("/v1/admin/devices").headers
+
+
+def test_a_nonce_is_given_while_the_database_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(self: object, now: object) -> None:
+        raise DatabaseFailed
+
+    monkeypatch.setattr(References, "in_force", away)
+    answer = world.get("/v1/nonce")
+    assert (answer.status_code, HEADER in answer.headers) == (204, False)
 
 
 def test_an_enrollment_is_asked_by_its_beginning(world: World) -> None:
