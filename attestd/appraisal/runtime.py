@@ -21,7 +21,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from struct import Struct
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from attestd.appraisal.runtimeopinion import GOOD, IGNORED, LearnedKey, PolicyView
 from attestd.appraisal.runtimepolicy import RuntimePolicy
@@ -127,32 +127,37 @@ class RuntimeState:
 
     def to_bytes(self) -> bytes:
         """As `parse` reads it: what is kept between attestations."""
-        return write_object(
-            {
-                "v": 1,
-                "replay": self.replay.to_members(),
-                "reset_count": self.boot.reset_count,
-                "restart_count": self.boot.restart_count,
-                "policy": b64encode(self.policy),
-                "files": self.files,
-                "ignored": self.ignored,
-                "buffers": self.buffers,
-                "refused": self.refused,
-                "refusals": [
-                    {"entry": one.entry, "path": one.path, "digest": one.digest, "why": one.why}
-                    for one in self.refusals
-                ],
-                "learned": [
-                    {"policy": b64encode(key.policy), "keyring": key.keyring, "certificate": b64encode(key.certificate)}
-                    for key in self.learned
-                ],
-            }
-        )
+        return write_object(self.to_members())
+
+    def to_members(self) -> dict[str, Any]:
+        """The JSON form that `from_members` reads."""
+        return {
+            "v": 1,
+            "replay": self.replay.to_members(),
+            "reset_count": self.boot.reset_count,
+            "restart_count": self.boot.restart_count,
+            "policy": b64encode(self.policy),
+            "files": self.files,
+            "ignored": self.ignored,
+            "buffers": self.buffers,
+            "refused": self.refused,
+            "refusals": [
+                {"entry": one.entry, "path": one.path, "digest": one.digest, "why": one.why} for one in self.refusals
+            ],
+            "learned": [
+                {"policy": b64encode(key.policy), "keyring": key.keyring, "certificate": b64encode(key.certificate)}
+                for key in self.learned
+            ],
+        }
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
         """Raises MalformedJson and other MalformedInput."""
-        members = Members(read_object(data, limit=MAX_STATE, name="runtime state"), "runtime state")
+        return cls.from_members(Members(read_object(data, limit=MAX_STATE, name="runtime state"), "runtime state"))
+
+    @classmethod
+    def from_members(cls, members: Members) -> Self:
+        """Raises MalformedJson and other MalformedInput."""
         members.version()
         refusals, learned = [], []
         for refusal in members.objects("refusals", most=MAX_REFUSED):

@@ -15,7 +15,7 @@ from attestd.appraisal.manifests import ReferenceManifest
 from attestd.appraisal.runtime import MAX_STATE, AnotherPolicy, EntriesMissing, RuntimeAppraisal, RuntimeState
 from attestd.appraisal.runtime import appraise_runtime as judge
 from attestd.appraisal.runtimepolicy import RuntimePolicy
-from attestd.protocol.encoding import Members, b64encode, read_object, write_object
+from attestd.protocol.encoding import Members, read_object, write_object
 from attestd.tpm.attest import VerifiedQuote
 
 MAX_WATCHED: Final = 8  # manifests that judge one device's list besides those that decide
@@ -30,17 +30,17 @@ class Runtimes:
 
     def to_bytes(self) -> bytes:
         """As `parse` reads it."""
-        watched = {digest: b64encode(state.to_bytes()) for digest, state in self.watched.items()}
-        return write_object({"v": 1, "decided": b64encode(self.decided.to_bytes()), "watched": watched})
+        watched = {digest: state.to_members() for digest, state in self.watched.items()}
+        return write_object({"v": 1, "decided": self.decided.to_members(), "watched": watched})
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
         """Raises MalformedInput's children for what this did not write."""
-        members = Members(read_object(data, limit=2 * (MAX_WATCHED + 1) * MAX_STATE, name="runtime states"), "states")
+        members = Members(read_object(data, limit=(MAX_WATCHED + 1) * MAX_STATE, name="runtime states"), "states")
         members.version()
-        decided = RuntimeState.parse(members.octets("decided", limit=MAX_STATE))
+        decided = RuntimeState.from_members(members.object("decided"))
         said = members.object("watched")
-        watched = {digest: RuntimeState.parse(said.octets(digest, limit=MAX_STATE)) for digest, _ in said.items()}
+        watched = {digest: RuntimeState.from_members(said.object(digest)) for digest, _ in said.items()}
         members.done()
         return cls(decided, watched)
 

@@ -23,7 +23,7 @@ from attestd.appraisal.record import AppraisalRecord, canonical
 from attestd.appraisal.results import AttestationResult
 from attestd.appraisal.runtimes import JudgedRuntime, Runtimes, judge_runtime
 from attestd.config import Settings
-from attestd.errors import Conflict, EvidenceRefused
+from attestd.errors import Conflict, EvidenceRefused, MalformedInput
 from attestd.ids import DeviceId, Tier
 from attestd.issuance.chips import Chips
 from attestd.issuance.references import InForce, References
@@ -36,7 +36,7 @@ from attestd.registry.engine import Registry
 from attestd.registry.evidence import ImaPart, Kept
 from attestd.tpm.activation import VerifiedAk
 from attestd.tpm.attest import VerifiedQuote
-from attestd.tpm.bootfacts import BootFacts, RecalledFacts, boot_facts, recall_facts
+from attestd.tpm.bootfacts import RecalledFacts, boot_facts, recall_facts
 from attestd.tpm.eventlog import Event, parse_event_log
 from attestd.tpm.eventtypes import NO_ACTION
 from attestd.tpm.ima import IMA_PCR
@@ -102,6 +102,7 @@ class Appraiser:
         self.chips = Chips.of(settings)
         self.references = References(settings, registry)
         self.contents = Contents(registry)
+        self._advisories = hashlib.sha256(self.chips.advisories.document).hexdigest()
 
     def in_force(self, now: datetime) -> InForce:
         """The manifests, and what they ask for."""
@@ -121,9 +122,9 @@ class Appraiser:
         manifests = self.in_force(now).manifests
         decide = deciding(manifests, subject, at)  # 1
         watched = deciding(manifests, subject, at, Stage.MONITOR)
-        _require_logs(decide, case.unverified)  # 2
         log = _log_of(case.unverified)
-        facts, values = _facts(case, kept)  # 3
+        _require_logs(decide, eventlog=log, ima=case.unverified.ima)  # 2
+        facts, values = _facts(case, kept, log)  # 3
         judged = self._runtime(case, kept, decide, watched)  # 4
         result = appraise(  # 5
             Evidence(
@@ -150,7 +151,7 @@ class Appraiser:
             qualifying_data=case.qualifying_data,
             pcrs=case.quote.pcrs,
             manifests=tuple(sorted(manifest.digest for manifest in (*decide, *watched))),
-            advisories=hashlib.sha256(chips.advisories.document).hexdigest(),
+            advisories=self._advisories,
             accepted=tuple(sorted(chips.accepted)),
             eventlog=log,
             ima_entries=None if judged is None else judged.entries,
@@ -167,7 +168,7 @@ class Appraiser:
                 boot=boot,
                 boot_log=log,
                 boot_pcrs=values,
-                boot_facts=None if facts is None else facts.to_members(),
+                boot_facts=None if facts is None else facts.members,
                 ima_entries=None if judged is None else judged.entries,
                 runtime_state=None if judged is None else judged.states.to_bytes(),
                 result=canonical(result),
@@ -189,13 +190,12 @@ class Appraiser:
         entries = case.unverified.ima
         if entries is None:
             return None
-        known = None if kept is None or kept.runtime_state is None else Runtimes.parse(kept.runtime_state)
         return judge_runtime(
             entries,
             quote=case.quote,
             deciding=decide,
             watched=watched,
-            known=known,
+            known=_known(kept) if case.unverified.ima_from else None,  # a whole list goes on from nothing
             begins_at=case.unverified.ima_from,
         )
 
@@ -210,12 +210,12 @@ class Appraiser:
             self.contents.keep(EVENT_LOG, unverified.eventlog, now=at)
 
 
-def _require_logs(decide: tuple[ReferenceManifest, ...], unverified: QuoteEvidence) -> None:
+def _require_logs(decide: tuple[ReferenceManifest, ...], *, eventlog: bytes | None, ima: bytes | None) -> None:
     """Step 2."""
     missing = []
-    if any(manifest.boot for manifest in decide) and _log_of(unverified) is None:
+    if any(manifest.boot for manifest in decide) and eventlog is None:
         missing.append("eventlog")
-    if any(manifest.runtime is not None for manifest in decide) and unverified.ima is None:
+    if any(manifest.runtime is not None for manifest in decide) and ima is None:
         missing.append("ima")
     if missing:
         raise EvidenceIncomplete(seen=f"no {' and no '.join(missing)}", expected=", ".join(missing))
@@ -244,9 +244,9 @@ def _values_of(quote: VerifiedQuote, *, ima: bool) -> bytes:
     ).digest()
 
 
-def _facts(case: Case, kept: Kept | None) -> tuple[BootFacts | RecalledFacts | None, bytes | None]:
-    """Step 3, and by which values. The same log and the same values have the same facts."""
-    log = _log_of(case.unverified)
+def _facts(case: Case, kept: Kept | None, log: bytes | None) -> tuple[RecalledFacts | None, bytes | None]:
+    """Step 3, and by which values. The same log and the same values have the same facts; all that is asked of facts is
+    their JSON form."""
     if log is None:
         return None, None
     if kept is not None and kept.boot_facts is not None and kept.boot_pcrs is not None and kept.boot_log == log:
@@ -257,11 +257,22 @@ def _facts(case: Case, kept: Kept | None) -> tuple[BootFacts | RecalledFacts | N
         raise EventLogUnknown(seen=log.hex())
     read = parse_event_log(case.unverified.eventlog)
     facts = boot_facts(verify_event_log(read, case.quote))
-    return facts, _values_of(case.quote, ima=any(_measures_ima(event) for event in read.events))
+    values = _values_of(case.quote, ima=any(_measures_ima(event) for event in read.events))
+    return recall_facts(facts.to_members()), values
 
 
 def _measures_ima(event: Event) -> bool:
     return event.pcr == IMA_PCR and event.type != NO_ACTION
+
+
+def _known(kept: Kept | None) -> Runtimes | None:
+    """Where the judgements stand. What another version wrote counts as nothing: the whole list is asked for."""
+    if kept is None or kept.runtime_state is None:
+        return None
+    try:
+        return Runtimes.parse(kept.runtime_state)
+    except MalformedInput:
+        return None
 
 
 def _boot_of(case: Case) -> str:

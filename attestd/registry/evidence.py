@@ -77,6 +77,15 @@ _SEEN = (
 _DELETE_SEEN = Statement(delete(evidence).where(*_SEEN))
 _STILL_THERE = Statement(update(evidence).where(*_SEEN).values(at=evidence.c.at))
 _INSERT = Statement(insert(evidence).inline(), columns=evidence.c.keys())
+# What goes on from evidence of the same log and values has the same facts: they are not written again.
+_CHANGING = [
+    name for name in Kept.__dataclass_fields__ if name not in ("verdict", "boot_log", "boot_pcrs", "boot_facts")
+]
+_GO_ON = Statement(
+    update(evidence)
+    .where(*_SEEN)
+    .values({name: bindparam(f"new_{name}", type_=evidence.c[name].type) for name in _CHANGING})
+)
 _FORGET_FROM = Statement(
     delete(ima_parts).where(
         ima_parts.c.device_id == bindparam("device"),
@@ -139,14 +148,7 @@ def keeping(
     no evidence speaks of them. `after` is the evidence that this one goes on from, and must be there still: of two
     attestations at once the second one is refused as StateChanged, for their lists would be pieces of one.
     """
-    row = {"device_id": device_id, **{name: getattr(kept, name) for name in Kept.__dataclass_fields__}}
-    steps = []
-    if after is not None:
-        seen = {"device": device_id, "which": after.verdict, "was": after.inputs}
-        steps.append(Step(_DELETE_SEEN if after.verdict == kept.verdict else _STILL_THERE, seen, otherwise=_raced))
-    if after is None or after.verdict != kept.verdict:
-        steps.append(Step(_DELETE, {"device": device_id, "which": kept.verdict}))
-    steps.append(Step(_INSERT, row))
+    steps = _replacing(device_id, kept, after)
     if ima is not None:
         steps.append(Step(_FORGET_FROM, {"device": device_id, "of_boot": kept.boot, "begins": ima.first}))
         part = {"device_id": device_id, "boot": kept.boot, "first": ima.first, "content": packed(ima.content)}
@@ -154,6 +156,25 @@ def keeping(
     if new_boot:
         steps.append(Step(_FORGET_BOOTS, {"device": device_id}))
     return tuple(steps)
+
+
+def _replacing(device_id: DeviceId, kept: Kept, after: Kept | None) -> list[Step]:
+    row = {name: getattr(kept, name) for name in Kept.__dataclass_fields__}
+    delete_any = Step(_DELETE, {"device": device_id, "which": kept.verdict})
+    insert_it = Step(_INSERT, {"device_id": device_id, **row})
+    if after is None:
+        return [delete_any, insert_it]
+    seen = {"device": device_id, "which": after.verdict, "was": after.inputs}
+    if after.verdict != kept.verdict:
+        return [Step(_STILL_THERE, seen, otherwise=_raced), delete_any, insert_it]
+    if _is_of_the_same_log(kept, after):
+        return [Step(_GO_ON, seen | {f"new_{name}": row[name] for name in _CHANGING}, otherwise=_raced)]
+    return [Step(_DELETE_SEEN, seen, otherwise=_raced), insert_it]
+
+
+def _is_of_the_same_log(kept: Kept, after: Kept) -> bool:
+    facts_stand = after.boot_facts is not None and after.boot_log is not None
+    return facts_stand and (kept.boot_log, kept.boot_pcrs) == (after.boot_log, after.boot_pcrs)
 
 
 def _raced(_: Connection) -> StateChanged:

@@ -27,7 +27,7 @@ whether all of a list is good. What comes after the firmware is as good as the l
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from attestd.tpm.bootloaders import LoadingFacts, loading_facts
@@ -72,10 +72,10 @@ class _Facts:
         if self.phases:
             members["boot_phases"] = list(self.phases)
         for section in (self.firmware, self.secure_boot, self.loading, self.windows):
-            for field in fields(section):
-                value = getattr(section, field.name)
+            for name in section.__dataclass_fields__:
+                value = getattr(section, name)
                 if value is not None:
-                    members[field.name] = value if isinstance(value, _PLAIN) else _listed(field.name, value)
+                    members[name] = value if isinstance(value, _PLAIN) else _listed(name, value)
         signers = self.secure_boot.signers
         if signers is not None:
             members["authorities"] = list(dict.fromkeys(signer.certificate for signer in signers))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from struct import Struct
 from typing import Final, NamedTuple, NoReturn
 
@@ -121,7 +122,7 @@ class BinaryForm:
         """Where the neighbours from `at` on end that are whole and of this template, at most so many; and how many they
         are. Whatever is not so plain is left where it is, for `cut`."""
         marker = U32[self.order].pack(len(template)) + template
-        layout = Struct(f"{'<' if self.order == 'little' else '>'}I{self.digest_size}x{len(marker)}sI")
+        layout = _head(self.order, self.digest_size, len(marker))
         passed = 0
         while passed < most and at + layout.size <= len(data):
             pcr, name, size = layout.unpack_from(data, at)
@@ -163,6 +164,12 @@ def is_text(data: bytes) -> bool:
         seen=repr(data[:24]) if data else "no octets",
         expected="a PCR's index, a template digest, a template's name",
     )
+
+
+@lru_cache(maxsize=64)
+def _head(order: ByteOrder, digest_size: int, marker_size: int) -> Struct:
+    """An entry's octets before its template data, without its digest."""
+    return Struct(f"{'<' if order == 'little' else '>'}I{digest_size}x{marker_size}sI")
 
 
 def form_of(data: bytes) -> BinaryForm:

@@ -29,14 +29,14 @@ TURNS, EACH = 40, 10
 GOAL = 2.0  # ms
 
 
-def grub() -> Boot:
-    """As a machine with Debian or Ubuntu boots."""
+def grub(mark: str = "a value of usual length") -> Boot:
+    """As a machine with Debian or Ubuntu boots; a `mark` of its own gives a log of its own."""
     revoked = [hashlib.sha256(number.to_bytes(4, "big")).digest() for number in range(400)]
     keys = {**w.keys(), "dbx": w.signatures(*revoked, kind=w.IMAGE_SHA256, each=False)}
     options = [w.load_option(f"option {number}", w.hard_drive(), w.file_path(r"\EFI\x.efi")) for number in range(12)]
     boot = w.shim(w.firmware(Boot(), variables=keys, options=options))
     for number in range(30):
-        w.grub_command(boot, f"set variable_{number}=a value of usual length")
+        w.grub_command(boot, f"set variable_{number}={mark}")
     w.grub_command(boot, "menuentry 'Debian' {" + "\n  insmod ext2" * 60 + "\n}")
     for number in range(8):
         w.grub_file(boot, f"(hd0,gpt2)/grub/x86_64-efi/module-{number}.lst", b"%d" % number)

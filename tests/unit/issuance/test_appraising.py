@@ -10,6 +10,7 @@ from typing import Any
 
 import jwt
 import pytest
+from sqlalchemy import update
 
 from attestd.appraisal.record import AppraisalRecord, DocumentMissing, canonical, reappraise
 from attestd.config import AttestationSettings
@@ -17,7 +18,7 @@ from attestd.credentials.status import Status
 from attestd.issuance import appraising
 from attestd.issuance.references import References
 from attestd.protocol.demanded import HEADER, Demanded
-from attestd.registry import audit, devices, evidence, references
+from attestd.registry import audit, devices, evidence, references, tables
 from attestd.registry.contents import ContentGone
 from attestd.registry.engine import DatabaseFailed
 from attestd.registry.states import Event, State
@@ -25,7 +26,7 @@ from attestd.upkeep.retention import sweep
 from tests import ima_lists
 from tests.booted import BOOT, GOOD_FILES, Machine, enrolled, kernel_digest, loaders, refer, runtime
 from tests.logwriter import EV, digests_of
-from tests.service import SoftDevice, World, problem
+from tests.service import SoftDevice, World, meanwhile, problem
 
 pytestmark = pytest.mark.database
 
@@ -315,6 +316,41 @@ def test_the_whole_list_is_asked_for(world: World, change: str, name: str) -> No
     machine.present(device)
     assert device.attest(nonce=nonce).status_code == 200
     machine.present(device, ima_from=4)
+    assert device.attest().status_code == 200
+
+
+def test_a_state_of_another_version_counts_as_none(world: World) -> None:
+    refer(world, boot=BOOT, runtime=runtime(*GOOD_FILES))
+    machine = Machine()
+    device = enrolled(world, machine)
+    with world.registry.acting() as c:
+        c.execute(update(tables.evidence).values(runtime_state=b'{"decided":"e30","v":1,"watched":{}}'))
+    machine.present(device, ima_from=3)
+    nonce = world.nonce()
+    answer = device.attest(nonce=nonce)
+    assert (answer.status_code, problem(answer)) == (409, "entries-missing")
+    machine.present(device)
+    assert device.attest(nonce=nonce).status_code == 200
+    machine.present(device, ima_from=3)
+    assert device.attest().status_code == 200
+
+
+@pytest.mark.parametrize("another_boot", [False, True])
+def test_two_attestations_at_once(world: World, monkeypatch: pytest.MonkeyPatch, another_boot: bool) -> None:
+    """Evidence is of one attestation: its inputs never stand beside the facts of another log."""
+    refer(world, boot={**BOOT, "loaders": loaders(b"kernel", b"next")})
+    machine = Machine()
+    device = enrolled(world, machine, ima=False)
+
+    def other() -> None:
+        if another_boot:
+            Machine(kernel=b"next").present(device, ima=False)
+            device.tpm.clock = {"reset_count": 8, "restart_count": 0}
+        assert device.attest().status_code == 200
+
+    meanwhile(monkeypatch, other)
+    answer = device.attest()
+    assert (answer.status_code, problem(answer)) == (409, "state-changed")
     assert device.attest().status_code == 200
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from attestd.ids import DeviceId
 from attestd.registry import evidence
 from attestd.registry.engine import Registry
 from attestd.registry.evidence import BAD, GOOD, Endorsement, ImaPart, Kept
-from attestd.registry.states import State
+from attestd.registry.states import State, StateChanged
 from attestd.registry.tables import ima_parts
 
 from .conftest import NOW, Fleet
@@ -78,6 +80,62 @@ def test_another_device_s_is_another_s(registry: Registry, fleet: Fleet, device_
     other = fleet.device(State.ACTIVE).id
     assert evidence.newest(registry, other) is None
     assert parts(registry, other) == []
+
+
+# ---- What goes on from other evidence -----------------------------------------------------------------------------
+
+LOG, VALUES = b"l" * 32, b"p" * 32
+
+
+def goes_on(registry: Registry, device_id: DeviceId, after: Kept, **members: Any) -> Kept:
+    newer = kept(**{"boot_log": LOG, "at": NOW + 1, "ima_entries": 12, "inputs": b"newer"} | members)
+    registry.act(*evidence.keeping(device_id, newer, after=after, ima=None, new_boot=False))
+    return newer
+
+
+def test_the_same_log_s_facts_are_not_written_again(registry: Registry, device_id: DeviceId) -> None:
+    before = keep(registry, device_id, boot_log=LOG)
+    newer = goes_on(registry, device_id, before, boot_facts={"written": True}, boot="2.0", runtime_state=b"later")
+    assert evidence.newest(registry, device_id) == replace(newer, boot_facts=before.boot_facts)
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        ({}, {"boot_log": b"o" * 32}),
+        ({}, {"boot_pcrs": b"o" * 32}),
+        ({"boot_log": None, "boot_facts": None}, {}),
+        ({"boot_facts": None}, {}),
+        ({}, {"boot_log": None, "boot_pcrs": None, "boot_facts": None}),
+    ],
+)
+def test_another_log_s_facts_are_written(
+    registry: Registry, device_id: DeviceId, was: Mapping[str, Any], now: Mapping[str, Any]
+) -> None:
+    before = keep(registry, device_id, **{"boot_log": LOG} | was)
+    newer = goes_on(registry, device_id, before, **{"boot_facts": {"written": True}} | now)
+    assert evidence.newest(registry, device_id) == newer
+
+
+def test_what_goes_on_from_the_other_verdict_keeps_both(registry: Registry, device_id: DeviceId) -> None:
+    bad = keep(registry, device_id, verdict=BAD, boot_log=LOG)
+    good = goes_on(registry, device_id, bad)
+    with registry.reading() as c:
+        assert evidence.every(c, device_id) == [good, bad]
+
+
+@pytest.mark.parametrize("members", [{}, {"boot_log": b"o" * 32}, {"verdict": BAD}])
+def test_of_two_at_once_the_second_is_refused(
+    registry: Registry, device_id: DeviceId, members: Mapping[str, Any]
+) -> None:
+    """Of the same log, of another one, with another verdict: each is a statement of its own."""
+    before = keep(registry, device_id, boot_log=LOG)
+    first = keep(registry, device_id, boot_log=LOG, inputs=b"first")
+    with pytest.raises(StateChanged):
+        goes_on(registry, device_id, before, **members)
+    with registry.reading() as c:
+        assert evidence.every(c, device_id) == [first]
+    assert goes_on(registry, device_id, first, **members) == evidence.newest(registry, device_id)
 
 
 # ---- IMA lists --------------------------------------------------------------------------------------------------
