@@ -128,11 +128,11 @@ to = {{ tier = "edge", site = "munich" }}
         )
 
     @contextlib.contextmanager
-    def serving(self) -> Iterator[subprocess.Popen[str]]:
-        """A running edge; its stderr is in serve.log."""
+    def serving(self, *options: str) -> Iterator[subprocess.Popen[str]]:
+        """A running edge, with more options if there are; its stderr is in serve.log."""
         with (self.folder / "serve.log").open("w") as log:
             process = subprocess.Popen(
-                self.command("serve", "--config", str(self.config), "--json"),
+                self.command("serve", "--config", str(self.config), "--json", *options),
                 env=environment(),
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -41,6 +41,23 @@ _ISSUING: Final = (
     "tests/attacks/test_identity.py",
 )
 
+_EVIDENCE: Final = "tests/attacks/test_evidence.py"
+_KEPT: Final = (
+    f"{_UNIT}/appraisal/test_record.py",
+    f"{_UNIT}/cli/test_appraise_bundle.py",
+    f"{_UNIT}/issuance/test_appraising.py",
+    _EVIDENCE,
+)
+_ATTESTING: Final = (
+    f"{_UNIT}/web/test_devices.py",
+    f"{_UNIT}/issuance/test_lifecycle.py",
+    f"{_UNIT}/issuance/test_appraising.py",
+    f"{_UNIT}/issuance/test_quarantining.py",
+    "tests/attacks/test_quarantines.py",
+    "tests/attacks/test_signed_requests.py",
+    _EVIDENCE,
+)
+
 COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
     # Who vouches for a TPM.
     "attestd/tpm/der.py": (f"{_UNIT}/tpm/test_der.py", f"{_UNIT}/tpm/test_ekcert.py"),
@@ -101,6 +118,15 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
     "attestd/appraisal/learning.py": (f"{_UNIT}/appraisal/test_learning.py",),
     "attestd/appraisal/writing.py": (f"{_UNIT}/appraisal/test_writing.py",),
     "attestd/appraisal/results.py": (f"{_UNIT}/appraisal",),
+    "attestd/appraisal/manifests.py": (f"{_UNIT}/appraisal/test_manifests.py", _EVIDENCE),
+    "attestd/appraisal/comparison.py": (f"{_UNIT}/appraisal/test_comparison.py",),
+    "attestd/appraisal/record.py": _KEPT,
+    "attestd/appraisal/bundle.py": _KEPT,
+    "attestd/appraisal/runtimes.py": (f"{_UNIT}/appraisal/test_runtimes.py", f"{_UNIT}/issuance/test_appraising.py"),
+    "attestd/appraisal/runtimelearning.py": (f"{_UNIT}/appraisal/test_runtimelearning.py",),
+    "attestd/tpm/clock.py": (f"{_UNIT}/tpm/test_clock.py",),
+    "attestd/tpm/bootclaims.py": (f"{_UNIT}/tpm/test_bootfacts.py",),
+    "attestd/protocol/demanded.py": (f"{_UNIT}/protocol/test_demanded.py",),
     # What travels.
     "attestd/protocol/encoding.py": (f"{_UNIT}/protocol/test_encoding.py",),
     "attestd/protocol/messages.py": (f"{_UNIT}/protocol/test_messages.py",),
@@ -130,6 +156,14 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
     # What is issued.
     "attestd/ca/readback.py": (f"{_UNIT}/ca/test_readback.py",),
     # The service.
+    "attestd/issuance/appraising.py": (f"{_UNIT}/issuance/test_appraising.py", _EVIDENCE),
+    "attestd/issuance/attesting.py": _ATTESTING,
+    "attestd/issuance/answering.py": _ATTESTING,
+    "attestd/issuance/references.py": (
+        f"{_UNIT}/issuance/test_references_in_force.py",
+        f"{_UNIT}/issuance/test_appraising.py",
+    ),
+    "attestd/issuance/quarantining.py": (f"{_UNIT}/issuance/test_quarantining.py", "tests/attacks/test_quarantines.py"),
     "attestd/issuance/challenges.py": _ISSUING,
     "attestd/issuance/enrollment.py": _ISSUING,
     "attestd/issuance/known.py": (f"{_UNIT}/issuance/test_lifecycle.py", f"{_UNIT}/web/test_devices.py"),
@@ -151,8 +185,23 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_UNIT}/web/test_admin.py",
         "tests/attacks/test_operations.py",
     ),
-    "attestd/operations/references.py": (f"{_UNIT}/test_references.py",),
-    "attestd/registry/references.py": (f"{_UNIT}/registry/test_references.py", f"{_UNIT}/test_references.py"),
+    "attestd/operations/references.py": (f"{_UNIT}/operations/test_references.py",),
+    "attestd/operations/fleet.py": (f"{_UNIT}/web/test_admin_fleet.py",),
+    "attestd/operations/exporting.py": ("tests/unit/cli/test_appraise_bundle.py", _EVIDENCE),
+    "attestd/upkeep/watching.py": (f"{_UNIT}/upkeep/test_watching.py",),
+    "attestd/registry/references.py": (
+        f"{_UNIT}/registry/test_references.py",
+        f"{_UNIT}/operations/test_references.py",
+    ),
+    "attestd/registry/brake.py": (f"{_UNIT}/registry/test_brake.py",),
+    "attestd/registry/demands.py": (f"{_UNIT}/registry/test_demands.py",),
+    "attestd/registry/cohorts.py": (f"{_UNIT}/registry/test_cohorts.py",),
+    "attestd/registry/contents.py": (f"{_UNIT}/registry/test_contents.py",),
+    "attestd/registry/evidence.py": (f"{_UNIT}/registry/test_evidence.py", _EVIDENCE),
+    "attestd/web/admin_references.py": (f"{_UNIT}/web/test_admin_references.py",),
+    "attestd/web/admin_fleet.py": (f"{_UNIT}/web/test_admin_fleet.py",),
+    "attestd/web/admin_evidence.py": ("tests/unit/cli/test_appraise_bundle.py",),
+    "attestd/web/demands.py": (f"{_UNIT}/web/test_demands.py",),
     "attestd/web/access.py": (f"{_UNIT}/web/test_access.py", "tests/attacks/test_default_allow.py"),
     "attestd/web/bodies.py": (f"{_UNIT}/web/test_bodies.py",),
     "attestd/web/devices.py": (f"{_UNIT}/web/test_devices.py",),
@@ -173,6 +222,7 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 _ENROLL: Final = "attestd/issuance/enrollment.py"
+_ANSWERING: Final = "attestd/issuance/answering.py"
 _LIFE: Final = "attestd/issuance/lifecycle.py"
 _ASKED: Final = "attestd/issuance/requests.py"
 _KNOWN: Final = "attestd/issuance/known.py"
@@ -196,8 +246,8 @@ EXCUSED: Final[Mapping[tuple[str, str], str]] = {
     (_KNOWN, "if row.ck_public is None"): _TOGETHER,
     (_KNOWN, "if row.ck_name is None"): _TOGETHER,
     (_KNOWN, "if row.ak_public is None"): _TOGETHER,
-    (_LIFE, "if device.attestation_good_until is None"): _TOGETHER,
-    (_LIFE, "if device.result is None"): _TOGETHER,
+    (_ANSWERING, "if device.attestation_good_until is None"): _TOGETHER,
+    (_ANSWERING, "if device.result is None"): _TOGETHER,
     (
         _KNOWN,
         "if not isinstance(key, ec.EllipticCurvePublicKey)",

@@ -21,6 +21,7 @@ from attestd.cli import (
     devices,
     evidence,
     operators,
+    policy,
     proxies,
     references,
     trust,
@@ -47,7 +48,7 @@ app.add_typer(references.app, name="references")
 app.add_typer(credentials.app, name="credentials")
 app.add_typer(operators.app, name="operators")
 app.add_typer(proxies.app, name="proxies")
-app.add_typer(proxies.policy, name="policy")
+app.add_typer(policy.app, name="policy")
 app.add_typer(audit.app, name="audit")
 app.add_typer(admin, name="admin")
 app.add_typer(ca.app, name="ca")

@@ -1,4 +1,4 @@
-"""`attestd proxies` and `attestd policy`: the edges, and what they decide by."""
+"""`attestd proxies`: the edges."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import typer
 from attestd.cli.calls import service
 from attestd.cli.devices import UnreadableFile, read_file
 from attestd.cli.options import DEFAULT_DIR, Dir, Json
-from attestd.cli.output import emit, failing, say, table
+from attestd.cli.output import emit, failing, table
 
 app = typer.Typer(help="Edge proxies: who may fetch the bundle that boundaries decide by.", no_args_is_help=True)
-policy = typer.Typer(help="The Cedar policy that edges and token requests are judged by.", no_args_is_help=True)
 
 _COLUMNS = {"name": "NAME", "site": "SITE", "disabled_at": "DISABLED"}
 
@@ -58,30 +57,3 @@ def disable(
     with failing(as_json=as_json):
         done = service(dir).post(f"/proxies/{name}/disable")
         emit(done, as_json=as_json, text=f"{name} is disabled.")
-
-
-@policy.command()
-def show(dir: Dir = DEFAULT_DIR, as_json: Json = False) -> None:
-    """Print the policy in force."""
-    with failing(as_json=as_json):
-        done = service(dir).get("/policy")
-        emit(done, as_json=as_json, text=done["text"].rstrip("\n"))
-
-
-@policy.command("set")
-def set_(
-    file: Annotated[Path, typer.Argument(help="Cedar policies.")], dir: Dir = DEFAULT_DIR, as_json: Json = False
-) -> None:
-    """Put a policy in force. It is checked against the schema first; edges have it within a second or two."""
-    with failing(as_json=as_json):
-        text = read_file(file).decode("utf-8", "replace")
-        done = service(dir).put("/policy", {"text": text})
-        emit(done, as_json=as_json, text=f"Policy version {done['version']} is in force.")
-
-
-@policy.command()
-def default() -> None:
-    """Print the policy that a new instance starts with, as a start for your own."""
-    from attestd.policy import default_policy
-
-    say(default_policy().rstrip("\n"))

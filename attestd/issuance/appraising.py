@@ -157,7 +157,7 @@ class Appraiser:
             ima_entries=None if judged is None else judged.entries,
         )
         self._keep_documents(case.unverified, (*decide, *watched), at)
-        boot = _boot_of(case.quote)
+        boot = _boot_of(case)
         return Appraised(
             result=result,
             lately=Lately(log, 0 if judged is None else judged.entries),
@@ -275,8 +275,10 @@ def _known(kept: Kept | None) -> Runtimes | None:
         return None
 
 
-def _boot_of(quote: VerifiedQuote) -> str:
-    return f"{quote.clock.reset_count}.{quote.clock.restart_count}"
+def _boot_of(case: Case) -> str:
+    """Counts are one TPM's: another one that takes its place may have the same."""
+    clock = case.quote.clock
+    return f"{clock.reset_count}.{clock.restart_count}.{case.ak.name[-8:].hex()}"
 
 
 def _new_part(unverified: QuoteEvidence, judged: JudgedRuntime | None) -> ImaPart | None:

@@ -183,6 +183,24 @@ class Operations:
             act.note(c, "set-policy", f"policy {version}")
         return version
 
+    def rollback_policy(self, to: int | None, act: Act) -> tuple[int, int]:
+        """A new version with the text of an old one (None: of the text before this one). Returns both numbers.
+
+        The old text has to fit today's schema: edges would not understand it otherwise.
+        """
+        with self.registry.acting() as c:
+            newest = policies.latest(c)
+            old = policies.before_this_text(c) if to is None else policies.by_version(c, to)
+            if old.text == newest.text:
+                raise policies.AlreadyInForce(
+                    seen=f"version {old.version}", expected=f"another text than {newest.version}'s"
+                )
+            version = newest.version + 1
+            PolicySet.parse(old.text, version)
+            policies.add(c, text=old.text, created_by=act.actor, now=act.at, expected_version=newest.version)
+            act.note(c, "rollback-policy", f"policy {version}", to=old.version)
+        return version, old.version
+
     # ---- Proxies and operators --------------------------------------------------------------------------------
 
     def add_proxy(self, name: str, site: Site, public_key_pem: str, act: Act) -> str:

@@ -5,7 +5,7 @@ default.cedar. What no policy permits is denied; what can't be decided is denied
 """
 
 from attestd.policy.decisions import Boundary, Crossing, Decision, Look, decide, may_receive_token
-from attestd.policy.policies import PolicySet, default_policy, edge_tokens_policy
+from attestd.policy.policies import PolicySet, default_policy, edge_tokens_policy, published_schema
 from attestd.policy.source import PolicyInvalid
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "default_policy",
     "edge_tokens_policy",
     "may_receive_token",
+    "published_schema",
 ]

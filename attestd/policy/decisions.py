@@ -6,6 +6,7 @@ that fails, and a skipped `forbid` would open the door), an engine that raises.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,9 +28,11 @@ from attestd.policy.trust import CLAIMS, contraindicated_claims, worst_of
 _CROSS = {"type": "Action", "id": "cross"}
 _TOKEN = {"type": "Action", "id": "token"}
 _ANY = "device"  # the id of a machine that no policy can tell from others
+_NUMBERED = re.compile(r"(?<=`)policy[0-9]+(?=`)")
 _KEPT = 1024  # machines, states and scenes that are kept as the engine reads them, of some kilobytes each
 _write = JSONEncoder(separators=(",", ":")).encode
 _text: Final[Callable[[str], str]] = encode_basestring_ascii  # the same for a text, at once
+Pairs = tuple[tuple[str, str], ...]
 # Boot facts by their type: attribute, entity type, Python's name of the type.
 _BOOT = (("flags", "Flags", "bool"), ("numbers", "Numbers", "int"), ("texts", "Texts", "str"))
 
@@ -55,23 +58,28 @@ class Boundary:
 
 @dataclass(frozen=True)
 class Crossing:
-    """One attempt: which boundary, by which method, to which path (decoded, without query), with what data."""
+    """One attempt: which boundary, by which method, to which path (decoded, without query), with what data.
+
+    `labels` are the boundary's word about the data, `claims` the sender's.
+    """
 
     boundary: Boundary
     method: str
     path: str
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    claims: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A verdict. `policy_ids` are the policies that decided it; `reasons` are sentences for operators, empty when it is
-    allowed. What is not `cacheable` holds for this moment only."""
+    """A verdict. `policy_ids` are the policies that decided it, of `policy_version`; `reasons` are sentences for
+    operators, empty when it is allowed. What is not `cacheable` holds for this moment only."""
 
     allowed: bool
     policy_ids: tuple[str, ...]
     reasons: tuple[str, ...]
     cacheable: bool
+    policy_version: int
 
 
 class Look(NamedTuple):
@@ -211,7 +219,8 @@ def decide(policies: PolicySet, who: VerifiedIdentity | Look, crossing: Crossing
         look = who if isinstance(who, Look) else Look.of(policies, who)
         # Only what some policy reads is written out: `context` is the dearest part of a decision.
         context: dict[str, Any] = {}
-        labels: tuple[tuple[str, str], ...] = ()
+        labels: Pairs = ()
+        claims: Pairs = ()
         if "method" in policies.reads:
             context["method"] = crossing.method
         if "path" in policies.reads:
@@ -221,15 +230,24 @@ def decide(policies: PolicySet, who: VerifiedIdentity | Look, crossing: Crossing
         if "labels" in policies.reads:
             labels = tuple(sorted(crossing.labels.items()))
             context["labels"] = _one("Texts", "labels")
+        if "claims" in policies.reads:
+            claims = tuple(sorted(crossing.claims.items()))
+            context["claims"] = _one("Texts", "claims")
         facing = _facing_again if policies.reads_time else _facing
-        entities = facing(policies.sees, look, _scene(crossing.boundary, labels))
+        entities = facing(policies.sees, look, _scene(crossing.boundary, labels, claims))
         resource = {"type": "Boundary", "id": crossing.boundary.name}
     except Exception as error:  # noqa: BLE001 - anything at all: a decision that can't be made is a denial
         return _broken(policies, error)
     answer = _ask(policies, look, action=_CROSS, resource=resource, context=context, entities=entities)
     if isinstance(answer, Decision):
         return answer
-    return _decision(policies, answer, "crossing", _against_crossing(look, crossing.boundary))
+    return _decision(
+        policies,
+        answer,
+        "crossing",
+        _against_crossing(look, crossing.boundary),
+        absent_facts(policies, look, labels=crossing.labels, claims=crossing.claims),
+    )
 
 
 def may_receive_token(
@@ -259,7 +277,7 @@ def may_receive_token(
     answer = _ask(policies, look, action=_TOKEN, resource=resource, context=context, entities=entities)
     if isinstance(answer, Decision):
         return answer
-    return _decision(policies, answer, f"token for {audience!r}", ())
+    return _decision(policies, answer, f"token for {audience!r}", (), absent_facts(policies, look))
 
 
 def _ask(
@@ -281,22 +299,28 @@ def _ask(
         return _broken(policies, error)
 
 
-def _decision(policies: PolicySet, answer: cedarpy.AuthzResult, what: str, likely: Iterable[str]) -> Decision:
-    keep = not policies.reads_time
+def _decision(
+    policies: PolicySet, answer: cedarpy.AuthzResult, what: str, likely: Iterable[str], absent: Iterable[str]
+) -> Decision:
+    keep, version = not policies.reads_time, policies.version
     ids = tuple(sorted(policies.ids.get(name, name) for name in answer.diagnostics.reasons))
     if answer.diagnostics.errors:
-        told = tuple(f"a policy can't be evaluated: {error}"[:300] for error in answer.diagnostics.errors)
-        return Decision(False, ids, told, keep)
+        # The engine's own numbers for policies are nobody's names for them.
+        errors = [_NUMBERED.sub(lambda at: policies.ids.get(at[0], at[0]), e) for e in answer.diagnostics.errors]
+        failed = {policies.ids.get(name, name) for e in answer.diagnostics.errors for name in _NUMBERED.findall(e)}
+        told = tuple(f"a policy can't be evaluated: {error}"[:300] for error in errors)
+        return Decision(False, tuple(sorted(failed)), told, keep, version)
     if answer.allowed and ids:
-        return Decision(True, ids, (), keep)
+        return Decision(True, ids, (), keep, version)
     if ids:
-        return Decision(False, ids, tuple(f"policy {name!r} forbids this {what}" for name in ids), keep)
-    return Decision(False, (), (*likely, f"no policy permits this {what}"), keep)
+        return Decision(False, ids, (*(f"policy {name!r} forbids this {what}" for name in ids), *absent), keep, version)
+    return Decision(False, (), (*likely, f"no policy permits this {what}", *absent), keep, version)
 
 
 def _broken(policies: PolicySet, error: Exception) -> Decision:
     """Not to be kept: the next attempt may find the engine well."""
-    return Decision(False, (), (f"the policy engine failed: {type(error).__name__}: {error}"[:300],), cacheable=False)
+    told = f"the policy engine failed: {type(error).__name__}: {error}"[:300]
+    return Decision(False, (), (told,), cacheable=False, policy_version=policies.version)
 
 
 def _against_crossing(look: Look, boundary: Boundary) -> Iterable[str]:
@@ -313,9 +337,42 @@ def _against_crossing(look: Look, boundary: Boundary) -> Iterable[str]:
         yield f"the last attestation contraindicates the device's {claim}"
 
 
+def absent_facts(
+    policies: PolicySet,
+    look: Look,
+    *,
+    labels: Mapping[str, str] = MappingProxyType({}),
+    claims: Mapping[str, str] = MappingProxyType({}),
+) -> Iterable[str]:
+    """What a policy asks for by name and is not there: to it, that is as good as false, and operators want to know."""
+    boot = look.boot or ()
+    there = {
+        "principal": frozenset(name for name, _ in look.labels or ()),
+        "labels": labels.keys(),
+        "claims": claims.keys(),
+        **{of: frozenset(name for name, found, _ in boot if found == kind) for of, _, kind in _BOOT},
+    }
+    missing = sorted(asked for asked in policies.asked if asked.name not in there[asked.of])
+    for asked in missing[:_MOST_ABSENT]:
+        yield f"a policy asks for the {_ABSENT[asked.of].format(asked.name)}"
+    if len(missing) > _MOST_ABSENT:
+        yield f"policies ask for {len(missing) - _MOST_ABSENT} more facts that are not here"
+
+
+_MOST_ABSENT: Final = 8
+_ABSENT: Final = {
+    "principal": "label {!r}, which the device does not have",
+    "flags": "boot fact {!r} as yes or no, which the device's credential does not have",
+    "numbers": "boot fact {!r} as a number, which the device's credential does not have",
+    "texts": "boot fact {!r} as a text, which the device's credential does not have",
+    "labels": "data label {!r}, which nobody at this boundary gave",
+    "claims": "claim {!r}, which the sender did not make",
+}
+
+
 @lru_cache(maxsize=1024)
-def _scene(boundary: Boundary, labels: tuple[tuple[str, str], ...]) -> str:
-    """The boundary and the labels as entities; the same few come again and again."""
+def _scene(boundary: Boundary, labels: Pairs, claims: Pairs) -> str:
+    """The boundary, the labels and the claims as entities; the same few come again and again."""
     start: dict[str, Any] = {"tier": _one("Tier", boundary.from_tier.value)}
     if boundary.from_site is not None:
         start["site"] = str(boundary.from_site)
@@ -323,6 +380,8 @@ def _scene(boundary: Boundary, labels: tuple[tuple[str, str], ...]) -> str:
     entities = [_entity("Boundary", boundary.name, {"name": boundary.name, "from": start, "to": end})]
     if labels:
         entities.append(_entity("Texts", "labels", {}, tags=dict(labels)))
+    if claims:
+        entities.append(_entity("Texts", "claims", {}, tags=dict(claims)))
     return _write(entities)
 
 

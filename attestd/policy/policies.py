@@ -22,9 +22,9 @@ import cedarpy
 from cedarpy import pst
 
 from attestd.policy.apart import set_apart, stands_apart
-from attestd.policy.reads import Reads
+from attestd.policy.reads import Asked, Reads
 from attestd.policy.scopes import applicable, resources_named
-from attestd.policy.source import PolicyInvalid, Source
+from attestd.policy.source import Flaw, PolicyInvalid, Source
 
 _REQUEST: Final = frozenset({"method", "path"})
 
@@ -39,6 +39,11 @@ def edge_tokens_policy() -> str:
     return _resource("edge-tokens.cedar")
 
 
+def published_schema() -> str:
+    """The schema that policies are checked against, as text."""
+    return _resource("schema.cedarschema")
+
+
 def _resource(name: str) -> str:
     return files("attestd.policy").joinpath(name).read_text(encoding="utf-8")
 
@@ -46,14 +51,15 @@ def _resource(name: str) -> str:
 @cache
 def schema() -> cedarpy.Schema:
     """The schema's handle, parsed once a process."""
-    return cedarpy.Schema.from_str(_resource("schema.cedarschema"))
+    return cedarpy.Schema.from_str(published_schema())
 
 
 @dataclass(frozen=True, slots=True)
 class PolicySet:
     """Valid policies. `reads` are the members of `context` that any of them looks at, `sees` what they look at of a
-    device (reads.py); `ids` maps the engine's ids to the @id annotations (or to the engine's id where a policy has
-    none). `handle` is what the engine decides by: the same policies, which ask for a device's own apart (apart.py).
+    device, `asked` the facts that they ask for by name (reads.py); `ids` maps the engine's ids to the @id annotations
+    (or to the engine's id where a policy has none). `handle` is what the engine decides by: the same policies, which
+    ask for a device's own apart (apart.py).
 
     A request is decided by a part, of those policies that can apply to it (scopes.py): so a boundary does not pay for
     what policies about others look at, either.
@@ -63,6 +69,7 @@ class PolicySet:
     text: str
     reads: frozenset[str]
     sees: frozenset[str]
+    asked: frozenset[Asked]
     ids: Mapping[str, str]
     handle: cedarpy.PolicySet = field(repr=False)
     _tree: pst.PolicySet | None = field(default=None, repr=False)  # None for a part, which has no parts
@@ -77,15 +84,18 @@ class PolicySet:
             handle = cedarpy.PolicySet.from_str(text)  # 2.
         except ValueError as error:
             place = source.place_of_syntax_error(str(error), cedarpy.PolicySet.from_str)
-            raise PolicyInvalid(f"The policy is not Cedar at {place}.", seen=str(error)[:300]) from None
+            flaw = Flaw(place, str(error)[:300])
+            raise PolicyInvalid(f"The policy is not Cedar at {place}.", flaws=[flaw], seen=flaw.message) from None
         try:
             tree = handle.to_pst()
         except ValueError as error:
             raise PolicyInvalid("The policy can't be examined.", seen=str(error)[:300]) from None
         if tree.templates:  # 3.
             name = next(iter(tree.templates))
+            place = source.place_of_policy(_index(name), name)
             raise PolicyInvalid(
-                f"The policy at {source.place_of_policy(_index(name), name)} is a template.",
+                f"The policy at {place} is a template.",
+                flaws=[Flaw(place, "a template, which nothing here links")],
                 expected="policies without ?principal or ?resource",
             )
         ids: dict[str, str] = {}
@@ -93,14 +103,21 @@ class PolicySet:
             shown = policy.annotations.get("id") or name
             if shown in ids.values():  # 4.
                 place = source.place_of_policy(_index(name), f"`{shown}`")
-                raise PolicyInvalid(f"Two policies have one @id at {place}.", seen=repr(shown), expected="unique @ids")
+                raise PolicyInvalid(
+                    f"Two policies have one @id at {place}.",
+                    flaws=[Flaw(place, f"the @id {shown!r} is another policy's, too")],
+                    seen=repr(shown),
+                    expected="unique @ids",
+                )
             ids[name] = shown
         result = cedarpy.validate_policies(text, schema())  # 5.
         if not result.validation_passed:
-            first = min(result.errors, key=lambda error: _index(error.policy_id), default=None)
-            told = first.error if first else "the validator gave no reason"
-            place = source.place_of_policy(_index(first.policy_id) if first else -1, told)
-            raise PolicyInvalid(f"The policy does not fit the schema at {place}.", seen=told[:300])
+            found = sorted(
+                Flaw(source.place_of_policy(_index(error.policy_id), error.error), error.error[:300])
+                for error in result.errors
+            ) or [Flaw(source.place(0), "the validator gave no reason")]
+            place, told = found[0]
+            raise PolicyInvalid(f"The policy does not fit the schema at {place}.", flaws=found, seen=told)
         try:
             whole = cls._of(tree, version, text, MappingProxyType(ids))
         except ValueError as error:
@@ -111,7 +128,7 @@ class PolicySet:
     def _of(cls, tree: pst.PolicySet, version: int, text: str, ids: Mapping[str, str]) -> Self:
         reads = Reads.of(tree)
         handle = cedarpy.PolicySet.from_pst(set_apart(tree) if stands_apart(reads.device) else tree)
-        return cls(version, text, reads.context, reads.device, ids, handle)
+        return cls(version, text, reads.context, reads.device, reads.asked, ids, handle)
 
     def for_crossing(self, boundary: str) -> Self:
         """Those that can apply to crossings of the boundary of this name."""
@@ -120,6 +137,18 @@ class PolicySet:
     def for_token(self, audience: str) -> Self:
         """Those that can apply to tokens for this audience."""
         return self._part("token", "Audience", audience)
+
+    @property
+    def tree(self) -> pst.PolicySet:
+        """The policies as the engine's nodes, as they were written."""
+        if self._tree is None:
+            raise ValueError("a part of a policy set is not to be examined")
+        return self._tree
+
+    def only(self, policy: pst.Template) -> Self:
+        """That policy alone, in place of these."""
+        alone = pst.PolicySet(templates={}, static_policies={policy.id: policy}, template_links=())
+        return self._of(alone, self.version, self.text, self.ids)
 
     def _part(self, action: str, kind: str, name: str) -> Self:
         if self._tree is None:
@@ -142,6 +171,11 @@ class PolicySet:
     def reads_request(self) -> bool:
         """Whether a verdict depends on method or path, and so is kept for each of them apart."""
         return not _REQUEST.isdisjoint(self.reads)
+
+    @property
+    def reads_claims(self) -> bool:
+        """Whether a verdict depends on what the sender claims."""
+        return "claims" in self.reads
 
 
 def _index(policy_id: str) -> int:

@@ -8,29 +8,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from cedarpy import pst
 
 # What `context` holds for the two actions (schema.cedarschema).
-CONTEXT: Final = frozenset({"method", "path", "labels", "now"})
+CONTEXT: Final = frozenset({"method", "path", "labels", "claims", "now"})
 # A Device's attributes, its tags, and itself: `principal == Device::"…"`.
 DEVICE: Final = frozenset({"id", "tier", "site", "trust", "boot", "attested_at", "tags", "itself"})
 _TAGS: Final = frozenset({"get_tag", "has_tag"})
 
 
+class Asked(NamedTuple):
+    """A fact that a policy asks for by name. `of`: principal; flags, numbers, texts of its boot; labels, claims."""
+
+    of: str
+    name: str
+
+
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """The members of `context`, and of DEVICE, that any policy looks at."""
+    """The members of `context`, and of DEVICE, that any policy looks at, and the facts that any asks for by name."""
 
     context: frozenset[str]
     device: frozenset[str]
+    asked: frozenset[Asked]
 
     @classmethod
     def of(cls, tree: pst.PolicySet) -> Self:
         """`context` or `principal` used whole, or a device named: then everything about it is looked at."""
         context: set[str] = set()
         device: set[str] = set()
+        asked: set[Asked] = set()
         for node in _nodes(tree):
             whole = {child.name for child in _children(node) if isinstance(child, pst.Var)}
             match node:
@@ -51,9 +60,23 @@ class Reads:
                     whole.clear()
                 case pst.EntityUid(pst.EntityType("Device")):
                     whole.add("principal")
+            if isinstance(node, pst.BinaryOp) and node.op in _TAGS and isinstance(node.right, pst.StringLit):
+                asked |= {Asked(of, node.right.value) for of in _holder(node.left)}
             context |= CONTEXT if "context" in whole else set()
             device |= DEVICE if "principal" in whole else set()
-        return cls(frozenset(context), frozenset(device))
+        return cls(frozenset(context), frozenset(device), frozenset(asked))
+
+
+def _holder(node: pst.Expr) -> tuple[str, ...]:
+    """Whose tag is asked for; nothing if that can't be told."""
+    match node:
+        case pst.Var("principal"):
+            return ("principal",)
+        case pst.GetAttr(pst.Var("context"), ("labels" | "claims") as of):
+            return (of,)
+        case pst.GetAttr(pst.GetAttr(pst.Var("principal"), "boot"), ("flags" | "numbers" | "texts") as of):
+            return (of,)
+    return ()
 
 
 def _nodes(root: Any) -> Iterator[Any]:

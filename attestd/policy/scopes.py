@@ -24,11 +24,12 @@ def applicable(tree: pst.PolicySet, action: str, resource: pst.EntityUid) -> pst
     """The policies that can apply to this action on this resource, under their ids."""
     policies = tree.static_policies.items()
     return replace(
-        tree, static_policies={name: policy for name, policy in policies if _can_apply(policy, action, resource)}
+        tree, static_policies={name: policy for name, policy in policies if can_apply(policy, action, resource)}
     )
 
 
-def _can_apply(policy: pst.Template, action: str, resource: pst.EntityUid) -> bool:
+def can_apply(policy: pst.Template, action: str, resource: pst.EntityUid) -> bool:
+    """Whether its scope leaves it open that it is about this action on this resource."""
     match policy.action:
         case pst.ActionEq(entity) if entity.id != action:  # the schema's actions are of one type, and in no group
             return False

@@ -8,8 +8,9 @@ that the engine does (docs.cedarpolicy.com, "Grammar specification for Cedar pol
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from attestd.errors import InputTooLarge, MalformedInput
 
@@ -30,10 +31,33 @@ _JOINERS = frozenset({"&&", "||"})
 _PASSIVE = frozenset({"::", ":", "@", "?", "="})  # marks that nest nothing
 
 
+class Place(NamedTuple):
+    """Line and column in a policy's text, both counted from 1."""
+
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"line {self.line}, column {self.column}"
+
+
+class Flaw(NamedTuple):
+    """One thing that is wrong with a policy, and where."""
+
+    place: Place
+    message: str
+
+
 class PolicyInvalid(MalformedInput):
     """The policy is not valid"""
 
-    remedy = "Correct the policy at the named line and column; attestd/policy/schema.cedarschema says what it may use."
+    remedy = "Correct the policy at the named line and column; `attestd policy schema` prints what it may use."
+
+    def __init__(
+        self, detail: str = "", *, flaws: Iterable[Flaw] = (), seen: object = None, expected: object = None
+    ) -> None:
+        super().__init__(detail, seen=seen, expected=expected)
+        self.flaws = tuple(flaws)  # all that are known, in the order of the text
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +90,9 @@ class Source:
         source._bound_nesting()
         return source
 
-    def place(self, at: int) -> str:
-        """Line and column of an offset, both counted from 1."""
-        line = self.text.count("\n", 0, at) + 1
-        return f"line {line}, column {at - (self.text.rfind(chr(10), 0, at) + 1) + 1}"
+    def place(self, at: int) -> Place:
+        """Line and column of an offset."""
+        return Place(self.text.count("\n", 0, at) + 1, at - (self.text.rfind("\n", 0, at) + 1) + 1)
 
     def _bound_nesting(self) -> None:
         """An upper bound of each expression's depth, from its marks alone, before anything recursive reads it."""
@@ -91,12 +114,14 @@ class Source:
                     run += 1
                 depth = joined + run + sum(sum(level) + 1 for level in levels)
                 if len(levels) > MAX_BRACKETS or depth > MAX_DEPTH:
+                    place = self.place(token.at)
                     raise PolicyInvalid(
-                        f"The policy is nested too deeply at {self.place(token.at)}.",
+                        f"The policy is nested too deeply at {place}.",
+                        flaws=[Flaw(place, "nested too deeply")],
                         expected=f"at most {MAX_BRACKETS} brackets within brackets and {MAX_DEPTH} levels",
                     )
 
-    def place_of_syntax_error(self, message: str, parse: Callable[[str], object]) -> str:
+    def place_of_syntax_error(self, message: str, parse: Callable[[str], object]) -> Place:
         """Where the engine's parser stops. `parse` raises ValueError for text that is not Cedar.
 
         The first statement that does not parse alone is the culprit. In it, every prefix before the offending token
@@ -119,7 +144,7 @@ class Source:
             return self.place(statement[high - 1].at if by_grammar else self._named_in(statement, message))
         return self.place(len(self.text))
 
-    def place_of_policy(self, index: int, message: str) -> str:
+    def place_of_policy(self, index: int, message: str) -> Place:
         """Where, in the policy of that index, the name stands that a validation message quotes."""
         if not 0 <= index < len(self.statements):
             return self.place(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from attestd.errors import Conflict, NotFound
@@ -13,18 +13,25 @@ from attestd.registry.engine import is_unique_violation
 from attestd.registry.tables import policies
 
 MAX_PAGE = 1000
+MAX_VERSION = 1 << 31  # what an integer column holds everywhere
 
 
 class UnknownPolicy(NotFound):
     """There is no such version of the policy"""
 
-    remedy = "`attestd init` installs the first version; later ones follow it."
+    remedy = "`attestd policy history` shows the versions."
 
 
 class PolicyRaced(Conflict):
     """Somebody else changed the policy at the same time"""
 
     remedy = "Nothing was stored. Read the newest version, then decide again."
+
+
+class AlreadyInForce(Conflict):
+    """That text is in force already"""
+
+    remedy = "Nothing was stored. `attestd policy history` shows the versions; name another one."
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,24 @@ def by_version(c: Connection, version: int) -> StoredPolicy:
     row = c.execute(select(policies).where(policies.c.version == version)).one_or_none()
     if row is None:
         raise UnknownPolicy(seen=version)
+    return StoredPolicy(**row._mapping)
+
+
+def before_this_text(c: Connection) -> StoredPolicy:
+    """What was in force before the text that is in force now was first in force. Raises UnknownPolicy.
+
+    So that going back twice goes back twice: a rollback is a new version with an old text, and the version before it is
+    the very one that somebody wanted to be rid of.
+    """
+    newest = latest(c)
+    same = select(func.min(policies.c.version)).where(policies.c.text == newest.text).scalar_subquery()
+    row = c.execute(
+        select(policies).where(policies.c.version < same).order_by(policies.c.version.desc()).limit(1)
+    ).one_or_none()
+    if row is None:
+        raise UnknownPolicy(
+            f"Nothing was in force before version {newest.version}'s text.", expected="a version by its number"
+        )
     return StoredPolicy(**row._mapping)
 
 

@@ -13,8 +13,9 @@ from attestd.ids import Site
 from attestd.policy.source import MAX_POLICY
 from attestd.registry import policies, proxies, trust
 from attestd.registry.operators import Role
+from attestd.registry.policies import MAX_VERSION, StoredPolicy, UnknownPolicy
 from attestd.registry.trust import TrustedMaker
-from attestd.web.admin_views import Query, answer
+from attestd.web.admin_views import NUMBER, Query, answer
 from attestd.web.bodies import read_message, read_reason
 from attestd.web.context import Service, exchange
 
@@ -61,14 +62,7 @@ class _Settings:
         Query()
         with self.service.registry.reading() as c:
             policy = policies.latest(c)
-        return answer(
-            {
-                "version": policy.version,
-                "text": policy.text,
-                "created_at": policy.created_at,
-                "created_by": policy.created_by,
-            }
-        )
+        return answer(_version_members(policy) | {"text": policy.text})
 
     def set_policy(self) -> Response:
         """PUT /v1/admin/policy"""
@@ -77,6 +71,34 @@ class _Settings:
         text = message.text("text", limit=MAX_POLICY)
         message.done()
         return answer({"version": self.service.operations.set_policy(text, current.act())})
+
+    def list_policies(self) -> Response:
+        """GET /v1/admin/policy/versions: the newest first, without their texts"""
+        query = Query("before", "limit")
+        limit = query.limit()
+        with self.service.registry.reading() as c:
+            found = policies.page(c, before=query.number("before"), limit=limit)
+        before = found[-1].version if len(found) == limit else None
+        return answer({"versions": [_version_members(policy) for policy in found], "before": before})
+
+    def show_version(self, number: str) -> Response:
+        """GET /v1/admin/policy/versions/<number>"""
+        Query()
+        with self.service.registry.reading() as c:
+            policy = policies.by_version(c, _version(number))
+        return answer(_version_members(policy) | {"text": policy.text})
+
+    def rollback_policy(self) -> Response:
+        """POST /v1/admin/policy/rollback: `to` a version; without, to the text before this one"""
+        current = exchange()
+        message = read_message(current.body)
+        to = message.integer("to") if "to" in message else None
+        reason = read_reason(message)
+        message.done()
+        if to is not None and not 0 < to < MAX_VERSION:
+            raise UnknownPolicy(seen=to)
+        version, of = self.service.operations.rollback_policy(to, current.act(reason))
+        return answer({"version": version, "of": of})
 
     # ---- Edge proxies -----------------------------------------------------------------------------------------
 
@@ -142,6 +164,16 @@ class _Settings:
         return answer({"name": name})
 
 
+def _version(number: str) -> int:
+    if not NUMBER.fullmatch(number) or int(number) >= MAX_VERSION:
+        raise UnknownPolicy(seen=repr(number[:40]))
+    return int(number)
+
+
+def _version_members(policy: StoredPolicy) -> dict[str, Any]:
+    return {"version": policy.version, "created_at": policy.created_at, "created_by": policy.created_by}
+
+
 def _maker_members(maker: TrustedMaker) -> dict[str, Any]:
     return {
         "sha256": maker.sha256.hex(),
@@ -162,6 +194,9 @@ def blueprint(service: Service) -> Blueprint:
     routes.delete("/trust/<sha256>")(settings.remove_maker)
     routes.get("/policy")(settings.show_policy)
     routes.put("/policy")(settings.set_policy)
+    routes.get("/policy/versions")(settings.list_policies)
+    routes.get("/policy/versions/<number>")(settings.show_version)
+    routes.post("/policy/rollback")(settings.rollback_policy)
     routes.get("/proxies")(settings.list_proxies)
     routes.post("/proxies")(settings.add_proxy)
     routes.post("/proxies/<name>/disable")(settings.disable_proxy)

@@ -90,6 +90,9 @@ DESCRIBED: Final[Mapping[str, Described]] = {
     "GET /v1/jwks": Described("The token keys", {200: ("application/jwk-set+json", ref("Jwks"))}),
     "GET /.well-known/jwks.json": Described("The token keys", {200: ("application/jwk-set+json", ref("Jwks"))}),
     "GET /v1/crl": Described("The certificate revocation list (DER)", {200: ("application/pkix-crl", _BINARY)}),
+    "GET /v1/policy/schema": Described(
+        "The schema of policies, in Cedar's language", {200: ("text/plain", {"type": "string"})}
+    ),
     "GET /v1/openapi.json": Described("This description", {200: "Description"}),
     "GET /v1/bundle": Described("What an edge decides by, signed", {200: ("application/jose", _JWS), 304: None}),
     "GET /v1/audit/consistency": Described(
@@ -169,6 +172,18 @@ DESCRIBED: Final[Mapping[str, Described]] = {
     "DELETE /v1/admin/trust/<sha256>": Described("Trust a certificate no longer", {200: "Distrusted"}),
     "GET /v1/admin/policy": Described("The policy in force", {200: "PolicyInForce"}),
     "PUT /v1/admin/policy": Described("Put a policy in force", {200: "PolicySet"}, "Policy"),
+    "GET /v1/admin/policy/versions": Described(
+        "The policy's versions, the newest first", {200: "PolicyVersions"}, query={"before": _NUMBER, "limit": _LIMIT}
+    ),
+    "GET /v1/admin/policy/versions/<number>": Described(
+        "One version of the policy", {200: "PolicyInForce"}, refusals=frozenset({404})
+    ),
+    "POST /v1/admin/policy/rollback": Described(
+        "Put an old policy in force again, as a new version",
+        {200: "PolicyRolledBack"},
+        "PolicyRollback",
+        refusals=frozenset({404, 409}),
+    ),
     "GET /v1/admin/references": Described(
         "Reference manifests, the newest first",
         {200: "References"},

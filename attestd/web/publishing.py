@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from flask import Blueprint, Response, request
 
+from attestd.policy import published_schema
 from attestd.protocol.encoding import write_object
 from attestd.web.bodies import read_message
 from attestd.web.context import Service, exchange
@@ -44,6 +45,10 @@ class _Publishing:
             headers={"Cache-Control": _CACHE_CRL},
         )
 
+    def policy_schema(self) -> Response:
+        """GET /v1/policy/schema: what this service's policies may speak of"""
+        return Response(published_schema(), content_type="text/plain; charset=utf-8")
+
     def bundle(self) -> Response:
         """GET /v1/bundle: 304 to the proxy that has this very one (RFC 9110, section 13.1.2)"""
         bundle = self.service.publication.bundle(exchange().now)
@@ -71,6 +76,7 @@ def blueprint(service: Service) -> Blueprint:
     routes.get("/v1/jwks")(door.jwks)
     routes.get("/.well-known/jwks.json", endpoint="well_known_jwks")(door.jwks)
     routes.get("/v1/crl")(door.crl)
+    routes.get("/v1/policy/schema")(door.policy_schema)
     routes.get("/v1/bundle")(door.bundle)
     routes.post("/v1/proxies/renewals")(door.renew_proxy)
     return routes

@@ -29,6 +29,7 @@ from attestd.protocol.messages import (
 )
 from attestd.registry.demands import MAX_AT_ONCE
 from attestd.registry.operators import Role
+from attestd.registry.policies import MAX_VERSION
 from attestd.registry.states import State
 
 Schema = Mapping[str, Any]
@@ -296,6 +297,10 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         **_REASON,
     ),
     "Policy": _message({"text": text(MAX_POLICY)}),
+    "PolicyRollback": _message(
+        to={"type": "integer", "minimum": 1, "maximum": MAX_VERSION - 1, "description": "left out: the text before"},
+        **_REASON,
+    ),
     "Promotion": _message(
         {"stage": STAGE},
         overlap=_SECONDS,
@@ -410,6 +415,9 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     "Distrusted": _answer(sha256=DIGEST),
     "PolicyInForce": _answer(version=_COUNT, text={"type": "string"}, created_at=_TIMES, created_by={"type": "string"}),
     "PolicySet": _answer(version=_COUNT),
+    "PolicyVersion": closed({"version": _COUNT, "created_at": _TIMES, "created_by": {"type": "string"}}),
+    "PolicyVersions": _answer(versions=_list(ref("PolicyVersion"), 1000), before=_or_null(_COUNT)),
+    "PolicyRolledBack": _answer(version=_COUNT, of=_COUNT),
     "Reference": closed(_REFERENCE),
     "References": _answer(references=_list(ref("Reference"), 1000), before=_or_null(_COUNT)),
     "ReferenceAnswer": _answer(reference=ref("Reference")),

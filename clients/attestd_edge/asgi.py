@@ -19,13 +19,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from datetime import timedelta
-from types import MappingProxyType
 from typing import Any
 
 from attestd.policy import Boundary
 from attestd_edge.decide import Request, encode_path
 from attestd_edge.edge import Admitted, Asked, Edge
 from attestd_edge.hop import CertificateSource, Door, Headers, Hop, Peer, from_pem, is_reserved
+from attestd_edge.labels import NOTHING, claims_of, labels_of
 from attestd_edge.problems import Refusal
 
 Scope = MutableMapping[str, Any]
@@ -52,7 +52,8 @@ class EdgeMiddleware:
         labels: Callable[[Scope], Mapping[str, str]] | None = None,
         max_age: timedelta = MAX_AGE,
     ) -> None:
-        """`labels` tells what data a request carries; without it the configured labels of a boundary named here hold.
+        """`labels` tells what data a request carries, beside the configured labels of a boundary named here; what it
+        tells otherwise than they do is refused (labels.py).
         A stream or WebSocket ends after `max_age`, or when its credential does.
 
         Raises HopUnauthenticated for a certificate header without a hop, SettingsInvalid for an unknown boundary.
@@ -61,9 +62,8 @@ class EdgeMiddleware:
         self._edge = edge
         self._boundary = edge.boundary(boundary)
         self._door = Door(certificate_source, hop)
-        known = edge.boundaries.get(boundary) if isinstance(boundary, str) else None
-        always = known.labels if known else MappingProxyType[str, str]({})
-        self._labels = labels or (lambda _scope: always)
+        self._guarded = edge.boundaries.get(boundary) if isinstance(boundary, str) else None
+        self._told = labels
         self._max_age = max_age
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,7 +80,8 @@ class EdgeMiddleware:
         await self._go_on(answer, scope, receive, send)
 
     def _read(self, scope: Scope) -> Asked:
-        headers = read_headers(scope)
+        headers, peer = read_headers(scope), read_peer(scope)
+        told = self._told(scope) if self._told is not None else NOTHING
         scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
         query = scope.get("query_string", b"").decode("latin-1")
         # The path that the application will see, encoded again, so that policy judges the same one.
@@ -89,9 +90,10 @@ class EdgeMiddleware:
             method=scope.get("method", "GET"),
             origin=f"{scheme}://{headers.one('host') or ''}",
             target=target,
-            labels=self._labels(scope),
+            labels=labels_of(self._guarded, headers, door=self._door, peer=peer, told=told),
+            claims=claims_of(headers),
         )
-        return Asked(self._door.present(headers, read_peer(scope)), request)
+        return Asked(self._door.present(headers, peer), request)
 
     async def _go_on(self, answer: Admitted, scope: Scope, receive: Receive, send: Send) -> None:
         inner = dict(scope)

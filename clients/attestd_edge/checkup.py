@@ -15,6 +15,7 @@ from attestd.errors import AttestdError, Misconfigured
 from attestd_edge.edge import Edge
 from attestd_edge.files import read_file
 from attestd_edge.identity import MAX_PEM, ProxyIdentity, read_certificates
+from attestd_edge.nats.settings import KEY_NAMES, NatsSettings
 from attestd_edge.roots import PinnedRoots
 from attestd_edge.service import Service
 from attestd_edge.settings import Settings, TlsListen, UnixListen
@@ -115,6 +116,7 @@ def examine(settings: Settings, *, now: datetime, online: bool) -> Iterator[Find
         ("bundle", bundle, (edges,)),
         ("boundaries", boundaries, ()),
         ("listener", listener, ()),
+        *([("nats", lambda: _nats(settings), ())] if settings.nats is not None else []),
     ]
     if online:
         steps.append(("service", service, (roots, who)))
@@ -128,6 +130,17 @@ def examine(settings: Settings, *, now: datetime, online: bool) -> Iterator[Find
             yield Finding(name, False, str(error), error.what_to_do)
         except OSError as error:
             yield Finding(name, False, str(error))
+
+
+def _nats(settings: Settings) -> str:
+    found = NatsSettings.of(settings)
+    for name in KEY_NAMES:
+        read_file(found.keys / f"{name}.seed", limit=MAX_PEM)
+    if found.ca is not None:
+        read_certificates(read_file(found.ca, limit=MAX_PEM), where=str(found.ca))
+    subjects = sum(len(grant.publish) + len(grant.subscribe) for grant in found.grants)
+    carried = f"; carries over {found.carriage.guarded.boundary.name}" if found.carriage is not None else ""
+    return f"{found.server}, {subjects} subjects to be granted{carried}"
 
 
 def _shown(moment: datetime) -> str:

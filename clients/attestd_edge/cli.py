@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,16 +11,16 @@ from typing import Annotated
 
 import typer
 
-from attestd.errors import AttestdError, Misconfigured, Unavailable
 from attestd_edge import starter
 from attestd_edge.checkup import examine
 from attestd_edge.edge import Edge
+from attestd_edge.failing import FAILED, failing
 from attestd_edge.forward_auth import ForwardAuth
 from attestd_edge.journal import log_to_stderr
 from attestd_edge.listen import serve as serve_on
+from attestd_edge.nats.cli import app as nats_app
 from attestd_edge.settings import Settings, SettingsInvalid, UnixListen
 
-FAILED, MISCONFIGURED, UNAVAILABLE = 1, 3, 4
 _CODES = (
     "Exit codes: 0 done · 1 something is wrong · 2 wrong usage · 3 the configuration is wrong · "
     "4 the service can't be reached."
@@ -67,7 +65,7 @@ def init(
     The private key stays here (mode 0600). Nothing that exists is overwritten. An admin of the service then makes the
     certificate from proxy.pub.pem.
     """
-    with _failing(as_json=as_json):
+    with failing(as_json=as_json):
         made = starter.make(folder, server=server, trust_domain=trust_domain, site=site)
         text = (
             f"Wrote {made.key} (keep it here), {made.public_key} and {made.config}.\n"
@@ -86,7 +84,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Say what is wrong with the configuration and the state on disk, and how to mend it. Changes nothing."""
-    with _failing(as_json=as_json):
+    with failing(as_json=as_json):
         findings = list(examine(Settings.load(config), now=datetime.now(UTC), online=online))
         if as_json:
             typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
@@ -110,7 +108,7 @@ def serve(
     One process: proofs are single use because one memory holds those seen. Logs are JSON lines on stderr; the first
     line on stdout says that it serves, and where.
     """
-    with _failing(as_json=as_json):
+    with failing(as_json=as_json):
         settings = Settings.load(config)
         where = settings.listen
         if where is None:
@@ -125,22 +123,7 @@ def serve(
         serve_on(ForwardAuth(Edge.open(settings), settings), where, ready=ready)
 
 
-@contextmanager
-def _failing(*, as_json: bool) -> Iterator[None]:
-    """Turns typed errors into words on stderr and exit codes."""
-    try:
-        yield
-    except AttestdError as error:
-        members = {"detail": error.detail, "seen": error.seen, "expected": error.expected, "remedy": error.what_to_do}
-        if as_json:
-            typer.echo(json.dumps({"error": error.slug()} | {k: v for k, v in members.items() if v}), err=True)
-        else:
-            typer.echo(f"error: {members.pop('detail')}", err=True)
-            for name, value in members.items():
-                if value:
-                    typer.echo(f"  {name + ':':<10}{value}", err=True)
-        code = MISCONFIGURED if isinstance(error, Misconfigured) else FAILED
-        raise typer.Exit(UNAVAILABLE if isinstance(error, Unavailable) else code) from None
+app.add_typer(nats_app)
 
 
 def main() -> None:

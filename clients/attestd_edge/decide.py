@@ -116,12 +116,16 @@ class Presented:
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked: `origin` is scheme and authority as the client used them, `target` path and query as sent."""
+    """What was asked: `origin` is scheme and authority as the client used them, `target` path and query as sent.
+
+    `labels` are this boundary's word about the data, `claims` the sender's (labels.py).
+    """
 
     method: str
     origin: str
     target: str
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    claims: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,8 +264,10 @@ def judge(
     path = read_path(request.target)
     # Was just this judged before? Then nothing is left but the time.
     labels = tuple(sorted(request.labels.items())) if request.labels else ()
-    reads_request = view.decisions.policies.for_crossing(boundary.name).reads_request
-    circumstances = (boundary.key, labels, (request.method, path) if reads_request else None)
+    policies = view.decisions.policies.for_crossing(boundary.name)
+    # What the sender claims is looked at only where a policy does: else senders could crowd out what is remembered.
+    claims = tuple(sorted(request.claims.items())) if request.claims and policies.reads_claims else ()
+    circumstances = (boundary.key, labels, claims, (request.method, path) if policies.reads_request else None)
     key: Hashable = None
     if presented.token is None or presented.scheme == "bearer":
         key = (presented.chain, presented.token, None if tokens is None else tokens.audience, circumstances)
@@ -269,9 +275,9 @@ def judge(
         if held is not None and held.since <= now < held.until:
             return held.verdict
     # 2. to 5. Who is it?
-    identity = _identify(view, presented, request, tokens, now)
+    identity = identify(view, presented, request, tokens, now)
     # 6. May it?
-    crossing = Crossing(boundary, request.method, path, request.labels)
+    crossing = Crossing(boundary, request.method, path, request.labels, request.claims)
     decision = view.decisions.about(identity, crossing, circumstances, now)
     verdict = Verdict(identity, decision)
     if key is not None and decision.cacheable:
@@ -292,9 +298,10 @@ def check_fresh(bundle: Bundle, now: datetime) -> None:
         )
 
 
-def _identify(
+def identify(
     view: View, presented: Presented, request: Request, tokens: TokenRules | None, now: datetime
 ) -> VerifiedIdentity:
+    """Steps 2 to 5 alone, for a door that asks policy several things about one login. Spends the proof."""
     status, revoked = view.bundle.status, view.bundle.revoked
     # 3. The certificate.
     certificate = _certificate(view, presented.chain, now) if presented.chain else None
@@ -369,7 +376,8 @@ def _octets(chain: tuple[bytes, ...]) -> int:
 def _octets_of(crossing: Crossing) -> int:
     """What a crossing's own words may take in a key: a character of text takes up to four octets."""
     words = len(crossing.path) + len(crossing.method)
-    return 4 * (words + sum(len(name) + len(text) + 32 for name, text in crossing.labels.items()))
+    told = (*crossing.labels.items(), *crossing.claims.items())
+    return 4 * (words + sum(len(name) + len(text) + 32 for name, text in told))
 
 
 # Letters, digits and marks that stand for themselves, no segment empty or beginning with a dot: one reading, the first.

@@ -22,9 +22,11 @@ from typing import Any, Self
 from attestd.credentials.dpop import EdgeNonces, ReplayCache
 from attestd.credentials.identity import VerifiedIdentity
 from attestd.errors import AttestdError, Forbidden, Unavailable
-from attestd.policy import Boundary, Decision
+from attestd.policy import Boundary, Crossing, Decision
+from attestd.policy.recorded import record as record_decision
+from attestd.policy.situations import Situation
 from attestd_edge.clock import EdgeClock
-from attestd_edge.decide import CrossingDenied, Presented, Request, TokenRules, Verdict, check_fresh, judge
+from attestd_edge.decide import CrossingDenied, Presented, Request, TokenRules, Verdict, check_fresh, judge, read_path
 from attestd_edge.files import read_file
 from attestd_edge.identity import MAX_PEM, ProxyIdentity, read_certificates
 from attestd_edge.metrics import Metrics
@@ -85,15 +87,17 @@ class _Attempt:
         if self.asked is not None:
             request = self.asked.request
             record |= {"method": request.method[:32], "path": request.target.partition("?")[0][:256]}
-        if self.verdict is not None:
-            identity, decision = self.verdict.identity, self.verdict.decision
+        if self.verdict is not None and self.asked is not None:
+            identity, decision, request = self.verdict.identity, self.verdict.decision, self.asked.request
+            crossing = Crossing(
+                self.boundary, request.method, read_path(request.target), request.labels, request.claims
+            )
             record |= {
                 "spiffe_id": str(identity.spiffe_id),
                 "credential": identity.credential_id,
                 "kind": identity.kind,
-                "policies": decision.policy_ids,
                 "remembered": self.verdict.remembered,
-            }
+            } | record_decision(Situation.of(identity, crossing, self.now), decision)
         return record
 
 

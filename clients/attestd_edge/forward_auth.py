@@ -1,8 +1,9 @@
 """The edge as an answer to a reverse proxy's question: may this request go on? (nginx's auth_request and its like)
 
 - `GET /auth/<boundary>`, or `/auth` where only one is configured. The hop describes the request in X-Forwarded-Method,
-  -Proto, -Host and -Uri, once each, and the client's certificate in the configured header. 200 with the identity in
-  headers, or 401, 403, 503 with a problem document.
+  -Proto, -Host and -Uri, once each, and the client's certificate in the configured header; where the boundary says so,
+  the data's labels in Attestd-Labels, too. The client's own Data-Labels are its claims, and no more. 200 with the
+  identity in headers, or 401, 403, 503 with a problem document.
 - `GET /healthz`: the process answers. `GET /readyz`: it can decide; 503 while it has no fresh bundle.
 - `GET /metrics`: Prometheus.
 
@@ -14,22 +15,16 @@ from __future__ import annotations
 import asyncio
 import json
 
-from attestd.errors import Misconfigured
 from attestd_edge import metrics
 from attestd_edge.asgi import Receive, Scope, Send, read_headers, read_peer
 from attestd_edge.decide import Request
 from attestd_edge.edge import Admitted, Asked, Edge
-from attestd_edge.hop import CertificateSource, Door, Headers, OnlyPeerHop
+from attestd_edge.hop import CertificateSource, Door, Headers, HopIncomplete, OnlyPeerHop
+from attestd_edge.labels import claims_of, labels_of
 from attestd_edge.problems import MEDIA_TYPE, URN
 from attestd_edge.settings import Guarded, Settings, SettingsInvalid
 
 _AUTH = "/auth"
-
-
-class HopIncomplete(Misconfigured):
-    """The reverse proxy does not say what is being asked"""
-
-    remedy = "Let it set X-Forwarded-Method, -Proto, -Host and -Uri (deploy/nginx shows how)."
 
 
 class ForwardAuth:
@@ -100,14 +95,15 @@ class ForwardAuth:
         return 200, [*headers, *answer.headers], b""
 
     def _read(self, scope: Scope, guarded: Guarded) -> Asked:
-        headers = read_headers(scope)
+        headers, peer = read_headers(scope), read_peer(scope)
         request = Request(
             method=_told(headers, "x-forwarded-method"),
             origin=f"{_told(headers, 'x-forwarded-proto')}://{_told(headers, 'x-forwarded-host')}",
             target=_told(headers, "x-forwarded-uri"),
-            labels=guarded.labels,
+            labels=labels_of(guarded, headers, door=self._door, peer=peer),
+            claims=claims_of(headers),
         )
-        return Asked(self._door.present(headers, read_peer(scope)), request, headers.one("x-request-id"))
+        return Asked(self._door.present(headers, peer), request, headers.one("x-request-id"))
 
 
 def _told(headers: Headers, name: str) -> str:

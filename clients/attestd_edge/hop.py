@@ -54,6 +54,15 @@ class HopUnauthenticated(Misconfigured):
     remedy = "Name the hop: a Unix socket, or mutual TLS with its certificate."
 
 
+class HopIncomplete(Misconfigured):
+    """The reverse proxy does not say what is being asked"""
+
+    remedy = (
+        "Let it set X-Forwarded-Method, -Proto, -Host and -Uri (deploy/nginx shows how), and Attestd-Labels for a "
+        "boundary with labels_from_hop."
+    )
+
+
 class CertificateSource(StrEnum):
     """Where the client's certificate comes from. There is no default: whoever installs the edge says it."""
 
@@ -174,12 +183,16 @@ class Door:
             proof=headers.one("dpop") if token is not None else None,
         )
 
+    def believes(self, peer: Peer) -> bool:
+        """Whether this peer is the reverse proxy, whose headers count."""
+        return self.hop is not None and self.hop.is_peer(peer)
+
     def _chain(self, headers: Headers, peer: Peer) -> tuple[bytes, ...]:
         if self.source is None:
             return ()
         if self.source is CertificateSource.TLS:
             return peer.chain
-        if self.hop is None or not self.hop.is_peer(peer):
+        if not self.believes(peer):
             return ()  # from anyone else, such headers are nothing
         for name in _CONTRADICTIONS[self.source]:
             if name in headers.values:

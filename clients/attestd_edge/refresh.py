@@ -22,6 +22,7 @@ from attestd_edge.service import Service, ServiceBusy, ServiceRefused
 from attestd_edge.store import BundleStore
 
 INTERVAL = 1.0  # seconds between fetches
+LOOK_INTERVAL = 0.1  # seconds between looks at what another process fetched
 MAX_BACKOFF = 15.0  # seconds between attempts while the service does not answer
 RENEWAL_PAUSE = timedelta(seconds=60)  # between attempts to renew
 
@@ -106,7 +107,7 @@ class Refresher:
             self._connect("reading along", "another process fetches the bundle")
         except AttestdError as error:
             self._connect("cut off", str(error))
-        return INTERVAL
+        return LOOK_INTERVAL
 
     def _fetch(self) -> float:
         try:

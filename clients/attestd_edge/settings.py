@@ -22,7 +22,8 @@ origins = ["https://api.example.org"]
 name = "field-to-munich"
 from = { tier = "device", site = "munich" }     # without a site: from every site
 to = { tier = "edge", site = "munich" }
-labels = { class = "telemetry" }
+labels = { class = "telemetry" }                # of all data that crosses here
+labels_from_hop = true                          # the reverse proxy tells more, in Attestd-Labels; left out: it does not
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 from attestd.credentials.dpop import normal_uri
-from attestd.credentials.facts import LABEL_NAME, MAX_LABEL
 from attestd.errors import AttestdError, Misconfigured
 from attestd.ids import Site, Tier, TrustDomain
 from attestd.policy import Boundary
+from attestd.policy.situations import LabelsMalformed, read_labels
 from attestd_edge.files import read_file
 from attestd_edge.hop import CertificateSource
 
@@ -56,10 +57,11 @@ class SettingsInvalid(Misconfigured):
 
 @dataclass(frozen=True, slots=True)
 class Guarded:
-    """A boundary and the labels of the data that crosses it here."""
+    """A boundary and the labels of the data that crosses it here; `labels_from_hop`: the reverse proxy tells more."""
 
     boundary: Boundary
     labels: Mapping[str, str]
+    labels_from_hop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,8 @@ class Settings:
     origins: frozenset[str]
     listen: UnixListen | TlsListen | None
     certificate_header: CertificateSource
+    nats: Mapping[str, Any] | None = None  # unread: its own room reads it (attestd_edge.nats.settings)
+    folder: Path = Path()  # that relative paths begin at
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -134,6 +138,8 @@ class Settings:
             origins=origins,
             certificate_header=_certificate_header(listen),
             listen=_listen(listen),
+            nats=top.unread("nats"),
+            folder=base,
         )
         for table in (top, edge, tokens, listen):
             table.done()
@@ -168,6 +174,11 @@ class _Table:
             raise SettingsInvalid(f"{self.name(name)} is empty.")
         return value
 
+    def switch(self, name: str) -> bool:
+        """True or false; false without the setting."""
+        value: bool = self._take(name, bool) or False
+        return value
+
     def required(self, name: str) -> str:
         if (value := self.text(name)) is None:
             raise SettingsInvalid(f"{self.name(name)} is missing.")
@@ -196,6 +207,11 @@ class _Table:
             raise SettingsInvalid(f"There is no [{self.name(name)}].")
         return _Table(value or {}, self.name(name), self._base)
 
+    def unread(self, name: str) -> Mapping[str, Any] | None:
+        """A table for somebody else to read."""
+        value: Mapping[str, Any] | None = self._take(name, dict)
+        return value
+
     def tables(self, name: str) -> list[_Table]:
         values = self._take(name, list) or []
         if not all(isinstance(value, dict) for value in values):
@@ -204,10 +220,10 @@ class _Table:
 
     def labels(self, name: str) -> Mapping[str, str]:
         values = self._take(name, dict) or {}
-        for label, text in values.items():
-            if not LABEL_NAME.fullmatch(label) or not isinstance(text, str) or len(text) > MAX_LABEL:
-                raise SettingsInvalid(f"{self.name(name)} has a label that can't be one.", seen=repr(label[:70]))
-        return MappingProxyType(dict(values))
+        try:
+            return read_labels(values)
+        except LabelsMalformed as error:
+            raise SettingsInvalid(f"{self.name(name)}: {error.detail}", seen=error.seen) from error
 
     def done(self) -> None:
         if unknown := sorted(set(self._members) - self._asked):
@@ -244,6 +260,7 @@ def _boundary(table: _Table) -> Guarded:
             to_site=end.parsed("site", Site),
         ),
         table.labels("labels"),
+        table.switch("labels_from_hop"),
     )
     for used in (start, end, table):
         used.done()

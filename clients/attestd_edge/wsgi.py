@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from ipaddress import ip_address
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from attestd.policy import Boundary
@@ -27,6 +27,7 @@ from attestd_edge.clock import EdgeClock
 from attestd_edge.decide import Request, encode_path
 from attestd_edge.edge import Asked, ConnectionAged, Edge
 from attestd_edge.hop import CertificateSource, Door, Headers, Hop, Peer, from_pem, is_reserved
+from attestd_edge.labels import NOTHING, claims_of, labels_of
 from attestd_edge.problems import Refusal
 
 Environ = dict[str, Any]
@@ -53,7 +54,8 @@ class EdgeMiddleware:
         labels: Callable[[Environ], Mapping[str, str]] | None = None,
         max_age: timedelta = MAX_AGE,
     ) -> None:
-        """`labels` tells what data a request carries; without it the configured labels of a boundary named here hold.
+        """`labels` tells what data a request carries, beside the configured labels of a boundary named here; what it
+        tells otherwise than they do is refused (labels.py).
         An answer that streams is cut after `max_age`, or when its credential ends.
 
         Raises HopUnauthenticated for a certificate header without a hop, SettingsInvalid for an unknown boundary.
@@ -63,9 +65,8 @@ class EdgeMiddleware:
         self._boundary = edge.boundary(boundary)
         self._door = Door(certificate_source, hop)
         self._certificate_key = certificate_key
-        known = edge.boundaries.get(boundary) if isinstance(boundary, str) else None
-        always = known.labels if known else MappingProxyType[str, str]({})
-        self._labels = labels or (lambda _environ: always)
+        self._guarded = edge.boundaries.get(boundary) if isinstance(boundary, str) else None
+        self._told = labels
         self._max_age = max_age
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -100,11 +101,13 @@ class EdgeMiddleware:
             unix=_over_unix_socket(environ),
             chain=(from_pem(pem),) if self._door.source is CertificateSource.TLS and pem else (),
         )
+        told = self._told(environ) if self._told is not None else NOTHING
         request = Request(
             method=environ["REQUEST_METHOD"],
             origin=f"{environ['wsgi.url_scheme']}://{environ.get('HTTP_HOST') or environ['SERVER_NAME']}",
             target=_target(environ),
-            labels=self._labels(environ),
+            labels=labels_of(self._guarded, headers, door=self._door, peer=peer, told=told),
+            claims=claims_of(headers),
         )
         return Asked(self._door.present(headers, peer), request)
 

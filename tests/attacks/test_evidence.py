@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from attestd.ca.ears import EAR_TYP
 from attestd.config import AttestationSettings, BrakeSettings
 from attestd.credentials.jws import sign_jws
 from attestd.errors import EvidenceRefused, MalformedInput
+from attestd.issuance import appraising
 from attestd.operations import Act
 from attestd.protocol.encoding import b64decode, read_object, write_object
 from attestd.registry import brake, devices, evidence, references
@@ -30,7 +31,7 @@ from attestd.registry.states import Event, State
 from attestd.tpm.chain import UntrustedMaker
 from tests import ek_ca, ima_lists
 from tests import logwriter as w
-from tests.attacks.ledger import refused
+from tests.attacks.ledger import Ledger, refused
 from tests.attacks.test_edge import Gate, token_of
 from tests.booted import BOOT, GOOD_FILES, Machine, enrolled, kernel_digest, loaders, refer, runtime
 from tests.service import SoftDevice, World, meanwhile, problem
@@ -318,6 +319,23 @@ def test_two_attestations_at_once_keep_one_list(world: World, monkeypatch: pytes
     assert device.attest(nonce=nonces[1]).status_code == 200, "nothing was spent"
 
 
+def test_another_tpm_with_the_same_counts(world: World) -> None:
+    """It takes a device's place, in a boot of the same name: the old one's list is still the old one's."""
+    refer(world, **WHOLE)
+    machine = Machine("/usr/bin/init", "/usr/bin/sh", "/usr/bin/vim")
+    device = enrolled(world, machine)
+    machine.run("/usr/bin/rogue")
+    machine.present(device, ima_from=4)
+    attested_badly(world, device, "/usr/bin/rogue")
+    new = world.device()
+    message = {"v": 1, "ek_hash": new.ek_hash.hex()}
+    assert world.operator.post(f"/v1/admin/devices/{device.id}/replace", message).status_code == 200
+    Machine().present(new)
+    assert new.enroll().status_code == 200
+    assert new.attest().status_code == 200
+    assert exported(world, device.id, "bad").reproduce()[1].contraindicated
+
+
 # ---- Manifests end, and only those that decide do ---------------------------------------------------------------
 
 
@@ -504,6 +522,43 @@ def test_a_held_list_goes_on(world: World) -> None:
         assert brake.count_held(c) == 1
     assert world.operator.post("/v1/admin/brake/release", {"v": 1, "held": "quarantine"}).status_code == 200
     assert world.row(device).state is State.QUARANTINED
+
+
+def test_nothing_is_renewed_by_a_result_that_is_over(world: World) -> None:
+    """Staleness is a refusal, at the second; whatever became of the watch that would have told."""
+    refer(world, boot=BOOT)
+    device = enrolled(world, Machine(), ima=False)
+    until = world.row(device).attestation_good_until
+    assert until is not None
+    world.clock.advance(seconds=until - 1 - int(world.clock().timestamp()))
+    assert device.renew().status_code == 200
+    world.clock.advance(seconds=1)
+    assert {problem(getattr(device, verb)()) for verb in ("renew", "token")} == {"attestation-overdue"}
+    assert device.attest().status_code == 200
+
+
+@pytest.mark.parametrize("name", ["verify_event_log", "boot_facts", "judge_runtime", "appraise", "canonical"])
+def test_a_fault_while_judging_logs_gives_nothing(
+    world: World, ledger: Callable[[], Ledger], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Keylime's CVE-2022-3500: whatever breaks in the middle, nothing is issued, spent or kept; then it goes on."""
+    refer(world, **WHOLE)
+    machine = Machine()
+    device = enrolled(world, machine)
+    Machine(kernel=b"tampered").present(device)
+    device.tpm.clock = NEXT_BOOT
+
+    def breaks(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    before, nonce = ledger(), world.nonce()
+    with monkeypatch.context() as broken:
+        broken.setattr(appraising, name, breaks)
+        answer = device.attest(nonce=nonce)
+    assert answer.status_code == 500
+    assert b"BEGIN CERTIFICATE" not in answer.data
+    assert ledger() == before
+    assert device.attest(nonce=nonce).status_code == 202
 
 
 # ---- Demands ----------------------------------------------------------------------------------------------------

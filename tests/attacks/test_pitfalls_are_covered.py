@@ -24,6 +24,7 @@ TPM, WEB, CREDENTIALS, EDGE = (
 ATTACK = "attacks/test_"
 RUNTIME = "unit/appraisal/test_runtime"
 ISSUANCE = "unit/issuance/test_"
+EVIDENCE = "attacks/test_evidence.py"
 
 COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     # ---- Endorsement
@@ -193,6 +194,7 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("PCR values that the quote does not cover", "CVE-2022-0317"): (
         f"{ATTACK}quote.py::test_values_that_the_quote_does_not_cover",
         f"{TPM}attest.py::test_octets_moved_between_neighbours_hash_alike_and_are_refused",
+        f"{EVIDENCE}::test_a_value_that_a_log_explains_and_no_quote_covers",
     ),
     ("magic, type, nonce, selection, bank or digest unchecked", "TPM 2.0 Library, Part 2, 10.12"): (
         f"{TPM}attest.py::test_one_lie_in_a_quote",
@@ -206,9 +208,12 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("SHA-1 banks as evidence", "NIST SP 800-131A"): (
         f"{TPM}attest.py::test_sha1_banks_are_evidence_only_where_the_policy_names_them",
         f"{ATTACK}quote.py::test_a_bank_that_settings_do_not_name_is_no_evidence",
+        f"{EVIDENCE}::test_a_log_without_digests_for_the_quoted_bank",
     ),
     ("a restart count that decreases is taken for an attack", "TPM 2.0 Library, Part 2, 10.11"): (
         f"{ATTACK}quote.py::test_a_new_boot_is_recorded_and_is_no_attack",
+        f"{ATTACK}quote.py::test_a_tpm_whose_counts_went_back_is_a_copy",
+        f"{EVIDENCE}::test_a_copy_of_a_tpm_s_state_does_not_end_what_is_held",
     ),
     ("logs without bounds", "google/go-attestation"): (
         f"{ATTACK}quote.py::test_a_log_is_bounded",
@@ -218,6 +223,7 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
         f"{TPM}eventlog.py::test_a_log_cut_anywhere",
         f"{TPM}sipa.py::test_events_that_are_none",
         "vectors/test_shared_eventlogs.py::test_a_mutated_log_is_read_or_refused_by_name",
+        "fuzz/test_targets.py::test_nothing_near_a_seed_is_a_find",
     ),
     ("unauthenticated log data is believed", "go-attestation, docs/event-log-disclosure.md"): (
         f"{ATTACK}quote.py::test_a_log_that_nobody_asked_for_affirms_nothing",
@@ -230,6 +236,7 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
         f"{TPM}bootloaders.py::test_a_loader_can_not_be_renamed_away",
         f"{TPM}bootloaders.py::test_a_command_line_can_not_lose_its_name",
         "vectors/test_shared_eventlogs.py::test_no_name_that_a_log_gives_to_a_digest_is_a_fact",
+        f"{EVIDENCE}::test_an_event_s_type_opens_nothing",
     ),
     ("the pre-OS phase has no end", "PC Client Platform Firmware Profile, 2.3.2"): (
         f"{ATTACK}eventlog.py::test_a_separator_that_is_called_something_else",
@@ -255,11 +262,16 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
         f"{TPM}replay.py::test_the_last_event_that_still_fits",
         "unit/cli/test_appraise_eventlog.py::test_a_log_that_does_not_replay_is_refused",
         "vectors/test_shared_eventlogs.py::test_each_log_replays_to_the_values_that_came_with_it_or_is_refused",
+        f"{ISSUANCE}appraising.py::test_a_log_that_does_not_replay_is_refused_and_quarantines_nobody",
+        f"{EVIDENCE}::test_a_log_that_measures_into_ima_s_pcr_counts_with_that_pcr_alone",
     ),
     ("a default policy that accepts every state", "keylime#1932"): (
         f"{ATTACK}quote.py::test_without_reference_values_nothing_is_affirmed",
         "unit/appraisal/test_comparison.py::test_without_reference_values_software_is_never_affirmed",
         "unit/appraisal/test_comparison.py::test_a_pcr_that_was_not_quoted_is_refused_not_ignored",
+        f"{EVIDENCE}::test_a_manifest_that_affirms_by_saying_nothing",
+        f"{EVIDENCE}::test_a_withdrawn_manifest_affirms_nothing",
+        "unit/appraisal/test_manifests.py::test_a_draft_may_be_empty_and_nothing_else",
     ),
     # ---- IMA
     ("entries appended to a list are believed", "IBM/ima-doc, event log format"): (
@@ -270,11 +282,14 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
         f"{RUNTIME}.py::test_a_list_that_the_quote_does_not_prove_is_not_judged",
         "unit/cli/appraise/test_appraise_ima.py::test_what_follows_the_proven_entry_decides_nothing",
         "vectors/test_shared_ima.py::test_a_real_list_reaches_the_pcr_of_its_report",
+        f"{EVIDENCE}::test_entries_appended_before_they_are_extended",
     ),
     ("violations that extend their zeros, or are believed", "Linux, ima_queue.c"): (
         f"{TPM}ima.py::test_a_violation_extends_all_ones",
         f"{RUNTIME}.py::test_violations_are_counted_and_no_path_excuses_them",
         "vectors/test_shared_ima.py::test_every_list_gets_its_stated_values",
+        f"{EVIDENCE}::test_a_violation_is_judged",
+        f"{EVIDENCE}::test_a_violation_that_a_manifest_takes",
     ),
     ("resuming on another boot, or with the whole list", "rust-keylime#1077"): (
         f"{RUNTIME}.py::test_resuming_on_another_boot_by_another_policy_or_elsewhere",
@@ -282,10 +297,15 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
         f"{RUNTIME}.py::test_entries_left_out_between_two_attestations",
         f"{RUNTIME}.py::test_what_was_refused_stays_refused",
         f"{TPM}ima.py::test_a_whole_list_is_no_continuation",
+        f"{EVIDENCE}::test_entries_of_before_a_reboot",
+        f"{EVIDENCE}::test_a_list_that_begins_beyond_what_is_known",
+        f"{EVIDENCE}::test_what_is_known_of_another_device",
     ),
     ("updates against one fixed list", "keylime#1515"): (
         f"{RUNTIME}.py::test_updates_overlap",
         f"{RUNTIME}.py::test_nothing_is_good_without_a_policy_or_by_an_empty_one",
+        f"{ISSUANCE}appraising.py::test_versions_overlap_so_that_an_update_quarantines_nobody",
+        f"{EVIDENCE}::test_an_overlap_ends_at_its_second",
     ),
     ("a list of another boot, or of another PCR", "Linux, ima_crypto.c and ima_policy.c"): (
         f"{RUNTIME}.py::test_the_list_is_of_the_boot_that_was_quoted",
@@ -309,6 +329,57 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
         f"{TPM}imamodsig.py::test_one_lie_in_an_appended_signature",
         f"{RUNTIME}.py::test_a_measured_key_counts_from_then_on_where_a_rule_says_so",
     ),
+    ("what is known of a log is anybody's word", "docs/evidence.md"): (
+        f"{EVIDENCE}::test_an_event_log_that_another_device_sent",
+        f"{EVIDENCE}::test_a_list_that_begins_beyond_what_is_known",
+        f"{ISSUANCE}appraising.py::test_a_log_counts_as_known_only_with_its_own_values",
+        f"{ISSUANCE}appraising.py::test_the_whole_list_is_asked_for",
+        f"{ISSUANCE}appraising.py::test_an_enrollment_sends_its_logs_whole",
+    ),
+    ("a list in parts that no whole list would be", "docs/ima.md"): (
+        f"{EVIDENCE}::test_a_part_in_another_form",
+        f"{EVIDENCE}::test_a_text_whose_last_line_has_no_end",
+        f"{EVIDENCE}::test_a_bank_more_asks_for_the_whole_list",
+        f"{EVIDENCE}::test_two_attestations_at_once_keep_one_list",
+        f"{TPM}ima.py::test_a_part_is_written_as_the_one_before",
+    ),
+    ("reference values outlive their time, or decide before they should", "docs/references.md"): (
+        f"{EVIDENCE}::test_a_manifest_ends_at_its_second",
+        f"{EVIDENCE}::test_a_manifest_begins_at_its_second",
+        f"{EVIDENCE}::test_an_overlap_ends_at_its_second",
+        f"{EVIDENCE}::test_what_only_watches_changes_no_claim",
+        f"{ISSUANCE}appraising.py::test_a_watched_manifest_says_what_it_would_refuse_and_refuses_nobody",
+    ),
+    ("reference values that nothing can read again", "TOML 1.0; CWE-1284"): (
+        f"{EVIDENCE}::test_numbers_and_times_that_no_manifest_has",
+        "unit/appraisal/test_writing.py::test_a_whole_manifest_reads_back",
+    ),
+    ("one machine's evidence for another", "Parno, 2008"): (
+        f"{EVIDENCE}::test_evidence_of_one_device_under_another_s_id",
+        f"{EVIDENCE}::test_a_bundle_of_another_device",
+        f"{EVIDENCE}::test_another_tpm_with_the_same_counts",
+        f"{ATTACK}quote.py::test_a_good_machine_s_quote_for_a_bad_one",
+    ),
+    ("an old result counts again", "docs/protocol.md, 3"): (
+        f"{EVIDENCE}::test_a_released_device_lives_by_no_old_result",
+        f"{EVIDENCE}::test_released_by_an_operator_while_an_older_good_quote_is_under_way",
+        f"{EVIDENCE}::test_a_demand_is_not_answered_by_evidence_from_before",
+        f"{EVIDENCE}::test_no_ear_of_a_quarantined_device_affirms",
+    ),
+    ("a door tells who exists", "CWE-204"): (
+        f"{EVIDENCE}::test_a_demand_tells_nobody_who_exists",
+        f"{EVIDENCE}::test_demanding_of_a_device_that_is_not_here",
+        f"{WEB}demands.py::test_nobody_looks_like_somebody_who_need_not_attest",
+        f"{WEB}demands.py::test_a_viewer_demands_nothing",
+    ),
+    ("exported evidence proves what it does not hold", "docs/evidence.md"): (
+        f"{EVIDENCE}::test_a_bundle_with_another_root",
+        f"{EVIDENCE}::test_a_chain_that_ends_elsewhere",
+        f"{EVIDENCE}::test_a_record_that_no_service_wrote",
+        "unit/cli/test_appraise_bundle.py::test_one_lie_is_found",
+        "unit/cli/test_appraise_bundle.py::test_an_endorsement_of_another_chip_is_found",
+        "unit/cli/test_appraise_bundle.py::test_the_readers_own_roots_decide",
+    ),
     # ---- Credentials, tokens, doors
     ("the header chooses the algorithm or the key", "RFC 8725, 2.1 and 3.1"): (
         f"{ATTACK}signed_requests.py::test_an_algorithm_of_the_sender_s_choice",
@@ -325,6 +396,8 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
         f"{ATTACK}edge.py::test_a_proof_is_no_token_and_a_request_no_proof",
         f"{ATTACK}edge.py::test_a_signed_time_is_no_bundle",
         f"{CREDENTIALS}tokens.py::test_a_bundle_a_time_or_a_proof_is_no_token",
+        f"{EVIDENCE}::test_an_ear_is_no_token",
+        f"{EVIDENCE}::test_a_token_called_an_ear_and_the_other_way_round",
     ),
     ("audience, expiry and issuer of a JWT", "JWT-SVID 3"): (
         f"{CREDENTIALS}tokens.py::test_one_lie_in_the_claims",
@@ -382,6 +455,7 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
         f"{ATTACK}edge.py::test_nothing_of_an_ek_comes_to_an_edge",
         f"{ATTACK}operations.py::test_no_answer_to_operators_holds_secrets",
         f"{WEB}logs.py::test_no_secret_of_a_device_s_whole_life_is_logged",
+        f"{EVIDENCE}::test_evidence_leaves_for_operators_alone",
     ),
     # ---- Default-allow branches
     ("an unhandled message type skips authorisation", "CVE-2026-30836"): (
@@ -408,11 +482,13 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
         f"{ATTACK}default_allow.py::test_tpm_structures_changed_at_random_give_no_credential",
         f"{ATTACK}default_allow.py::test_octets_changed_at_random_give_no_credential",
         f"{TPM}attest.py::test_a_flipped_bit_anywhere_is_noticed",
+        f"{ISSUANCE}appraising.py::test_a_log_that_decides_and_was_not_sent",
     ),
     ("an exception leaves trust in place", "CVE-2022-3500"): (
         f"{ATTACK}default_allow.py::test_a_fault_gives_nothing",
         f"{EDGE}doors.py::test_what_nobody_foresaw",
         "unit/policy/test_decisions.py::test_an_engine_that_raises_denies",
+        f"{EVIDENCE}::test_a_fault_while_judging_logs_gives_nothing",
     ),
     ("a policy that can't be evaluated permits", "Cedar, authorization semantics"): (
         f"{ATTACK}default_allow.py::test_what_no_policy_permits_is_denied",
@@ -430,6 +506,21 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
         f"{ATTACK}quarantines.py::test_an_operator_s_word_under_way_counts",
         f"{ATTACK}endorsement.py::test_enrolling_again_improves_no_state",
         f"{ATTACK}endorsement.py::test_a_second_endorsement_key_does_not_end_a_quarantine",
+    ),
+    ("a policy that fails is skipped, so that a forbid opens the door", "Cedar, Authorization: skip-on-error"): (
+        "unit/policy/test_decisions.py::test_a_policy_that_fails_denies",
+        f"{ATTACK}default_allow.py::test_what_no_policy_permits_is_denied",
+        f"{ATTACK}policies.py::test_an_absent_fact_denies_and_the_log_says_so",
+    ),
+    ("a proxy hands a client's own header on as its word", "nginx ngx_http_auth_request_module; RFC 9440, 3.1"): (
+        f"{ATTACK}policies.py::test_a_sender_labels_nothing",
+        f"{ATTACK}policies.py::test_nobody_else_speaks_for_the_hop",
+        "e2e/test_policy_at_the_edge.py::test_labels_on_their_way",
+    ),
+    ("of two equal names in a header the last one wins", "RFC 8941, 3.2"): (
+        f"{ATTACK}policies.py::test_what_cant_be_read_passes_nowhere",
+        f"{EDGE}labels.py::test_or_refused_whole",
+        f"{EDGE}labels.py::test_and_never_contradict_each_other",
     ),
     # ---- Operations
     ("open connections stall the registrar", "CVE-2023-38200, CVE-2025-1057"): (
@@ -449,6 +540,7 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
         f"{ATTACK}quarantines.py::test_evidence_that_is_good_again_is_not_carried_out",
         f"{ATTACK}quarantines.py::test_a_cohort_comes_back_by_one_act",
         f"{ATTACK}quarantines.py::test_engaging_the_brake_saves_nobody_that_is_quarantined",
+        f"{EVIDENCE}::test_a_held_list_goes_on",
     ),
     ("a database that only grows", "step-ca#473"): (
         f"{ATTACK}operations.py::test_requests_that_nobody_decides_on_are_forgotten",
@@ -463,6 +555,10 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
         f"{EDGE}doors.py::test_a_stale_edge_is_an_alarm",
         "unit/test_publication.py::test_silence_is_broken_before_edges_go_stale",
         f"{ATTACK}operations.py::test_what_is_refused_is_in_the_audit_trail",
+        "unit/upkeep/test_watching.py::test_a_device_is_told_some_time_after_its_result_ended",
+        f"{WEB}health.py::test_how_long_ago_the_watch_looked",
+        f"{WEB}alert_rules.py::test_every_end_that_a_rule_watches_is_exposed",
+        f"{EVIDENCE}::test_nothing_is_renewed_by_a_result_that_is_over",
     ),
 }
 

@@ -95,7 +95,7 @@ def explain(report: Report) -> None:
 def walk(seconds: int) -> bool:
     """The property tests' long form: calls by the service's description, and walks through the protocol's states."""
     here = Path(__file__).parent
-    tests = [str(here / f"test_{name}.py") for name in ("described_api", "state_machine")]
+    tests = [str(here / f"test_{name}.py") for name in ("described_api", "state_machine", "evidence_machine")]
     environment = {**os.environ, "FUZZ_EXAMPLES": str(max(10, seconds))}
     print(f"\n{' '.join(Path(test).name for test in tests)}, {environment['FUZZ_EXAMPLES']} examples", flush=True)
     command = [sys.executable, "-m", "pytest", "-q", "--timeout=0", "--tb=short", *tests]

@@ -24,6 +24,7 @@ from attestd.protocol.messages import (
     EnrollmentEvidence,
     Identification,
     IdentityKey,
+    Lately,
     QuoteEvidence,
     RenewalRequest,
     TokenAnswer,
@@ -148,7 +149,15 @@ _MESSAGES: tuple[tuple[str, type[Any], Callable[[], Any]], ...] = (
             EnrollmentEvidence(_certified(), _quote(), Identification(b"attest", b"signature")),
         ],
     ),
-    ("attestation-request", AttestationRequest, lambda: AttestationRequest(_quote())),
+    (
+        "attestation-request",
+        AttestationRequest,
+        lambda: [
+            AttestationRequest(_quote()),
+            AttestationRequest(_quote()._replace(eventlog=b"log", ima=b"list")),
+            AttestationRequest(_quote()._replace(eventlog_sha256=bytes(32), ima=b"list", ima_from=3)),
+        ],
+    ),
     ("renewal-request", RenewalRequest, lambda: [RenewalRequest(), RenewalRequest(_certified())]),
     ("token-request", TokenRequest, lambda: TokenRequest("edge", "dpop")),
 )
@@ -252,8 +261,11 @@ def _answer_seeds() -> list[bytes]:
             result={"status": 2},
             renew_after=5,
             expires_in=10,
+            ear="a.b.c",
+            lately=Lately(bytes(32), 3),
         ).to_bytes(),
         b"w" + WaitAnswer("pending", 30, {}).to_bytes(),
+        b"w" + WaitAnswer("quarantined", 30, {}, "a.b.c", Lately(bytes(32), 3)).to_bytes(),
         b"t" + TokenAnswer("a.b.c", 300).to_bytes(),
     ]
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from tests.fuzz import (
     agent,
+    appraisals,
     certificates,
     credentials,
     edge,
@@ -29,6 +30,7 @@ FAMILIES: Final = (
     files,
     trail_and_backups,
     measurements,
+    appraisals,
 )
 TARGETS: Final[tuple[Target, ...]] = tuple(target for family in FAMILIES for target in family.TARGETS)
 

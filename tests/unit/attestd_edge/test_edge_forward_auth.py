@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import stat
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import quote
@@ -23,6 +24,7 @@ from attestd_edge.settings import Guarded, Settings, SettingsInvalid, TlsListen,
 from tests import authority as a
 
 LEAF = a.leaf()
+CROSS = 'permit (principal, action == Action::"cross", resource)'
 
 
 def escaped(der: bytes) -> str:
@@ -56,29 +58,30 @@ def settings(boundary, tmp_path):
     )  # fmt: skip
 
 
+def asked_of(app, *headers, path="/auth", kind="http"):
+    """Sends the app one request of a hop."""
+    answer = {"body": b""}
+
+    async def send(message):
+        if message["type"] == "http.response.start":
+            answer.update(status=message["status"], headers={k.decode(): v.decode() for k, v in message["headers"]})
+        else:
+            answer["body"] += message.get("body", b"")
+            answer.setdefault("status", message["type"])
+
+    async def receive():
+        return {"type": "http.request"}
+
+    raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
+    scope = {"type": kind, "method": "GET", "path": path, "headers": raw, "client": None, "server": ("/s", None)}
+    asyncio.run(app(scope, receive, send))
+    return answer
+
+
 @pytest.fixture
 def ask(edge, settings):
-    app = ForwardAuth(edge, settings)
-
-    def asked(*headers, path="/auth", app=app, kind="http"):
-        answer = {"body": b""}
-
-        async def send(message):
-            if message["type"] == "http.response.start":
-                answer.update(status=message["status"], headers={k.decode(): v.decode() for k, v in message["headers"]})
-            else:
-                answer["body"] += message.get("body", b"")
-                answer.setdefault("status", message["type"])
-
-        async def receive():
-            return {"type": "http.request"}
-
-        raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
-        scope = {"type": kind, "method": "GET", "path": path, "headers": raw, "client": None, "server": ("/s", None)}
-        asyncio.run(app(scope, receive, send))
-        return answer
-
-    return asked
+    own = ForwardAuth(edge, settings)
+    return lambda *headers, app=own, **more: asked_of(app, *headers, **more)
 
 
 class TestAnswers:
@@ -133,6 +136,27 @@ class TestAnswers:
         assert ask(*ASKED, ("X-Request-Id", "abcdef0123456789"))["headers"]["attestd-request-id"] == "abcdef0123456789"
         for bad in ("short", "x" * 65, "has space", "a\nb-12345"):
             assert ask(*ASKED, ("X-Request-Id", bad))["headers"]["attestd-request-id"] != bad
+
+    def test_the_hop_labels_where_the_boundary_says_so(self, edge, store, bundle, settings, boundary):
+        policy = f'{CROSS} when {{ context.labels.hasTag("residency") && context.labels.getTag("residency") == "EU" }};'
+        store.adopt(a.signed_bundle(bundle(version=6, policy=policy)))
+        told = ("Attestd-Labels", 'residency="EU"')
+        for from_hop, passes in ((True, 200), (False, 403)):
+            guarded = Guarded(boundary, MappingProxyType({"class": "telemetry"}), labels_from_hop=from_hop)
+            app = ForwardAuth(edge, replace(settings, boundaries={boundary.name: guarded}))
+            assert asked_of(app, *ASKED, told)["status"] == passes
+            assert asked_of(app, *ASKED, ("Attestd-Labels", 'residency="US"'))["status"] == 403
+            assert asked_of(app, *ASKED)["status"] == (503 if from_hop else 403)
+            assert asked_of(app, *ASKED, ("Data-Labels", told[1]))["status"] == (503 if from_hop else 403)
+
+    def test_the_client_claims(self, ask, store, bundle):
+        policy = f'{CROSS} when {{ context.claims.hasTag("origin-site") }};'
+        store.adopt(a.signed_bundle(bundle(version=6, policy=policy)))
+        told = ("Data-Labels", 'origin-site="munich"')
+        assert ask(*ASKED, told)["status"] == 200
+        assert ask(*ASKED)["status"] == 403
+        assert ask(*ASKED, ("Data-Labels", "origin-site=munich"))["status"] == 403
+        assert ask(*ASKED, told, told)["status"] == 401
 
     def test_labels_are_the_boundarys(self, ask, store, bundle):
         policy = 'permit (principal, action == Action::"cross", resource) when { context.labels.hasTag("class") && '

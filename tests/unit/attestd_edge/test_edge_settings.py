@@ -66,6 +66,8 @@ def test_a_whole_configuration(tmp_path):
     guarded = found.boundaries["field-to-munich"]
     assert (guarded.boundary.from_tier, guarded.boundary.from_site) == (Tier.DEVICE, None)
     assert guarded.labels == {"class": "telemetry"}
+    assert not guarded.labels_from_hop
+    assert read(tmp_path, boundary__0__labels_from_hop=True).boundaries["field-to-munich"].labels_from_hop
 
 
 def test_the_documented_example_is_a_configuration(tmp_path):
@@ -120,6 +122,9 @@ def test_tls(tmp_path):
         ("boundary__0__labels", {"bad name": "x"}, "boundary[1].labels"),
         ("boundary__0__labels", {"class": 1}, "boundary[1].labels"),
         ("boundary__0__labels", {"class": "x" * 257}, "boundary[1].labels"),
+        ("boundary__0__labels", {f"l{n}": "" for n in range(17)}, "boundary[1].labels"),
+        ("boundary__0__labels_from_hop", "true", "boundary[1].labels_from_hop is of the wrong kind"),
+        ("boundary__0__labels_from_hop", 1, "boundary[1].labels_from_hop is of the wrong kind"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, change, value, told):

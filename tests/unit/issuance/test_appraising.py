@@ -363,9 +363,11 @@ def test_lists_of_former_boots_go(world: World) -> None:
         Machine().present(device)
         assert device.attest().status_code == 200
     with world.registry.reading() as c:
-        stored = [evidence.ima_list(c, world.row(device).id, f"{boot}.{n}", entries=9) for boot, n in ((7, 3), (8, 0))]
-        assert stored == [[], []]
-        assert len(evidence.ima_list(c, world.row(device).id, "9.0", entries=9)) == 1
+        key = device.tpm.ak.name[-8:].hex()
+        boots = [f"{counts}.{key}" for counts in ("7.3", "8.0", "9.0")]
+        stored = [evidence.ima_list(c, world.row(device).id, boot, entries=9) for boot in boots]
+        assert stored[:2] == [[], []]
+        assert len(stored[2]) == 1
 
 
 # ---- Watched manifests ------------------------------------------------------------------------------------------

@@ -63,3 +63,16 @@ def test_a_version_stored_between_the_look_and_the_act(registry: Registry, monke
     monkeypatch.undo()
     with registry.reading() as c:
         assert policies.latest(c).text == "first"
+
+
+def test_what_was_in_force_before(registry: Registry) -> None:
+    """Going back twice goes back twice, and not to what was just left."""
+    with registry.acting() as c:
+        for text in ("a", "b", "bad"):
+            policies.add(c, text=text, created_by="ada", now=NOW)
+        assert policies.before_this_text(c).version == 2
+        policies.add(c, text="b", created_by="ada", now=NOW)
+        assert policies.before_this_text(c).version == 1
+        policies.add(c, text="a", created_by="ada", now=NOW)
+        with pytest.raises(UnknownPolicy):
+            policies.before_this_text(c)

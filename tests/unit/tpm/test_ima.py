@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from attestd.tpm.ima import BankNotReplayed, ImaListMismatch, ImaWalk, TemplateDigestMismatch, replay
+from attestd.tpm.ima import AnotherListForm, BankNotReplayed, ImaListMismatch, ImaWalk, TemplateDigestMismatch, replay
 from attestd.tpm.imalist import MAX_ENTRY, MalformedImaList, form_of
-from attestd.tpm.imastate import HASHED, PADDED, Chain, ImaState
+from attestd.tpm.imastate import HASHED, PADDED, Chain, ImaState, ListForm
 from attestd.tpm.imatemplates import FileDigest, MalformedImaEntry, read_event
 from tests import ima_lists as w
 
@@ -296,6 +296,40 @@ def test_a_bank_that_was_not_replayed_from_the_beginning() -> None:
     known = replay(BEGIN, w.binary(SOME), quoted={"sha256": w.pcr10(SOME)})
     with pytest.raises(BankNotReplayed, match="sha384"):
         replay(known, b"", quoted={"sha384": w.pcr10(SOME, "sha384")})
+
+
+@pytest.mark.parametrize("begun", ["little sha1", "big sha1", "little sha256", "text"])
+@pytest.mark.parametrize("goes_on", ["little sha1", "big sha1", "little sha256", "text"])
+def test_a_part_is_written_as_the_one_before(begun: str, goes_on: str) -> None:
+    """Only then they are one list, which anybody can read again."""
+    forms: dict[str, Callable[[list[w.Item]], bytes]] = {
+        "little sha1": w.binary,
+        "big sha1": lambda items: w.binary(items, ">"),
+        "little sha256": lambda items: w.binary(items, algorithm="sha256"),
+        "text": w.text,
+    }
+    some = [w.boot_aggregate(), w.violation("/x"), w.ng("/bin/a"), w.ng("/bin/b")]
+    known = replay(BEGIN, forms[begun](some[:2]))
+    if begun == goes_on:
+        assert replay(known, forms[goes_on](some[2:])) == replay(BEGIN, forms[begun](some))
+        return
+    with pytest.raises(AnotherListForm):
+        replay(known, forms[goes_on](some[2:]))
+
+
+def test_a_text_goes_on_in_the_order_that_it_began_in() -> None:
+    known = replay(BEGIN, w.text([w.boot_aggregate()], ">"))
+    assert replay(known, w.text([w.ng("/bin/a")], ">")).entries == 2
+    with pytest.raises(TemplateDigestMismatch):
+        replay(known, w.text([w.ng("/bin/a")], "<"))
+    with pytest.raises(AnotherListForm):
+        replay(known, w.text([w.ng("/bin/a")], ">", "sha256"))
+
+
+def test_a_text_that_tells_no_order_yet() -> None:
+    known = replay(BEGIN, w.text([w.violation("/x")]))
+    assert known.form == ListForm(True, "sha1", "")
+    assert replay(known, w.text([w.ng("/bin/a")], ">")).form == ListForm(True, "sha1", "big")
 
 
 # ---- Surveys ------------------------------------------------------------------------------------------------------

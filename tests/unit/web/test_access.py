@@ -72,6 +72,7 @@ def test_the_table_is_the_protocol_s() -> None:
         "GET /.well-known/jwks.json",
         "GET /v1/crl",
         "GET /v1/openapi.json",
+        "GET /v1/policy/schema",
         "GET /healthz",
         "GET /readyz",
         "GET /metrics",

@@ -10,8 +10,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from attestd.policy import default_policy
-from attestd.registry import audit, issued
+from attestd.policy import default_policy, published_schema
+from attestd.registry import audit, issued, policies
 from tests import ek_ca
 from tests.service import World, problem
 
@@ -112,6 +112,100 @@ def test_a_policy_that_is_too_large(world: World) -> None:
 def test_a_policy_message_of_another_form(world: World, message: dict[str, Any]) -> None:
     answer = world.admin.put("/v1/admin/policy", message)
     assert (answer.status_code, problem(answer)) == (400, "malformed-json")
+
+
+def rollback(world: World, **members: Any) -> Any:
+    return world.admin.post("/v1/admin/policy/rollback", {"v": 1, **members})
+
+
+def changed_twice(world: World) -> str:
+    """Version 1 is the first one, 3 is in force. Returns the first one's text."""
+    first = str(world.viewer.get("/v1/admin/policy").json["text"])
+    for text in (default_policy(), ""):
+        assert world.admin.put("/v1/admin/policy", {"v": 1, "text": text}).status_code == 200
+    return first
+
+
+def test_a_rollback_is_a_higher_version_with_old_content(world: World) -> None:
+    device = world.enrolled()
+    first = changed_twice(world)
+    assert device.token("edge").status_code == 403
+    assert rollback(world, reason="it denies all").json == {"v": 1, "version": 4, "of": 2}
+    assert world.viewer.get("/v1/admin/policy").json["text"] == default_policy()
+    assert rollback(world).json == {"v": 1, "version": 5, "of": 1}
+    shown = world.viewer.get("/v1/admin/policy").json
+    assert (shown["version"], shown["text"], shown["created_by"]) == (5, first, "operator:admin-1")
+    assert device.token("edge").status_code == 200
+    with world.registry.reading() as c:
+        rows = [row for row in audit.page(c) if row.act == "rollback-policy"]
+    assert [(row.subject, row.detail) for row in rows] == [
+        ("policy 5", {"to": 1}),
+        ("policy 4", {"to": 2, "reason": "it denies all"}),
+    ]
+
+
+def test_a_rollback_to_a_version(world: World) -> None:
+    first = changed_twice(world)
+    assert rollback(world, to=1).json == {"v": 1, "version": 4, "of": 1}
+    assert world.viewer.get("/v1/admin/policy/versions/4").json["text"] == first
+
+
+@pytest.mark.parametrize("to", [0, -1, 9, 1 << 31, 1 << 70])
+def test_a_rollback_to_a_version_that_is_none(world: World, to: int) -> None:
+    changed_twice(world)
+    answer = rollback(world, to=to)
+    assert (answer.status_code, problem(answer)) == (404, "unknown-policy")
+    assert world.viewer.get("/v1/admin/policy").json["version"] == 3
+
+
+def test_a_rollback_to_what_is_in_force(world: World) -> None:
+    changed_twice(world)
+    answer = rollback(world, to=3)
+    assert (answer.status_code, problem(answer)) == (409, "already-in-force")
+    assert world.viewer.get("/v1/admin/policy").json["version"] == 3
+
+
+def test_a_rollback_where_nothing_was_before(world: World) -> None:
+    answer = rollback(world)
+    assert (answer.status_code, problem(answer)) == (404, "unknown-policy")
+
+
+def test_a_rollback_to_what_the_schema_no_longer_allows(world: World) -> None:
+    """As after an upgrade: edges would not understand it, and refuse everything."""
+    with world.registry.acting() as c:
+        policies.add(c, text="permit (principal, action, resource) when { context.gone };", created_by="ada", now=1)
+        policies.add(c, text=default_policy(), created_by="ada", now=1)
+    answer = rollback(world)
+    assert (answer.status_code, problem(answer)) == (400, "policy-invalid")
+    assert world.viewer.get("/v1/admin/policy").json["version"] == 3
+
+
+@pytest.mark.parametrize("message", [{"to": "1"}, {"to": True}, {"to": None}, {"version": 1}])
+def test_a_rollback_message_of_another_form(world: World, message: dict[str, Any]) -> None:
+    changed_twice(world)
+    answer = rollback(world, **message)
+    assert (answer.status_code, problem(answer)) == (400, "malformed-json")
+
+
+def test_versions_are_looked_at_a_page_at_a_time(world: World) -> None:
+    changed_twice(world)
+    first = world.viewer.get("/v1/admin/policy/versions?limit=2").json
+    assert ([entry["version"] for entry in first["versions"]], first["before"]) == ([3, 2], 2)
+    assert set(first["versions"][0]) == {"version", "created_at", "created_by"}
+    rest = world.viewer.get(f"/v1/admin/policy/versions?limit=2&before={first['before']}").json
+    assert ([entry["version"] for entry in rest["versions"]], rest["before"]) == ([1], None)
+
+
+@pytest.mark.parametrize("number", ["0", "9", "x", "-1", "9" * 19, "4294967297"])
+def test_a_version_that_is_none(world: World, number: str) -> None:
+    answer = world.viewer.get(f"/v1/admin/policy/versions/{number}")
+    assert (answer.status_code, problem(answer)) == (404, "unknown-policy")
+
+
+def test_the_schema_is_published(world: World) -> None:
+    answer = world.get("/v1/policy/schema")
+    assert (answer.status_code, answer.text) == (200, published_schema())
+    assert answer.content_type == "text/plain; charset=utf-8"
 
 
 # ---- Edge proxies -----------------------------------------------------------------------------------------------

@@ -222,6 +222,7 @@ def bodies(cast: Cast) -> dict[str, bytes]:
         "POST /v1/admin/credentials/<serial>/revoke": write_object({"v": 1, "reason": "why"}),
         "POST /v1/admin/trust": cast.world.maker.root.certificate,
         "PUT /v1/admin/policy": write_object({"v": 1, "text": default_policy()}),
+        "POST /v1/admin/policy/rollback": write_object({"v": 1, "to": 1, "reason": "why"}),
         "POST /v1/admin/devices/demand": write_object({"v": 1, "site": "shop-1", "reason": "why"}),
         "POST /v1/admin/devices/<id>/demand": write_object({"v": 1, "reason": "why"}),
         "POST /v1/admin/brake/engage": write_object({"v": 1, "reason": "why"}),
