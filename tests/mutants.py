@@ -129,6 +129,7 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
     "attestd/protocol/demanded.py": (f"{_UNIT}/protocol/test_demanded.py",),
     # What travels.
     "attestd/protocol/encoding.py": (f"{_UNIT}/protocol/test_encoding.py",),
+    "attestd/protocol/evidence.py": (f"{_UNIT}/protocol/test_messages.py",),
     "attestd/protocol/messages.py": (f"{_UNIT}/protocol/test_messages.py",),
     "attestd/protocol/signed.py": (f"{_UNIT}/protocol/test_signed.py",),
     # Credentials.
@@ -257,10 +258,10 @@ EXCUSED: Final[Mapping[tuple[str, str], str]] = {
     (_RECORDS, "if device.tier is None"): _TOGETHER,
     (_RECORDS, "if device.site is None"): _TOGETHER,
     (_RECORDS, "if device.status_index is None"): _TOGETHER,
-    ("attestd/protocol/messages.py", "if len(values) > 24"): (
+    ("attestd/protocol/evidence.py", "if len(values) > 24"): (
         "indices are below 24, in one spelling, and never twice; this one ends the work earlier"
     ),
-    ("attestd/protocol/messages.py", "if len(text) > 100"): (
+    ("attestd/protocol/evidence.py", "if len(text) > 100"): (
         "the digest's exact size refuses the same texts; this one ends the work earlier"
     ),
 }

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from attestd.protocol.encoding import b64decode, read_object
-from attestd.protocol.messages import MAX_COMPLETE, AttestationRequest, QuoteEvidence
+from attestd.protocol.evidence import QuoteEvidence
+from attestd.protocol.messages import MAX_COMPLETE, AttestationRequest
 from attestd.registry import devices, issued
 from attestd.registry.states import State
 from attestd.tpm.objects import parse_public

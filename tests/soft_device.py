@@ -20,17 +20,14 @@ from attestd.protocol.derivations import (
     enrollment_identify_data,
     enrollment_quote_data,
 )
+from attestd.protocol.evidence import CertifiedKey, Identification, IdentityKey, QuoteEvidence
 from attestd.protocol.messages import (
     AttestationRequest,
     BeginAnswer,
     BeginRequest,
-    CertifiedKey,
     CompleteRequest,
     CredentialAnswer,
     EnrollmentEvidence,
-    Identification,
-    IdentityKey,
-    QuoteEvidence,
     RenewalRequest,
     TokenRequest,
     WaitAnswer,

@@ -19,7 +19,7 @@ from attestd.appraisal.record import MAX_RECORD, AppraisalRecord, canonical, rea
 from attestd.appraisal.results import AttestationResult
 from attestd.errors import EvidenceRefused
 from attestd.protocol.encoding import MalformedJson, Members, b64encode, read_object, write_object
-from attestd.protocol.messages import MAX_CERTIFICATE
+from attestd.protocol.evidence import MAX_CERTIFICATE
 from attestd.tpm.chain import TrustAnchors
 from attestd.tpm.ekcert import MakerCertificate, Quirk, parse_certificate
 from attestd.tpm.ekprofile import verify_ek_certificate

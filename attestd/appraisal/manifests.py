@@ -47,7 +47,7 @@ from attestd.credentials.facts import LABEL_NAME, MAX_LABEL
 from attestd.errors import InputTooLarge, MalformedInput
 from attestd.ids import Tier
 from attestd.protocol.encoding import Members, read_object, write_object
-from attestd.protocol.messages import BANKS
+from attestd.protocol.evidence import BANKS
 
 MAX_MANIFEST: Final = 16 * 1024 * 1024  # octets, of either form
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}", re.ASCII)

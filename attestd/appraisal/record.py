@@ -24,7 +24,7 @@ from attestd.appraisal.runtimes import judge_runtime
 from attestd.errors import EvidenceRefused
 from attestd.ids import Tier
 from attestd.protocol.encoding import MalformedJson, Members, b64encode, read_object, write_object
-from attestd.protocol.messages import (
+from attestd.protocol.evidence import (
     MAX_ATTEST,
     MAX_ENTRIES,
     MAX_PUBLIC,

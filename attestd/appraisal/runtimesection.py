@@ -44,7 +44,7 @@ from attestd.appraisal.runtimepolicy import (
     read_digest,
 )
 from attestd.protocol.encoding import MalformedJson, Members
-from attestd.protocol.messages import MAX_ENTRIES
+from attestd.protocol.evidence import MAX_ENTRIES
 from attestd.tpm.imasignatures import MAX_KEY, FileKey, Keyring
 
 MAX_FILES: Final = 1_000_000

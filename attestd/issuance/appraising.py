@@ -28,7 +28,7 @@ from attestd.ids import DeviceId, Tier
 from attestd.issuance.chips import Chips
 from attestd.issuance.references import InForce, References
 from attestd.protocol.encoding import write_object
-from attestd.protocol.messages import Lately, QuoteEvidence
+from attestd.protocol.evidence import Lately, QuoteEvidence
 from attestd.registry import evidence, references
 from attestd.registry.acts import Step
 from attestd.registry.contents import ADVISORIES, EVENT_LOG, REFERENCES, Contents

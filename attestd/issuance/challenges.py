@@ -16,7 +16,8 @@ from typing import Self
 
 from attestd.ca.sealing import SealBroken, SealingKeys
 from attestd.errors import Conflict, Unauthenticated
-from attestd.protocol.messages import BANKS, MAX_SEALED, PcrSelection
+from attestd.protocol.evidence import BANKS, PcrSelection
+from attestd.protocol.messages import MAX_SEALED
 from attestd.tpm.activation import VettedAk, vet_ak
 from attestd.tpm.endorsement import VerifiedEndorsement, recall_endorsement
 from attestd.tpm.wire import Reader, sized, u64

@@ -27,12 +27,12 @@ from attestd.protocol.derivations import (
     enrollment_quote_data,
     request_digest,
 )
+from attestd.protocol.evidence import QuoteEvidence
 from attestd.protocol.messages import (
     BeginAnswer,
     BeginRequest,
     CompleteRequest,
     EnrollmentEvidence,
-    QuoteEvidence,
     WaitAnswer,
 )
 from attestd.registry import admission, audit, brake, devices, evidence, spends

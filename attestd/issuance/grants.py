@@ -18,7 +18,8 @@ from attestd.ca.hierarchy import Hierarchy
 from attestd.ca.profiles import Profile
 from attestd.credentials.facts import Facts
 from attestd.ids import DeviceId, Serial, Site, SpiffeId, Tier, TrustDomain
-from attestd.protocol.messages import CredentialAnswer, Lately
+from attestd.protocol.evidence import Lately
+from attestd.protocol.messages import CredentialAnswer
 
 # A device renews when half of its certificate's life is over; the agent adds jitter.
 _RENEW_AT = 0.5

@@ -14,7 +14,7 @@ from attestd.errors import Unauthenticated
 from attestd.ids import DeviceId
 from attestd.issuance.grants import Grant
 from attestd.issuance.records import Placement
-from attestd.protocol.messages import Lately
+from attestd.protocol.evidence import Lately
 from attestd.registry.standing import Standing
 from attestd.tpm.activation import VerifiedAk, recall_ak
 from attestd.tpm.objects import parse_public

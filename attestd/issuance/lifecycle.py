@@ -35,7 +35,8 @@ from attestd.issuance.requests import Requested
 from attestd.policy import PolicySet, may_receive_token
 from attestd.protocol.derivations import device_certify_data
 from attestd.protocol.encoding import b64encode
-from attestd.protocol.messages import CertifiedKey, RenewalRequest, TokenAnswer, TokenRequest
+from attestd.protocol.evidence import CertifiedKey
+from attestd.protocol.messages import RenewalRequest, TokenAnswer, TokenRequest
 from attestd.protocol.signed import SignedEnvelope
 from attestd.registry import devices, issued
 from attestd.registry.acts import Step

@@ -12,7 +12,7 @@ from typing import Final
 from attestd.appraisal.manifests import ReferenceManifest, Stage
 from attestd.config import Settings
 from attestd.protocol.demanded import EVENT_LOG, IMA, Demanded
-from attestd.protocol.messages import PcrSelection
+from attestd.protocol.evidence import PcrSelection
 from attestd.registry import references
 from attestd.registry.engine import Registry
 from attestd.tpm.ima import IMA_PCR
@@ -39,7 +39,8 @@ class InForce:
         banks = {bank: set(indices) for bank, indices in self.pcrs.items()}
         for manifest in self.manifests:
             for bank, values in manifest.pcrs.items():
-                banks.setdefault(bank, set()).update(values)
+                if bank in banks:  # a bank that not every TPM has is the settings' to ask for
+                    banks[bank].update(values)
         if IMA in logs:
             for indices in banks.values():
                 indices.add(IMA_PCR)

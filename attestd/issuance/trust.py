@@ -15,7 +15,7 @@ from attestd.errors import EvidenceRefused
 from attestd.ids import EkHash
 from attestd.issuance.issuers import Issuers
 from attestd.issuance.makers import read_quirks
-from attestd.protocol.messages import IdentityKey
+from attestd.protocol.evidence import IdentityKey
 from attestd.registry import devices, trust
 from attestd.registry.contents import CERTIFICATE, Contents
 from attestd.registry.engine import Registry

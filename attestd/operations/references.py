@@ -54,6 +54,12 @@ class NobodyWatched(Conflict):
     )
 
 
+class BankNotQuoted(Conflict):
+    """This manifest speaks of a PCR bank that no quote covers"""
+
+    remedy = "Name the bank in `attestation.pcrs` once every device's TPM has it: who lacks it can't attest then."
+
+
 class AlreadyThere(Conflict):
     """This very manifest counts already"""
 
@@ -147,8 +153,10 @@ class References:
     ) -> StoredManifest:
         """A new version, at the stage that it names.
 
-        Raises WouldRefuse, NobodyWatched, AlreadyThere, ReferencesRaced.
+        Raises BankNotQuoted, WouldRefuse, NobodyWatched, AlreadyThere, ReferencesRaced.
         """
+        if unquoted := sorted(set(manifest.pcrs) - set(self.settings.attestation.pcrs)):
+            raise BankNotQuoted(seen=", ".join(unquoted), expected=", ".join(self.settings.attestation.pcrs))
         prospect, version = self._guard(manifest, act, overlap, accepted)
         with self.registry.acting() as c:
             references.begin_change(c, seen=version)

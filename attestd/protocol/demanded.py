@@ -11,7 +11,7 @@ import re
 from typing import Final, NamedTuple, Self
 
 from attestd.errors import MalformedInput
-from attestd.protocol.messages import BANKS, PcrSelection
+from attestd.protocol.evidence import BANKS, PcrSelection
 
 HEADER: Final = "Attestd-Evidence"
 EVENT_LOG: Final = "eventlog"

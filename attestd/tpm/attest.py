@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from attestd.errors import EvidenceRefused
-from attestd.protocol.messages import BANKS, PcrSelection, PcrValues
+from attestd.protocol.evidence import BANKS, PcrSelection, PcrValues
 from attestd.tpm.activation import VerifiedAk, VettedAk
 from attestd.tpm.firmware import RH_ENDORSEMENT, qualified_name
 from attestd.tpm.objects import (

@@ -50,7 +50,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from attestd.errors import EvidenceRefused, InputTooLarge
-from attestd.protocol.messages import MAX_CERTIFICATE
+from attestd.protocol.evidence import MAX_CERTIFICATE
 from attestd.tpm.claims import (
     ALTERNATIVE_NAME,
     BASIC_CONSTRAINTS,

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from attestd.errors import EvidenceRefused, InputTooLarge
 from attestd.ids import EkHash
-from attestd.protocol.messages import MAX_CERTIFICATES
+from attestd.protocol.evidence import MAX_CERTIFICATES
 from attestd.tpm.chain import USE_INVENTORY, TrustAnchors
 from attestd.tpm.ekcert import REFUSED_BY_DEFAULT, MakerCertificate, Quirk, parse_certificate
 from attestd.tpm.ekprofile import check_not_weak, verify_ek_certificate

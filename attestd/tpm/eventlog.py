@@ -19,7 +19,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from attestd.errors import InputTooLarge, MalformedInput
-from attestd.protocol.messages import BANKS, MAX_LOG
+from attestd.protocol.evidence import BANKS, MAX_LOG
 from attestd.tpm.eventtypes import NO_ACTION, name_of
 
 MAX_OCTETS: Final = MAX_LOG

@@ -25,7 +25,7 @@ from struct import error as StructError  # noqa: N812
 from typing import Final
 
 from attestd.errors import Conflict, EvidenceRefused
-from attestd.protocol.messages import BANKS
+from attestd.protocol.evidence import BANKS
 from attestd.tpm.imalist import (
     BEGINNING,
     LIST_HASHES,

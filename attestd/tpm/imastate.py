@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from attestd.errors import EvidenceRefused
 from attestd.protocol.encoding import MalformedJson, Members, b64encode
-from attestd.protocol.messages import BANKS, PcrValues
+from attestd.protocol.evidence import BANKS, PcrValues
 from attestd.tpm.imatemplates import FileDigest
 
 # What the kernel extends: the hash of the template data by the bank's own hash (since Linux 5.8), or the SHA-1 template

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Final
 
 from attestd.errors import EvidenceRefused
-from attestd.protocol.messages import BANKS, PcrValues
+from attestd.protocol.evidence import BANKS, PcrValues
 from attestd.tpm.attest import VerifiedQuote
 from attestd.tpm.eventlog import Event, UnverifiedEventLog
 from attestd.tpm.eventtypes import EFI_HCRTM_EVENT, NO_ACTION

@@ -14,19 +14,17 @@ from attestd.ids import Tier
 from attestd.operations.references import MAX_GOLDEN
 from attestd.policy.source import MAX_POLICY
 from attestd.protocol.encoding import MAX_SECONDS
-from attestd.protocol.messages import (
+from attestd.protocol.evidence import (
     BANKS,
     MAX_ATTEST,
-    MAX_BODY,
     MAX_CERTIFICATE,
     MAX_CERTIFICATES,
-    MAX_EAR,
     MAX_ENTRIES,
     MAX_LOG,
     MAX_PUBLIC,
-    MAX_SEALED,
     MAX_SIGNATURE,
 )
+from attestd.protocol.messages import MAX_BODY, MAX_EAR, MAX_SEALED
 from attestd.registry.demands import MAX_AT_ONCE
 from attestd.registry.operators import Role
 from attestd.registry.policies import MAX_VERSION

@@ -30,17 +30,19 @@ from attestd.protocol.derivations import (
     enrollment_identify_data,
     enrollment_quote_data,
 )
-from attestd.protocol.messages import (
-    BeginRequest,
+from attestd.protocol.evidence import (
     CertifiedKey,
-    CompleteRequest,
-    CredentialAnswer,
-    EnrollmentEvidence,
     Identification,
     IdentityKey,
     Lately,
     PcrSelection,
     QuoteEvidence,
+)
+from attestd.protocol.messages import (
+    BeginRequest,
+    CompleteRequest,
+    CredentialAnswer,
+    EnrollmentEvidence,
     RenewalRequest,
     TokenAnswer,
     TokenRequest,

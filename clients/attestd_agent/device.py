@@ -45,7 +45,7 @@ from tpm2_pytss.types import (
     TPMT_TK_HASHCHECK,
 )
 
-from attestd.protocol.messages import BANKS, PcrSelection, PcrValues
+from attestd.protocol.evidence import BANKS, PcrSelection, PcrValues
 from attestd_agent.endorsement import find_endorsement, read_identity
 from attestd_agent.failures import (
     IdentityKeyUnusable,

@@ -15,7 +15,7 @@ import binascii
 import re
 
 from attestd.errors import MalformedInput
-from attestd.protocol.messages import MAX_CERTIFICATE
+from attestd.protocol.evidence import MAX_CERTIFICATE
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----\s(.*?)-----END CERTIFICATE-----", re.DOTALL)
 _STORED_CERT = b"\x10\x01\x00"  # tag 0x1001, certType TCG_FULL_CERT; size and tag 0x1002 follow: 7 octets in all

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from attestd.errors import AttestdError
-from attestd.protocol.messages import MAX_CERTIFICATES
+from attestd.protocol.evidence import MAX_CERTIFICATES
 from attestd.tpm.ektemplates import check_ek_template
 from attestd.tpm.objects import Attributes, TpmPublic, parse_public
 from attestd_agent.ekcerts import names_key, split_certificates

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from attestd.protocol.demanded import EVENT_LOG, IMA, Demanded
 from attestd.protocol.derivations import device_quote_data
-from attestd.protocol.messages import MAX_BODY, MAX_LOG, AttestationRequest, Lately, QuoteEvidence
+from attestd.protocol.evidence import MAX_LOG, Lately, QuoteEvidence
+from attestd.protocol.messages import MAX_BODY, AttestationRequest
 from attestd.tpm.imalist import MalformedImaList, position_of
 from attestd_agent.bootlogs import BootLogs, warn_too_large
 from attestd_agent.records import Enrolled

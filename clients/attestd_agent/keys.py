@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestd.errors import MalformedInput
 from attestd.ids import EkHash
-from attestd.protocol.messages import PcrValues
+from attestd.protocol.evidence import PcrValues
 from attestd.tpm.objects import TpmPublic, parse_public
 
 

@@ -12,7 +12,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from attestd.errors import MalformedInput
 from attestd.protocol.encoding import Members, read_object, write_object
-from attestd.protocol.messages import PcrSelection, parse_selection
+from attestd.protocol.evidence import PcrSelection, parse_selection
 from attestd_agent.keys import TpmKey
 
 _MAX_RECORD = 128 * 1024

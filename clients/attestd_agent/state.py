@@ -34,7 +34,7 @@ from pathlib import Path
 
 from attestd.errors import Conflict, InputTooLarge, MalformedInput, Misconfigured, Unavailable
 from attestd.protocol.encoding import Members, read_object, write_object
-from attestd.protocol.messages import Lately
+from attestd.protocol.evidence import Lately
 from attestd_agent.keys import TpmKey
 from attestd_agent.records import Enrolled, Record, Waiting
 

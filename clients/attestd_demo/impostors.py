@@ -7,7 +7,8 @@ import os
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestd.protocol.derivations import completion_proof, device_quote_data
-from attestd.protocol.messages import AttestationRequest, BeginRequest, CompleteRequest, QuoteEvidence
+from attestd.protocol.evidence import QuoteEvidence
+from attestd.protocol.messages import AttestationRequest, BeginRequest, CompleteRequest
 from attestd_demo.world import Gadget
 
 

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from attestd.ca.sealing import SealingKey, SealingKeys
 from attestd.issuance.challenges import EnrollmentChallenge
 from attestd.protocol.derivations import completion_proof, device_certify_data, enrollment_certify_data
-from attestd.protocol.messages import BeginAnswer, CertifiedKey, CompleteRequest, EnrollmentEvidence, RenewalRequest
+from attestd.protocol.evidence import CertifiedKey
+from attestd.protocol.messages import BeginAnswer, CompleteRequest, EnrollmentEvidence, RenewalRequest
 from attestd.protocol.signed import Sign
 from attestd.registry import issued
 from attestd.registry.states import State

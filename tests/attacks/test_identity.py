@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from attestd.config import EndorsementSettings
-from attestd.protocol.messages import Identification, IdentityKey
+from attestd.protocol.evidence import Identification, IdentityKey
 from attestd.registry.states import State
 from tests import ek_ca
 from tests import forger as f

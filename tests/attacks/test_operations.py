@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from attestd.config import EnrollmentSettings
 from attestd.protocol.derivations import completion_proof
 from attestd.protocol.encoding import b64encode
-from attestd.protocol.messages import MAX_CERTIFICATE, MAX_CERTIFICATES, CompleteRequest
+from attestd.protocol.evidence import MAX_CERTIFICATE, MAX_CERTIFICATES
+from attestd.protocol.messages import CompleteRequest
 from attestd.registry import audit, issued, spends
 from tests.attacks.ledger import Ledger, refused
 from tests.forger import new_private_key

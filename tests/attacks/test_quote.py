@@ -11,7 +11,8 @@ from werkzeug.test import TestResponse
 
 from attestd.config import AttestationSettings
 from attestd.protocol.derivations import device_quote_data, enrollment_quote_data
-from attestd.protocol.messages import MAX_LOG, AttestationRequest, EnrollmentEvidence, QuoteEvidence
+from attestd.protocol.evidence import MAX_LOG, QuoteEvidence
+from attestd.protocol.messages import AttestationRequest, EnrollmentEvidence
 from attestd.registry.states import State
 from tests.attacks.ledger import Ledger, refused
 from tests.forger import CERTIFY, SHA1, SHA256, forge_key

@@ -32,14 +32,8 @@ from typing import Any
 from attestd.config import Settings
 from attestd.ids import EkHash, Site, Tier
 from attestd.protocol.derivations import completion_proof, enrollment_certify_data, enrollment_quote_data
-from attestd.protocol.messages import (
-    BeginAnswer,
-    BeginRequest,
-    CertifiedKey,
-    CompleteRequest,
-    EnrollmentEvidence,
-    QuoteEvidence,
-)
+from attestd.protocol.evidence import CertifiedKey, QuoteEvidence
+from attestd.protocol.messages import BeginAnswer, BeginRequest, CompleteRequest, EnrollmentEvidence
 from attestd.registry import admission
 from attestd.registry.engine import Registry
 from attestd.registry.inventory import InventoryEntry

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from attestd.config import AttestationSettings
-from attestd.protocol.messages import Lately
+from attestd.protocol.evidence import Lately
 from attestd_agent.records import Enrolled
 from tests import booted
 from tests.real_machine import Machine, restart

@@ -14,18 +14,20 @@ from attestd.ca.sealing import SealingKey, SealingKeys
 from attestd.ids import EkHash, Serial, SpiffeId
 from attestd.issuance.challenges import EnrollmentChallenge, RequestNonce
 from attestd.protocol.encoding import b64decode, b64encode, read_object, write_object
-from attestd.protocol.messages import (
-    AttestationRequest,
-    BeginAnswer,
-    BeginRequest,
+from attestd.protocol.evidence import (
     CertifiedKey,
-    CompleteRequest,
-    CredentialAnswer,
-    EnrollmentEvidence,
     Identification,
     IdentityKey,
     Lately,
     QuoteEvidence,
+)
+from attestd.protocol.messages import (
+    AttestationRequest,
+    BeginAnswer,
+    BeginRequest,
+    CompleteRequest,
+    CredentialAnswer,
+    EnrollmentEvidence,
     RenewalRequest,
     TokenAnswer,
     TokenRequest,

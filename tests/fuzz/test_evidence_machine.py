@@ -30,7 +30,7 @@ from attestd.credentials.status import Status
 from attestd.operations import Act
 from attestd.operations.exporting import export
 from attestd.protocol.demanded import Demanded
-from attestd.protocol.messages import Lately
+from attestd.protocol.evidence import Lately
 from attestd.registry import brake, devices, evidence, references
 from attestd.registry.states import State
 from tests import ima_lists

@@ -20,7 +20,8 @@ from attestd.config import BrakeSettings, ReferenceSettings
 from attestd.ids import DeviceId, EkHash, Serial, Site, Tier
 from attestd.operations import Act
 from attestd.protocol.derivations import completion_proof, device_certify_data
-from attestd.protocol.messages import CertifiedKey, CompleteRequest, RenewalRequest, TokenRequest, WaitAnswer
+from attestd.protocol.evidence import CertifiedKey
+from attestd.protocol.messages import CompleteRequest, RenewalRequest, TokenRequest, WaitAnswer
 from attestd.protocol.signed import SignedEnvelope, sign_flattened
 from attestd.registry import devices, issued
 from attestd.registry.states import Event, State

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from attestd.cli.main import app
 from attestd.errors import AttestdError
-from attestd.protocol.messages import PcrValues
+from attestd.protocol.evidence import PcrValues
 from attestd.tpm.bootclaims import boot_claims
 from attestd.tpm.bootfacts import unquoted_facts
 from attestd.tpm.eventlog import MalformedEventLog, UnverifiedEventLog, parse_event_log

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from attestd.errors import EvidenceRefused
-from attestd.protocol.messages import PcrValues
+from attestd.protocol.evidence import PcrValues
 from attestd.tpm.bootclaims import boot_claims
 from attestd.tpm.bootfacts import unquoted_facts
 from attestd.tpm.eventlog import UnverifiedEventLog

@@ -16,7 +16,7 @@ import typer
 from attestd.cli.appraise.verdicts import FileUnreadable, judging, tell
 from attestd.cli.options import Json
 from attestd.errors import EvidenceRefused, MalformedInput
-from attestd.protocol.messages import BANKS
+from attestd.protocol.evidence import BANKS
 from attestd.tpm.ima import ImaWalk
 from attestd.tpm.imastate import ImaState
 

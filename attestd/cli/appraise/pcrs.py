@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from attestd.cli.appraise.verdicts import read_input
 from attestd.errors import MalformedInput
-from attestd.protocol.messages import BANKS
+from attestd.protocol.evidence import BANKS
 from attestd.tpm.eventlog import PCRS
 
 _MOST_OCTETS: Final = 64 * 1024

@@ -19,7 +19,7 @@ from attestd.cli.options import Json
 from attestd.errors import EvidenceRefused, MalformedInput
 
 if TYPE_CHECKING:
-    from attestd.protocol.messages import PcrValues
+    from attestd.protocol.evidence import PcrValues
     from attestd.tpm.attest import AttestingKey, SignedQuote
     from attestd.tpm.eventlog import UnverifiedEventLog
     from attestd.tpm.objects import TpmPublic, TpmSignature
@@ -134,7 +134,7 @@ def _replayed(log: UnverifiedEventLog, selection: Selection) -> PcrValues:
 
     A PCR that the log has no events of is as it is after a reset: zeros.
     """
-    from attestd.protocol.messages import BANKS
+    from attestd.protocol.evidence import BANKS
     from attestd.tpm.replay import replay
 
     found = replay(log)
@@ -231,7 +231,7 @@ def read_pcrs(data: bytes, selection: Selection) -> PcrValues:
 
 
 def _size(bank: str) -> int:
-    from attestd.protocol.messages import BANKS
+    from attestd.protocol.evidence import BANKS
 
     return BANKS[bank]
 

@@ -41,6 +41,7 @@ from attestd.protocol.derivations import (
     enrollment_quote_data,
 )
 from attestd.protocol.encoding import b64decode, b64encode, write_object
+from attestd.protocol.evidence import Lately
 from attestd.protocol.messages import (
     AttestationRequest,
     BeginAnswer,
@@ -48,7 +49,6 @@ from attestd.protocol.messages import (
     CompleteRequest,
     CredentialAnswer,
     EnrollmentEvidence,
-    Lately,
     RenewalRequest,
     TokenAnswer,
     TokenRequest,

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from attestd.protocol.demanded import HEADER, EvidenceHeaderMalformed
-from attestd.protocol.messages import Lately, WaitAnswer
+from attestd.protocol.evidence import Lately
+from attestd.protocol.messages import WaitAnswer
 from attestd_agent.agent import Agent
 from attestd_agent.records import Enrolled, MalformedEar
 from attestd_agent.server import ServerRefused

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from attestd.protocol.messages import MAX_BODY, MAX_LOG, AttestationRequest, Lately, QuoteEvidence
+from attestd.protocol.evidence import MAX_LOG, Lately, QuoteEvidence
+from attestd.protocol.messages import MAX_BODY, AttestationRequest
 from attestd_agent import evidence
 from attestd_agent.bootlogs import BootLogs
 from attestd_agent.evidence import read_logs

@@ -82,3 +82,9 @@ def test_nobody_waits_for_who_waits_for_the_baton(world: World) -> None:
     asking.join(4)
     assert not asking.is_alive()
     assert len(seen) == 2
+
+
+def test_a_manifest_asks_nobody_for_another_bank(world: World) -> None:
+    found = References(world.settings, world.registry)
+    refer(world, pcrs={"sha384": {"0": ["ab" * 48]}, "sha256": {"14": ["ab" * 32]}})
+    assert found.in_force(world.clock()).demanded.pcrs == {"sha256": (*range(8), 14)}

@@ -20,6 +20,7 @@ from attestd.operations.references import (
     OVERLAP,
     Accepted,
     AlreadyThere,
+    BankNotQuoted,
     NobodyWatched,
     NothingToLearn,
     References,
@@ -590,3 +591,16 @@ def test_one_device_twice(desk: Desk) -> None:
 def test_a_device_that_is_not_there(desk: Desk) -> None:
     with pytest.raises(UnknownDevice):
         learn(desk, DeviceId("nobody"))
+
+
+# ---- Banks -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", [Stage.MONITOR, Stage.ENFORCE])
+def test_a_bank_that_quotes_do_not_cover_is_the_settings_to_ask_for(desk: Desk, stage: Stage) -> None:
+    """Else one model's manifest would ask every device for a bank, and lock out those without it."""
+    odd = manifest(pcrs={"sha384": {"0": ["11" * 48]}})
+    with pytest.raises(BankNotQuoted) as refused:
+        desk.add(odd, stage, accepted=Accepted(unwatched=True))
+    assert (refused.value.seen, refused.value.expected) == ("sha384", "sha256")
+    assert desk.add(stage=stage, accepted=Accepted(unwatched=True)).stage == stage

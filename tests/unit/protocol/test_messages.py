@@ -12,25 +12,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attestd.errors import InputTooLarge, MalformedInput
+from attestd.protocol import evidence as e
 from attestd.protocol import messages as m
 from attestd.protocol.encoding import b64encode
 
 REFUSALS = (MalformedInput, InputTooLarge)
 
-KEY = m.CertifiedKey(public=b"public", attest=b"attest", signature=b"signature")
-QUOTE = m.QuoteEvidence(
+KEY = e.CertifiedKey(public=b"public", attest=b"attest", signature=b"signature")
+QUOTE = e.QuoteEvidence(
     attest=b"attest",
     signature=b"signature",
     pcrs={"sha256": {0: b"0" * 32, 23: b"1" * 32}, "sha1": {7: b"7" * 20}},
     eventlog=b"log",
     ima=b"",
 )
-BARE_QUOTE = m.QuoteEvidence(attest=b"attest", signature=b"signature", pcrs={})
+BARE_QUOTE = e.QuoteEvidence(attest=b"attest", signature=b"signature", pcrs={})
 
 MESSAGES: dict[str, Any] = {
     "begin": m.BeginRequest(b"ek", b"ak", (b"certificate", b"other")),
     "begin bare": m.BeginRequest(b"ek", b"ak"),
-    "begin by iak": m.BeginRequest(b"ek", b"ak", iak=m.IdentityKey(b"iak", (b"certificate", b"other"))),
+    "begin by iak": m.BeginRequest(b"ek", b"ak", iak=e.IdentityKey(b"iak", (b"certificate", b"other"))),
     "begin answer": m.BeginAnswer(
         id=b"i" * 16,
         challenge=b"challenge",
@@ -43,7 +44,7 @@ MESSAGES: dict[str, Any] = {
     ),
     "evidence": m.EnrollmentEvidence(KEY, QUOTE),
     "evidence bare": m.EnrollmentEvidence(KEY, BARE_QUOTE),
-    "evidence by iak": m.EnrollmentEvidence(KEY, BARE_QUOTE, m.Identification(b"attest", b"signature")),
+    "evidence by iak": m.EnrollmentEvidence(KEY, BARE_QUOTE, e.Identification(b"attest", b"signature")),
     "complete": m.CompleteRequest(b"challenge", b"{}", b"p" * 32),
     "credential": m.CredentialAnswer("bike-1", "spiffe://x/device/y/bike-1", "pem", {"status": [1, {"a": None}]}, 5, 9),
     "wait": m.WaitAnswer("pending", 60, {"why": "new"}),
@@ -316,11 +317,11 @@ def test_a_selection_is_sorted_and_without_doubles() -> None:
 
 
 def test_large_logs_fit() -> None:
-    log = b"\x00" * m.MAX_LOG
-    quote = m.QuoteEvidence(attest=b"a", signature=b"s", pcrs={}, eventlog=log[: m.MAX_LOG // 4], ima=log[:100])
+    log = b"\x00" * e.MAX_LOG
+    quote = e.QuoteEvidence(attest=b"a", signature=b"s", pcrs={}, eventlog=log[: e.MAX_LOG // 4], ima=log[:100])
     message = m.AttestationRequest(quote)
     assert m.AttestationRequest.parse(message.to_bytes()) == message
-    too_large = m.AttestationRequest(m.QuoteEvidence(attest=b"a", signature=b"s", pcrs={}, ima=log + b"\x00"))
+    too_large = m.AttestationRequest(e.QuoteEvidence(attest=b"a", signature=b"s", pcrs={}, ima=log + b"\x00"))
     with pytest.raises(REFUSALS):
         m.AttestationRequest.parse(too_large.to_bytes())
 

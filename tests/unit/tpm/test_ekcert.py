@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from attestd.errors import AttestdError
-from attestd.protocol.messages import MAX_CERTIFICATE
+from attestd.protocol.evidence import MAX_CERTIFICATE
 from attestd.tpm.claims import read_strictly
 from attestd.tpm.der import MalformedCertificate
 from attestd.tpm.ekcert import (

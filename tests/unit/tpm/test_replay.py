@@ -8,7 +8,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from attestd.protocol.messages import PcrValues
+from attestd.protocol.evidence import PcrValues
 from attestd.tpm.activation import recall_ak
 from attestd.tpm.attest import PcrDigestMismatch, VerifiedQuote, verify_quote
 from attestd.tpm.eventlog import UnverifiedEventLog, parse_event_log
