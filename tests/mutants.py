@@ -167,6 +167,7 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
     "attestd/issuance/quarantining.py": (f"{_UNIT}/issuance/test_quarantining.py", "tests/attacks/test_quarantines.py"),
     "attestd/issuance/challenges.py": _ISSUING,
     "attestd/issuance/enrollment.py": _ISSUING,
+    "attestd/issuance/proving.py": _ISSUING,
     "attestd/issuance/known.py": (f"{_UNIT}/issuance/test_lifecycle.py", f"{_UNIT}/web/test_devices.py"),
     "attestd/issuance/lifecycle.py": (
         f"{_UNIT}/issuance/test_lifecycle.py",
