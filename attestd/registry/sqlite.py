@@ -40,6 +40,7 @@ from attestd.registry.turns import Turns, Turnstile, Waiting
 
 SCHEME = "sqlite:///"
 _POOL = 16  # connections for reading that one process keeps open; more are made under load, and closed again
+_PATIENCE_TO_MIGRATE = 300.0  # seconds: another process brings large tables up to date meanwhile
 _GROUP = 32  # acts that share a transaction, at most
 _POLL = 0.01  # seconds between two tries to begin, where somebody else holds the database
 _PATIENCE = 0.005  # seconds that an act waits for others to share its transaction, if others are about
@@ -243,7 +244,7 @@ class SqliteDatabase:
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
         """References are not checked while tables are rebuilt; what comes out must be sound again."""
-        engine = _engine(self._path, "migrating", self._timeout)
+        engine = _engine(self._path, "migrating", max(self._timeout, _PATIENCE_TO_MIGRATE))
         with _named_errors(), engine.begin() as c:
             yield c
             if broken := c.execute(text("PRAGMA foreign_key_check")).all():
