@@ -14,7 +14,7 @@ No I/O: a head in, octets out.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from attestd.credentials.identity import VerifiedIdentity
@@ -127,7 +127,7 @@ class ForwardAuth:
     def _read(self, question: _Question, request_id: str | None) -> Asked:
         asked = question.asked
         if asked is not None:
-            return Asked(asked.presented, asked.request, request_id)
+            return replace(asked, request_id=request_id)
         headers = question.headers
         request = Request(
             method=_told(headers, "x-forwarded-method"),

@@ -11,6 +11,7 @@ import signal
 import socket
 import ssl
 import stat
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from attestd_edge.settings import TlsListen, UnixListen
 _BACKLOG = 512
 HANDSHAKE_SECONDS = 5.0  # for a peer to prove who it is
 SHUTDOWN_SECONDS = 5.0  # for it to say goodbye
+_TURN = 0.0005  # seconds of another thread's work that a request may wait for; Python's own is ten times that
 
 
 class ListenerFailed(Misconfigured):
@@ -116,6 +118,8 @@ async def _serve(
     listening = await listen(server, where, tls)
     door.start()
     server.begin()
+    # The thread that takes up a bundle computes for some milliseconds; a request that comes then waits for a turn of its.
+    sys.setswitchinterval(_TURN)
     gc.collect()
     gc.freeze()  # what is here now stays: collections need not look at it again
     ready()

@@ -51,11 +51,11 @@ class Server:
         self._sweep()
 
     def _sweep(self) -> None:
+        self._sweeping = self._loop.call_later(SWEEP_SECONDS, self._sweep)
         self.flush()
         self.now = time.monotonic()
         for connection in [found for found in self.connections if found.until < self.now]:
             connection.drop()
-        self._sweeping = self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
     def send(self, connection: Connection, answer: bytes) -> None:
         """Sends it once what came together has been answered together.
@@ -106,6 +106,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         server = self._server
         if server.ending or len(server.connections) >= MAX_CONNECTIONS:
+            self._ended = True
             self._transport.abort()
             return
         server.connections.add(self)
