@@ -73,6 +73,8 @@ class HeadReader:
         line = _LINE.match(octets)
         if line is None:
             raise HeadRefused("The request line is none.", seen=repr(bytes(octets[:80])))
+        if octets.find(END) + len(END) != len(octets):
+            raise HeadRefused("The head has no end, or something is behind it.")
         self._found, self._fields, self._ended = {}, 0, 0
         try:
             self._parser.feed_data(octets)
@@ -83,7 +85,7 @@ class HeadReader:
                 raise cause from None
             raise HeadRefused(str(error)[:200]) from None
         if self._ended != 1:
-            raise HeadRefused("A body is announced, or there is more than one request.")
+            raise HeadRefused("A body is announced.")
         return Head(
             line[1].decode("ascii"),
             line[2].decode("ascii"),

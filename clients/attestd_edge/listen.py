@@ -118,7 +118,7 @@ async def _serve(
     listening = await listen(server, where, tls)
     door.start()
     server.begin()
-    # The thread that takes up a bundle computes for some milliseconds; a request that comes then waits for a turn of its.
+    # The thread that takes up a bundle computes for milliseconds, and a request that comes then waits for a turn of it.
     sys.setswitchinterval(_TURN)
     gc.collect()
     gc.freeze()  # what is here now stays: collections need not look at it again

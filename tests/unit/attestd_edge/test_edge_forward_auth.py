@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
 import ssl
 import stat
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
@@ -256,6 +258,23 @@ class TestRemembered:
         assert ask(*ASKED)["status"] == 200
         with pytest.raises(HeadRefused):  # a continued line
             ask(*ASKED, ("X-Request-Id", "abcdef0123456789\r\n continued"))
+
+    def test_the_bounds_are_as_large_as_what_they_bound(self, ask, edge, settings):
+        """Weighs two hundred remembered questions: what is counted for one is not less than what one takes."""
+        door = ForwardAuth(edge, settings)
+        asked_of(door, *ASKED)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            for number in range(200):
+                told = ("X-Request-Id", f"abcdef0123456{number:03}")
+                assert asked_of(door, *but(X_Forwarded_Uri=f"/orders/{number}"), told)["status"] == 200
+            gc.collect()
+            taken = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        assert len(door._known) == 201
+        assert taken < door._known._weight * 200 / 201
 
     def test_proofs_are_not(self, edge, settings, watch, rules, reads):
         settings = replace(settings, audience=a.AUDIENCE, origins=rules.origins)

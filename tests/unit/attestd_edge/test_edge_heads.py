@@ -85,13 +85,15 @@ class TestRead:
         with pytest.raises(HeadRefused):
             read(START.replace(b"GET", method) + fields + b"\r\n\r\n")
 
-    def test_two_heads_in_one(self):
-        with pytest.raises(HeadRefused, match="more than one"):
-            read(START + b"\r\n" + START + b"\r\n")
+    @pytest.mark.parametrize("rest", [START + b"\r\n", START, b"\r\n", b"\n", b"x"])
+    def test_something_behind_the_head(self, rest):
+        with pytest.raises(HeadRefused, match="behind"):
+            read(START + b"\r\n" + rest)
 
-    def test_a_head_without_its_end(self):
+    @pytest.mark.parametrize("octets", [START, START + b"\r", START[:-2]])
+    def test_a_head_without_its_end(self, octets):
         with pytest.raises(HeadRefused):
-            read(START)
+            read(octets)
 
     def test_as_many_fields_as_there_may_be(self):
         assert read(START + b"X-A: b\r\n" * (MAX_FIELDS - 1) + b"\r\n")
