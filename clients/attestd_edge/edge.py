@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -55,6 +55,13 @@ class Asked:
     presented: Presented
     request: Request
     request_id: str | None = None
+
+    def again(self, target: str, request_id: str | None) -> Asked:
+        """The same for another path, under another id. As `dataclasses.replace`, which takes three times as long."""
+        request = self.request
+        if target != request.target:
+            request = replace(request, target=target)
+        return Asked(self.presented, request, request_id)
 
 
 @dataclass(frozen=True, slots=True)

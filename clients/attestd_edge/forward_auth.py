@@ -14,7 +14,8 @@ No I/O: a head in, octets out.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+import re
+from dataclasses import dataclass
 from typing import Final
 
 from attestd.credentials.identity import VerifiedIdentity
@@ -33,7 +34,10 @@ _AUTH: Final = "/auth"
 _HOP: Final = Peer()  # the listener has authenticated it
 _ID: Final = "Attestd-Request-Id"
 _REQUEST_ID: Final = "x-request-id"
+_URI: Final = "x-forwarded-uri"
 _ID_LINE: Final = b"\r\nX-Request-Id: "  # as the shipped configurations spell it; any other spelling is only slower
+_URI_LINE: Final = b"\r\nX-Forwarded-Uri: "
+_VISIBLE: Final = re.compile(rb"[!-~]+")
 _OK: Final = b"HTTP/1.1 200 OK\r\n"
 # How many questions are remembered, how many octets they may take together, and what the objects made of one take
 # beside its octets (tests/unit/attestd_edge/test_edge_memory.py weighs them).
@@ -44,7 +48,7 @@ _QUESTION_OBJECTS: Final = 4 * 1024
 
 @dataclass(slots=True)
 class _Question:
-    """What was asked at a boundary, as far as it can come again: all but the hop's number for it."""
+    """What was asked at a boundary, as far as it can come again: all but the path and the hop's number for it."""
 
     guarded: Guarded
     headers: Headers
@@ -57,8 +61,8 @@ class _Question:
 class ForwardAuth:
     """What the edge answers to its hop.
 
-    Most questions of a hop are the last ones of the same client over again, but for the request's id. What reading such
-    a question gave is remembered by its octets; judging it is not left out (docs/adr/0041-the-forward-auth-server.md).
+    Most questions of a hop are earlier ones of the same client over again, but for the request's id and its path. What
+    reading the rest gave is remembered by its octets; judging it is not left out (docs/adr/0041).
     """
 
     def __init__(self, edge: Edge, settings: Settings) -> None:
@@ -82,20 +86,19 @@ class ForwardAuth:
 
     def answer(self, octets: bytes, reader: HeadReader) -> Answer:
         """The answer to a whole head, which `reader` reads if it was not read before. Raises HeadRefused."""
-        key, request_id = _without_id(octets)
-        question = self._known.get(key)
-        if question is not None:
-            return Answer(self._judge(question, request_id), question.keep_alive)
+        told = _told_of(octets)
+        if told is not None and (question := self._known.get(told.rest)) is not None:
+            return Answer(self._judge(question, told), question.keep_alive)
         head = reader.read(octets)
+        bodiless = head.method == "HEAD"
         guarded = self._routes.get(head.target.partition("?")[0])
         if guarded is None:
             status, headers, body = self._elsewhere(head)
-            return Answer(write(status, headers, body, bodiless=head.method == "HEAD"), head.keep_alive)
+            return Answer(write(status, headers, body, bodiless=bodiless), head.keep_alive)
         question = _Question(guarded, head.headers, head.keep_alive)
-        answer = self._judge(question, None, bodiless=head.method == "HEAD")
-        told = head.headers.values.get(_REQUEST_ID, ())
-        if question.told and told == (() if request_id is None else (request_id,)):  # the key has no id in it
-            self._known.keep(key, question, octets=_QUESTION_OBJECTS + 2 * len(key))
+        answer = self._judge(question, None, bodiless=bodiless)
+        if question.told and told is not None and told.is_all_of(head.headers):
+            self._known.keep(told.rest, question, octets=_QUESTION_OBJECTS + 2 * len(told.rest))
         return Answer(answer, head.keep_alive)
 
     def _elsewhere(self, head: Head) -> tuple[int, list[tuple[str, str]], bytes]:
@@ -111,10 +114,10 @@ class ForwardAuth:
         document = {"type": f"{URN}no-such-boundary", "title": "No such boundary is configured here", "status": 403}
         return 403, [("Content-Type", MEDIA_TYPE), ("Cache-Control", "no-store")], json.dumps(document).encode()
 
-    def _judge(self, question: _Question, request_id: str | None, *, bodiless: bool = False) -> bytes:
-        """`request_id` is the hop's for a question that came before; else the headers have it."""
+    def _judge(self, question: _Question, told: _Told | None, *, bodiless: bool = False) -> bytes:
+        """`told`: what this request says for itself, if the question came before; else its headers say all."""
         boundary = question.guarded.boundary
-        answer = self._edge.admit(boundary, lambda: self._read(question, request_id))
+        answer = self._edge.admit(boundary, lambda: self._read(question, told))
         if not isinstance(answer, Admitted):
             return write(answer.status, answer.headers, answer.body, bodiless=bodiless)
         if answer.headers:  # a nonce, for this answer alone
@@ -124,15 +127,14 @@ class ForwardAuth:
             question.told = write(200, _identity(answer.identity, boundary)).removeprefix(_OK)
         return b"%b%b: %b\r\n%b" % (_OK, _ID.encode("ascii"), answer.request_id.encode("ascii"), question.told)
 
-    def _read(self, question: _Question, request_id: str | None) -> Asked:
-        asked = question.asked
-        if asked is not None:
-            return replace(asked, request_id=request_id)
+    def _read(self, question: _Question, told: _Told | None) -> Asked:
+        if told is not None and (asked := question.asked) is not None:
+            return asked.again(told.target, told.request_id)
         headers = question.headers
         request = Request(
             method=_told(headers, "x-forwarded-method"),
             origin=f"{_told(headers, 'x-forwarded-proto')}://{_told(headers, 'x-forwarded-host')}",
-            target=_told(headers, "x-forwarded-uri"),
+            target=_told(headers, _URI),
             labels=labels_of(question.guarded, headers, door=self._door, peer=_HOP),
             claims=claims_of(headers),
         )
@@ -140,17 +142,36 @@ class ForwardAuth:
         return question.asked
 
 
-def _without_id(octets: bytes) -> tuple[bytes, str | None]:
-    """A head without the line in which the hop numbers the request, and that number; all of it if there is none."""
-    begin = octets.find(_ID_LINE)
-    if begin < 0:
-        return octets, None
-    value = begin + len(_ID_LINE)
-    end = octets.find(b"\r\n", value)
-    number = octets[value:end]
-    if not (8 <= len(number) <= 64 and number.isalnum()):
-        return octets, None
-    return octets[:begin] + octets[end:], number.decode("ascii")
+@dataclass(slots=True)
+class _Told:
+    """A head as two lines that change from one request to the next, and the rest of it."""
+
+    rest: bytes
+    target: str
+    request_id: str | None
+
+    def is_all_of(self, headers: Headers) -> bool:
+        """Whether a reader found the same in these two lines, and no more of their names in the rest."""
+        ids = () if self.request_id is None else (self.request_id,)
+        return headers.values.get(_URI) == (self.target,) and headers.values.get(_REQUEST_ID, ()) == ids
+
+
+def _told_of(octets: bytes) -> _Told | None:
+    """None for a head that is not of the shipped configurations' form: it is read as a whole each time."""
+    begin = octets.find(_URI_LINE)
+    end = octets.find(b"\r\n", begin + 2)
+    target = octets[begin + len(_URI_LINE) : end]
+    if begin < 0 or _VISIBLE.fullmatch(target) is None:
+        return None
+    rest, request_id = octets[:begin] + octets[end:], None
+    begin = rest.find(_ID_LINE)
+    if begin >= 0:
+        end = rest.find(b"\r\n", begin + 2)
+        number = rest[begin + len(_ID_LINE) : end]
+        if not (8 <= len(number) <= 64 and number.isalnum()):
+            return None
+        rest, request_id = rest[:begin] + rest[end:], number.decode("ascii")
+    return _Told(rest, target.decode("ascii"), request_id)
 
 
 def _identity(identity: VerifiedIdentity, boundary: Boundary) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ import socket
 import ssl
 import stat
 import tracemalloc
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from urllib.parse import quote
@@ -19,6 +19,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from attestd_edge import listen as listen_module
+from attestd_edge.decide import Request
+from attestd_edge.edge import Asked
 from attestd_edge.forward_auth import ForwardAuth
 from attestd_edge.heads import HeadReader, HeadRefused
 from attestd_edge.hop import CertificateSource
@@ -206,11 +208,51 @@ class TestRemembered:
             assert answer["headers"]["attestd-identity"] == a.BIKE
         assert len(reads) == 1
 
-    @pytest.mark.parametrize("header", [*(header for header, _ in ASKED), "Accept"])
+    def test_another_path(self, ask, reads, store, bundle):
+        policy = f'{CROSS} when {{ context.path like "/orders*" }};'
+        store.adopt(a.signed_bundle(bundle(version=6, policy=policy)))
+        for _ in range(2):
+            for target, status in (
+                ("/orders", 200), ("/orders/7?x=1", 200), ("/other", 403), ("/orders/../other", 403),
+                ("//orders", 403), ("/orders;x", 403), ("orders", 403), ("http://x/orders", 403),
+            ):  # fmt: skip
+                assert ask(*but(X_Forwarded_Uri=target))["status"] == status
+        assert len(reads) == 1
+
+    @pytest.mark.parametrize("target", [" ", "", "\t", "/orders\t", "/ord ers", "/orders /", "/\xe4", "/orders\r\n /x"])
+    def test_a_path_of_another_spelling_is_read_as_any(self, ask, reads, target):
+        assert ask(*ASKED)["status"] == 200
+        known = self._answer_of(ask, target)
+        edge_that_knows_nothing = self._answer_of(ask, target, Another="1")
+        assert known == edge_that_knows_nothing
+        assert len(reads) == 3
+
+    @staticmethod
+    def _answer_of(ask, target, **more):
+        try:
+            return ask(*but(X_Forwarded_Uri=target, **more))["status"]
+        except HeadRefused:
+            return None
+
+    def test_without_a_path(self, ask):
+        assert ask(*ASKED)["status"] == 200
+        assert ask(*but(X_Forwarded_Uri=None))["status"] == 503
+        assert ask(*ASKED, ("X-Forwarded-Uri", "/orders"))["status"] == 401
+        assert ask(*ASKED, ("x-forwarded-uri", "/orders"))["status"] == 401
+
+    def test_all_that_was_asked_comes_again(self):
+        """Whatever a question carries, another path and another id are all that may change."""
+        names = [field.name for field in fields(Asked)]
+        asked = Asked(**{name: Request("GET", "https://x", "/one") if name == "request" else name for name in names})
+        expected = replace(asked, request=replace(asked.request, target="/two"), request_id="other")
+        assert asked.again("/two", "other") == expected
+        assert asked.again("/one", "other") == replace(asked, request_id="other")
+
+    @pytest.mark.parametrize("header", [*(header for header, _ in ASKED if header != "X-Forwarded-Uri"), "Accept"])
     def test_a_question_that_differs_is_another(self, ask, reads, header):
         told = ("X-Request-Id", "abcdef0123456789")
         assert ask(*ASKED, told)["status"] == 200
-        value = {"X-Forwarded-Uri": "/a/../b", "X-Client-Cert": escaped(a.leaf(serial=77))}.get(header, "other")
+        value = {"X-Client-Cert": escaped(a.leaf(serial=77))}.get(header, "other")
         ask(*but(**{header.replace("-", "_"): value}), told)
         assert len(reads) == 2
 
@@ -268,7 +310,7 @@ class TestRemembered:
         try:
             for number in range(200):
                 told = ("X-Request-Id", f"abcdef0123456{number:03}")
-                assert asked_of(door, *but(X_Forwarded_Uri=f"/orders/{number}"), told)["status"] == 200
+                assert asked_of(door, *but(User_Agent=f"bike/{number}"), told)["status"] == 200
             gc.collect()
             taken = tracemalloc.get_traced_memory()[0]
         finally:
