@@ -168,7 +168,7 @@ def _told_of(octets: bytes) -> _Told | None:
     if begin >= 0:
         end = rest.find(b"\r\n", begin + 2)
         number = rest[begin + len(_ID_LINE) : end]
-        if not (8 <= len(number) <= 64 and number.isalnum()):
+        if not number.isalnum():
             return None
         rest, request_id = rest[:begin] + rest[end:], number.decode("ascii")
     return _Told(rest, target.decode("ascii"), request_id)

@@ -79,7 +79,7 @@ class Server:
         self.flush()
         until = time.monotonic() + GRACE
         for connection in list(self.connections):
-            connection.finish(until)
+            connection.finish()
         while self.connections and time.monotonic() < until:
             await asyncio.sleep(0.02)
         for connection in list(self.connections):
@@ -176,11 +176,9 @@ class Connection(asyncio.Protocol):
             self.until = self._server.now + IDLE_SECONDS
             self._transport.resume_reading()
 
-    def finish(self, until: float) -> None:
-        """Ends it when the head that is on its way has been answered; at once if there is none."""
-        if self._begun:
-            self.until = min(self.until, until)
-        else:
+    def finish(self) -> None:
+        """Ends it, unless a head is on its way: once that has been answered, it ends by itself."""
+        if not self._begun:
             self._transport.close()
 
     def drop(self) -> None:

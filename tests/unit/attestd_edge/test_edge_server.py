@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import uvloop
@@ -16,9 +17,9 @@ from cryptography import x509
 
 from attestd_edge import listen as listen_module
 from attestd_edge import server as server_module
-from attestd_edge.heads import MAX_HEAD, Answer, HeadReader, write
+from attestd_edge.heads import MAX_HEAD, Answer, HeadReader, closing, write
 from attestd_edge.listen import listen, open_unix, tls_context
-from attestd_edge.server import Server
+from attestd_edge.server import Connection, Server
 from attestd_edge.settings import TlsListen, UnixListen
 from tests import authority as a
 from tests.edge_site import EdgeSite, pem, private_pem
@@ -168,13 +169,23 @@ class TestHeads:
             assert found == b"" or found.startswith(b"HTTP/1.1 431 ")
         assert running.echo.asked == []
 
-    def test_a_head_of_just_under_the_limit(self, running):
-        fixed = len(ONE) + len(b"X-A: \r\n")
-        for more, status in ((0, b"200"), (1, b"431")):
-            with running.connected() as client:
-                client.sendall(ONE[:-2] + b"X-A: " + b"a" * (MAX_HEAD - fixed + more) + b"\r\n\r\n")
-                client.shutdown(socket.SHUT_WR)
-                assert everything(client).startswith(b"HTTP/1.1 " + status)
+    @pytest.mark.parametrize("parts", [1, 2])
+    @pytest.mark.parametrize(("more", "status"), [(0, b"200"), (1, b"431")])
+    def test_a_head_of_just_the_limit(self, running, parts, more, status):
+        head = ONE[:-2] + b"X-A: " + b"a" * (MAX_HEAD - len(ONE) - len(b"X-A: \r\n") + more) + b"\r\n\r\n"
+        with running.connected() as client:
+            for part in (head,) if parts == 1 else (head[:20], head[20:]):
+                client.sendall(part)
+                time.sleep(0.05)
+            client.shutdown(socket.SHUT_WR)
+            assert everything(client).startswith(b"HTTP/1.1 " + status)
+
+    def test_a_head_without_end_is_not_collected_beyond_it(self, running):
+        with running.connected() as client:
+            client.sendall(ONE[:-2] + b"a" * (MAX_HEAD - len(ONE) + 3))
+            begun = time.monotonic()
+            assert everything(client).startswith(b"HTTP/1.1 431 ")
+            assert time.monotonic() - begun < server_module.HEAD_SECONDS / 2  # nobody waited for its end
 
     def test_a_fault_is_no_permit(self, running):
         with running.connected() as client:
@@ -189,6 +200,55 @@ class TestHeads:
         with running.connected() as client:
             client.sendall(ONE.replace(b"Host", b"Connection: close\r\nHost"))
             assert b"Connection: close" in everything(client)
+
+
+class Wire:
+    """A transport that remembers what happened to it."""
+
+    def __init__(self) -> None:
+        self.done: list[bytes | str] = []
+
+    def is_closing(self) -> bool:
+        return "close" in self.done
+
+    def write(self, octets: bytes) -> None:
+        self.done.append(octets)
+
+    def close(self) -> None:
+        self.done.append("close")
+
+
+class TestTogether:
+    """What comes in one turn of the loop, before any answer was sent."""
+
+    @pytest.fixture
+    def turn(self):
+        """A connection, its wire, and what ends the turn."""
+        loop = SimpleNamespace(call_soon=lambda _: None)
+        server = Server(Echo(), loop)
+        connection, wire = Connection(server), Wire()
+        connection.connection_made(wire)
+        return connection, wire, server.flush
+
+    def test_nothing_is_sent_before_its_end(self, turn):
+        connection, wire, end = turn
+        connection.data_received(ONE)
+        assert wire.done == []
+        end()
+        assert wire.done == [write(200, [], b"/one")]
+
+    def test_nothing_is_heard_after_the_last_answer(self, turn):
+        connection, wire, end = turn
+        connection.data_received(ONE + b"x")
+        connection.data_received(TWO)
+        end()
+        assert wire.done == [closing(write(200, [], b"/one")), "close"]
+
+    def test_the_peer_says_no_more_in_the_same_turn(self, turn):
+        connection, wire, _ = turn
+        connection.data_received(ONE)
+        assert connection.eof_received() is None
+        assert wire.done == [write(200, [], b"/one")]
 
 
 class TestHalfClosed:
@@ -209,24 +269,24 @@ class TestHalfClosed:
 class TestTimes:
     @pytest.fixture(autouse=True)
     def short(self, monkeypatch):
-        for name in ("HEAD_SECONDS", "TAKING_SECONDS", "SWEEP_SECONDS"):
-            monkeypatch.setattr(server_module, name, 0.1)
+        for name, seconds in {"HEAD_SECONDS": 0.3, "TAKING_SECONDS": 0.3, "SWEEP_SECONDS": 0.05}.items():
+            monkeypatch.setattr(server_module, name, seconds)
 
     def test_a_slow_head_does_not_last_for_being_fed(self, running):
         begun = time.monotonic()
         with running.connected() as client, contextlib.suppress(BrokenPipeError):
             client.sendall(ONE[:-2])
-            while time.monotonic() - begun < 10:
+            while time.monotonic() - begun < 5:
                 client.sendall(b"X-A: b\r\n")
                 time.sleep(0.02)
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 4
         assert running.echo.asked == []
 
     def test_who_says_nothing_stays_for_longer(self, running, monkeypatch):
         with running.connected() as client:
             client.sendall(ONE)
             answered(client)
-            time.sleep(0.5)
+            time.sleep(0.7)
             client.sendall(TWO)
             assert answered(client).endswith(b"/two")
             monkeypatch.setattr(server_module, "IDLE_SECONDS", 0.1)
