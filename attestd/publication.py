@@ -124,20 +124,20 @@ class Publication:
             published = self._published(newest)
         return published if overdue is None else replace(published, overdue=overdue)
 
-    def delta(self, base: str) -> bytes | None:
-        """What leads from the bundle named `base` to the one that `bundle` returned last, for who has that; None if it
-        is not kept any more, or is no bundle's name."""
+    def update(self, base: str) -> tuple[str, bytes, bool]:
+        """What brings who has the bundle named `base` to the one that `bundle` returned last: that one's name, the
+        content, and whether it is a delta; a whole bundle if `base` is not kept any more, or is no bundle's name."""
         with self._lock:
             if self._latest is None:
-                return None
-            newest = self._latest[1].name
+                raise NotSealed("No bundle has been signed yet.")
+            newest = self._latest[1]
             if (delta := self._deltas.get(base)) is None:
-                before = self._copy(base) if base != newest else None
-                after = self._copy(newest)
+                before = self._copy(base) if base != newest.name else None
+                after = self._copy(newest.name)
                 if before is None or after is None:
-                    return None
+                    return newest.name, newest.content, False
                 delta = self._deltas[base] = after.since(before, base)
-            return delta
+            return newest.name, delta, True
 
     def _published(self, newest: bundles.BundleHead) -> PublishedBundle:
         latest = self._latest
