@@ -111,6 +111,7 @@ def test_the_bundle_carries_the_newest_head_within_a_minute(world: World) -> Non
         assert answer.status_code == 200
         return Copy.read(answer.data).parts["head"].decode()
 
+    head(world)  # whoever asks first is made an operator, which is a row of its own
     world.enrolled()
     first = carried()
     assert first == head(world).jws
