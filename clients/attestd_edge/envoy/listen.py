@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 import grpc
+from cryptography import x509
 
 from attestd.errors import AttestdError
 from attestd_edge.files import read_file, replace_file
@@ -68,16 +69,21 @@ def serve(
         server.start()
         ready()
         while not ended.wait(_COUNTED):
-            try:
-                replace_file(counts_file, counts(), mode=0o644)
-            except AttestdError as error:
-                logger.warning("the counts are not kept: %s", error)
+            _keep(counts, counts_file)
     finally:
         server.stop(_GRACE).wait()
+        _keep(counts, counts_file)
         for number, handler in before.items():
             signal.signal(number, handler)
         if isinstance(where, UnixListen):
             where.path.unlink(missing_ok=True)
+
+
+def _keep(counts: Callable[[], bytes], file: Path) -> None:
+    try:
+        replace_file(file, counts(), mode=0o644)
+    except AttestdError as error:
+        logger.warning("the counts are not kept: %s", error)
 
 
 def bind_unix(server: grpc.Server, where: UnixListen) -> None:
@@ -99,8 +105,10 @@ def bind_unix(server: grpc.Server, where: UnixListen) -> None:
 def bind_tls(server: grpc.Server, where: TlsListen) -> None:
     """Only certificates of the hop's authority may connect. Raises ListenerFailed or FileUnreadable."""
     key, chain, hops = (read_file(file, limit=MAX_PEM) for file in (where.key, where.certificate, where.hop_ca))
-    if b"-----BEGIN CERTIFICATE-----" not in hops:
-        raise ListenerFailed(f"{where.hop_ca} holds no certificate, so nobody could be told from anybody else.")
+    try:
+        x509.load_pem_x509_certificates(hops)
+    except ValueError:
+        raise ListenerFailed(f"{where.hop_ca} holds no certificates that a proxy could be known by.") from None
     host = f"[{where.host}]" if ":" in where.host else where.host
     try:
         credentials = grpc.ssl_server_credentials([(key, chain)], root_certificates=hops, require_client_auth=True)
