@@ -54,12 +54,7 @@ def serve(
     `counts` are written to `counts_file` now and then: there is no HTTP here to ask for them. Raises ListenerFailed.
     """
     ended = threading.Event()
-    server = grpc.server(
-        ThreadPoolExecutor(_WORKERS, thread_name_prefix="envoy"),
-        handlers=handlers,
-        options=_OPTIONS,
-        maximum_concurrent_rpcs=_UNDER_WAY,
-    )
+    server = make_server(handlers)
     if isinstance(where, UnixListen):
         bind_unix(server, where)
     else:
@@ -77,6 +72,16 @@ def serve(
             signal.signal(number, handler)
         if isinstance(where, UnixListen):
             where.path.unlink(missing_ok=True)
+
+
+def make_server(handlers: tuple[grpc.GenericRpcHandler, ...]) -> grpc.Server:
+    """Bounded in what it takes, and not bound anywhere yet."""
+    return grpc.server(
+        ThreadPoolExecutor(_WORKERS, thread_name_prefix="envoy"),
+        handlers=handlers,
+        options=_OPTIONS,
+        maximum_concurrent_rpcs=_UNDER_WAY,
+    )
 
 
 def _keep(counts: Callable[[], bytes], file: Path) -> None:

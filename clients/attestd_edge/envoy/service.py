@@ -7,7 +7,8 @@ the call for one, too (`failure_mode_allow: false`), but a client then learns no
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 
 import grpc
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
@@ -26,12 +27,15 @@ _SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"  # grpc.health.v1.HealthCheckR
 class Authorization:
     """Answers Envoy's questions about the boundaries that are configured."""
 
-    def __init__(self, edge: Edge, boundaries: Mapping[str, Guarded]) -> None:
+    def __init__(
+        self, edge: Edge, boundaries: Mapping[str, Guarded], *, entropy: Callable[[int], bytes] = os.urandom
+    ) -> None:
         """Raises SettingsInvalid without a boundary."""
         if not boundaries:
             raise SettingsInvalid("There is no boundary to guard.", expected="at least one [[boundary]]")
         self._edge = edge
         self._boundaries = boundaries
+        self._entropy = entropy
 
     def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         """What a gRPC server is given."""
@@ -47,10 +51,12 @@ class Authorization:
         try:
             return self._judge(octets)
         except DecodeError:
-            logger.warning("refused: Envoy's question is no CheckRequest")
+            record = {"request_id": self._entropy(8).hex(), "octets": len(octets)}
+            logger.warning("refused: Envoy's question is no CheckRequest", extra={"attestd": record})
         except Exception:  # the door stays shut on what nobody foresaw
-            logger.exception("a question could not be answered")
-        return checks.refused(refusal(EdgeFailed(), request_id="", nonce=None))
+            record = {"request_id": self._entropy(8).hex()}
+            logger.exception("a question could not be answered", extra={"attestd": record})
+        return checks.refused(refusal(EdgeFailed(), request_id=str(record["request_id"]), nonce=None))
 
     def _judge(self, octets: bytes) -> CheckResponse:
         attributes = CheckRequest.FromString(octets).attributes

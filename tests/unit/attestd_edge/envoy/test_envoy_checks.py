@@ -183,9 +183,12 @@ class TestTheRequest:
         assert status_of(ask(LEAF, method="POST")) == 403
 
     @pytest.mark.parametrize("octets", [b"\xff", b"\x0a\xff\xff\xff\xff\x0f", b"not a message"])
-    def test_octets_that_are_no_message(self, check, octets):
+    def test_octets_that_are_no_message(self, check, octets, caplog):
         response = check(octets)
         assert (status_of(response), problem(response)) == (503, "edge-failed")
+        (record,) = caplog.records
+        assert record.message == "refused: Envoy's question is no CheckRequest"
+        assert json.loads(response.denied_response.body)["request_id"] == record.attestd["request_id"]
 
     def test_an_empty_message(self, check):
         assert problem(check(b"")) == "no-such-boundary"

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
+import textwrap
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,13 +25,15 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from envoy.extensions.http.early_header_mutation.header_mutation.v3.header_mutation_pb2 import HeaderMutation
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import CertificateValidationContext
-from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext
+from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext, UpstreamTlsContext
 from google.protobuf import any_pb2, json_format, symbol_database
 from google.protobuf.message import Message
 from validate import validate_pb2
 
 from attestd_edge.envoy.checks import BOUNDARY
 from attestd_edge.envoy.http_mode import PREFIX
+from attestd_edge.hop import CertificateSource
+from attestd_edge.settings import Settings, TlsListen, UnixListen
 
 FOLDER = Path(__file__).parents[4] / "deploy" / "envoy"
 FILES = ("envoy.yaml", "envoy-http.yaml")
@@ -204,6 +209,47 @@ def test_addresses_schemes_and_request_ids_are_envoys_own(bootstrap):
     assert manager.HasField("internal_address_config")
     assert not manager.preserve_external_request_id
     assert manager.scheme_header_transformation.scheme_to_overwrite == "https"
+
+
+def blocks(mark: str) -> list[str]:
+    """The page's indented blocks that hold these words."""
+    page = (FOLDER.parents[1] / "docs" / "envoy.md").read_text()
+    found = [textwrap.dedent(block) for block in re.findall(r"(?:(?:    .*)?\n)+", page) if block.strip()]
+    return [block for block in found if mark in block]
+
+
+class TestThePage:
+    def test_what_goes_into_edge_toml(self, tmp_path):
+        base = {
+            "server": "https://attestd.example.org", "root": "r", "trust_domain": "example.org",
+            "state_dir": "s", "key": "k", "certificate": "c",
+        }  # fmt: skip
+        told = [*blocks("[envoy]"), *blocks("[listen]")]
+        assert len(told) == 3
+        found = [Settings.read({"edge": base, **tomllib.loads(block)}, base=tmp_path) for block in told]
+        assert isinstance(found[0].envoy, UnixListen)
+        assert str(found[0].envoy.path) == "/run/attestd-edge-envoy/envoy.sock"
+        assert list(found[0].boundaries) == ["field-to-munich"]
+        assert isinstance(found[1].envoy, TlsListen)
+        assert found[2].certificate_header is CertificateSource.ENVOY
+
+    def test_an_edge_elsewhere(self):
+        (block,) = blocks("UpstreamTlsContext")
+        tree = members("envoy.yaml")
+        tree["static_resources"]["clusters"][0] |= yaml.safe_load(block)
+        found = parse(tree)
+        assert [rule for message in walk(found) for rule in broken_rules(message)] == []
+        tls = one(found, UpstreamTlsContext)
+        assert tls.common_tls_context.validation_context.trusted_ca.filename
+        assert tls.common_tls_context.validation_context.match_typed_subject_alt_names
+
+    def test_a_route(self):
+        (block,) = blocks("typed_per_filter_config")
+        (host,) = one(parse(members("envoy.yaml")), HttpConnectionManager).route_config.virtual_hosts
+        shown = yaml.safe_load(block)["typed_per_filter_config"]["envoy.filters.http.ext_authz"]
+        settings = ExtAuthzPerRoute()
+        assert host.routes[0].typed_per_filter_config["envoy.filters.http.ext_authz"].Unpack(settings)
+        assert shown["check_settings"]["context_extensions"] == dict(settings.check_settings.context_extensions)
 
 
 class TestGrpc:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import stat
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import pytest
 
-from attestd_edge.envoy.listen import bind_tls, bind_unix
+from attestd_edge.envoy import listen
+from attestd_edge.envoy.listen import bind_tls, bind_unix, make_server
 from attestd_edge.files import FileUnreadable
 from attestd_edge.listen import ListenerFailed
 from attestd_edge.settings import TlsListen, UnixListen
@@ -118,9 +121,34 @@ class TestTls:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             there = TlsListen("127.0.0.1", taken.getsockname()[1], files.certificate, files.key, files.hop_ca)
-            from attestd_edge.envoy import listen
-
-            ours = grpc.server(ThreadPoolExecutor(1), options=listen._OPTIONS)
+            ours = make_server(())
             with pytest.raises(ListenerFailed):
                 bind_tls(ours, there)
             ours.stop(0).wait()
+
+
+def test_more_at_once_than_is_taken_are_turned_away(where, monkeypatch):
+    """Not queued without end: Envoy has given up on them long before, and those that it still waits for come late."""
+    monkeypatch.setattr(listen, "_WORKERS", 2)
+    monkeypatch.setattr(listen, "_UNDER_WAY", 4)
+    goes_on = threading.Event()
+
+    def waits(octets, _):
+        goes_on.wait(20)
+        return octets
+
+    handler = grpc.method_handlers_generic_handler("test", {"Wait": grpc.unary_unary_rpc_method_handler(waits)})
+    server = make_server((handler,))
+    bind_unix(server, where)
+    server.start()
+    with grpc.insecure_channel(f"unix:{where.path}") as channel:
+        calls = [channel.unary_unary("/test/Wait").future(b"x", timeout=20) for _ in range(12)]
+        ended: queue.Queue[grpc.Future] = queue.Queue()
+        for call in calls:
+            call.add_done_callback(ended.put)
+        turned_away = [ended.get(timeout=20).code() for _ in range(8)]
+        goes_on.set()
+        found = sorted(call.code().name for call in calls)
+    server.stop(0).wait()
+    assert turned_away == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 8
+    assert found == ["OK"] * 4 + ["RESOURCE_EXHAUSTED"] * 8
