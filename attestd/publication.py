@@ -124,20 +124,20 @@ class Publication:
             published = self._published(newest)
         return published if overdue is None else replace(published, overdue=overdue)
 
-    def delta(self, base: str) -> bytes | None:
-        """What leads from the bundle named `base` to the one that `bundle` returned last, for who has that; None if it
-        is not kept any more, or is no bundle's name."""
+    def update(self, base: str) -> tuple[str, bytes, bool]:
+        """What brings who has the bundle named `base` to the one that `bundle` returned last: that one's name, the
+        content, and whether it is a delta; a whole bundle if `base` is not kept any more, or is no bundle's name."""
         with self._lock:
             if self._latest is None:
-                return None
-            newest = self._latest[1].name
+                raise NotSealed("No bundle has been signed yet.")
+            newest = self._latest[1]
             if (delta := self._deltas.get(base)) is None:
-                before = self._copy(base) if base != newest else None
-                after = self._copy(newest)
+                before = self._copy(base) if base != newest.name else None
+                after = self._copy(newest.name)
                 if before is None or after is None:
-                    return None
+                    return newest.name, newest.content, False
                 delta = self._deltas[base] = after.since(before, base)
-            return delta
+            return newest.name, delta, True
 
     def _published(self, newest: bundles.BundleHead) -> PublishedBundle:
         latest = self._latest
@@ -177,23 +177,22 @@ class Publication:
             return True
         return now.timestamp() - head.issued_at >= self._settings.bundle.stale_after.total_seconds() * _REFRESH
 
-    def _audit_head(self, newest: bundles.BundleHead | None, epoch: int, now: datetime) -> str:
-        """The head that the next bundle carries: the one before's, unless that has to give way. Raises NotSealed."""
+    def _audit_head(self, newest: bundles.BundleHead | None, epoch: int, now: datetime) -> tuple[str, datetime | None]:
+        """The head that the next bundle carries, and since when a newer one waits: the one before's, unless that has to
+        give way. Raises NotSealed."""
         if newest is not None and newest.epoch == epoch and not self._due(newest, now):
             before = self._copy(f"{newest.epoch}.{newest.version}")
             if before is not None and HEAD in before.parts:
-                self._head_waits_since = self._head_waits_since or now
-                return before.parts[HEAD].decode("ascii")
+                return before.parts[HEAD].decode("ascii"), self._head_waits_since or now
         found = self.audit.head(now)
         if found.head.log != epoch:
             raise NotSealed("A restore began a new epoch meanwhile.")
-        self._head_waits_since = None
-        return found.jws
+        return found.jws, None
 
     def _sign_next(self, now: datetime) -> bundles.BundleHead:
         with self._registry.reading() as c:
             newest, epoch = bundles.newest(c), revision.epoch(c)
-        audit_head = self._audit_head(newest, epoch, now)
+        audit_head, waits_since = self._audit_head(newest, epoch, now)
         with self._registry.reading() as c:
             # Read before the content: if the content changes in between, the next call signs again.
             head = bundles.newest(c)
@@ -213,6 +212,7 @@ class Publication:
                 c, epoch=epoch, version=version, revision=current, issued_at=bundle.issued_at, content=content
             )
             bundles.purge(c, keep=_KEEP)
+        self._head_waits_since = waits_since
         with self._registry.reading() as c:
             newest = bundles.newest(c)
         assert newest is not None  # noqa: S101 - the transaction above stored it, or another one did
