@@ -4,6 +4,7 @@
   -Proto, -Host and -Uri, once each, and the client's certificate in the configured header; where the boundary says so,
   the data's labels in Attestd-Labels, too. The client's own Data-Labels are its claims, and no more. 200 with the
   identity in headers, or 401, 403, 503 with a problem document.
+- `/envoy/<boundary>/…`, where Envoy is the hop: its HTTP mode (envoy/http_mode.py).
 - `GET /healthz`: the process answers. `GET /readyz`: it can decide; 503 while it has no fresh bundle.
 - `GET /metrics`: Prometheus.
 
@@ -23,6 +24,7 @@ from attestd.policy import Boundary
 from attestd_edge import metrics
 from attestd_edge.decide import Request
 from attestd_edge.edge import Admitted, Asked, Edge
+from attestd_edge.envoy.http_mode import PREFIX, HttpMode
 from attestd_edge.heads import Answer, Head, HeadReader, write
 from attestd_edge.hop import CertificateSource, Door, Headers, HopIncomplete, OnlyPeerHop, Peer
 from attestd_edge.labels import claims_of, labels_of
@@ -71,6 +73,9 @@ class ForwardAuth:
             raise SettingsInvalid("There is no boundary to guard.", expected="at least one [[boundary]]")
         self._edge = edge
         self._door = Door(CertificateSource(settings.certificate_header), OnlyPeerHop())
+        self._envoy = (
+            HttpMode(edge, settings.boundaries) if settings.certificate_header is CertificateSource.ENVOY else None
+        )
         self._routes = {f"{_AUTH}/{name}": guarded for name, guarded in settings.boundaries.items()}
         if len(settings.boundaries) == 1:
             self._routes[_AUTH] = next(iter(settings.boundaries.values()))
@@ -102,6 +107,8 @@ class ForwardAuth:
         return Answer(answer, head.keep_alive)
 
     def _elsewhere(self, head: Head) -> tuple[int, list[tuple[str, str]], bytes]:
+        if self._envoy is not None and head.target.startswith(PREFIX):
+            return self._envoy.answer(head.method, head.target, lambda: head.headers)
         path = head.target.partition("?")[0]
         if path == "/healthz":
             return _json(200, {"status": "alive"})
