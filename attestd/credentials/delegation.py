@@ -32,7 +32,7 @@ def delegated_signer(
     chain = header.texts("x5c", most=1 + MAX_CROSSES, limit=MAX_HEADER)
     if not chain:
         raise MalformedJson("x5c holds no certificate.", expected="the signer's certificate")
-    signer = ParsedCertificate.parse(_standard_base64(chain[0]))
+    signer = ParsedCertificate.parse(standard_base64(chain[0]))
     signer.check_leaf(purpose)
     if signer.purposes != frozenset((purpose,)):
         raise PurposeWrong("This key may do more than it was delegated to.", expected=purpose.dotted_string)
@@ -40,7 +40,7 @@ def delegated_signer(
     path: tuple[ParsedCertificate, ...] = (signer,)
     for cross in (None, *chain[1:]):
         if cross is not None:
-            issuer = ParsedCertificate.parse(_standard_base64(cross))
+            issuer = ParsedCertificate.parse(standard_base64(cross))
             issuer.check_authority(below=len(path) - 1)
             path[-1].check_issued_by(issuer)
             path = (*path, issuer)
@@ -58,7 +58,7 @@ def delegated_signer(
     raise refusal
 
 
-def _standard_base64(text: str) -> bytes:
+def standard_base64(text: str) -> bytes:
     """RFC 7515, 4.1.6: x5c is base64, not base64url. One spelling only."""
     try:
         data = base64.b64decode(text, validate=True)

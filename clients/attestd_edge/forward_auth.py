@@ -22,6 +22,7 @@ from attestd_edge.edge import Admitted, Asked, Edge
 from attestd_edge.hop import CertificateSource, Door, Headers, HopIncomplete, OnlyPeerHop
 from attestd_edge.labels import claims_of, labels_of
 from attestd_edge.problems import MEDIA_TYPE, URN
+from attestd_edge.receipts.crossings import claimed_digest
 from attestd_edge.settings import Guarded, Settings, SettingsInvalid
 
 _AUTH = "/auth"
@@ -103,7 +104,7 @@ class ForwardAuth:
             labels=labels_of(guarded, headers, door=self._door, peer=peer),
             claims=claims_of(headers),
         )
-        return Asked(self._door.present(headers, peer), request, headers.one("x-request-id"))
+        return Asked(self._door.present(headers, peer), request, headers.one("x-request-id"), claimed_digest(headers))
 
 
 def _told(headers: Headers, name: str) -> str:

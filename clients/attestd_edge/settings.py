@@ -24,6 +24,10 @@ from = { tier = "device", site = "munich" }     # without a site: from every sit
 to = { tier = "edge", site = "munich" }
 labels = { class = "telemetry" }                # of all data that crosses here
 labels_from_hop = true                          # the reverse proxy tells more, in Attestd-Labels; left out: it does not
+receipts = "allowed"                            # nothing crosses without one; "all": refusals get one, too
+
+[receipts]
+octets = 268435456                              # that they may take on the disk; then nothing crosses there
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self, TypeVar
@@ -46,6 +51,7 @@ from attestd_edge.hop import CertificateSource
 
 Parsed = TypeVar("Parsed")
 MAX_SETTINGS = 1024 * 1024  # octets
+RECEIPTS, LEAST_RECEIPTS = 256 << 20, 4 << 20  # octets of receipts on the disk
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})", re.ASCII)
 
 
@@ -55,6 +61,14 @@ class SettingsInvalid(Misconfigured):
     remedy = "Correct the named setting, then try `attestd-edge check`."
 
 
+class Receipted(Enum):
+    """What gets a receipt at a boundary (docs/receipts.md)."""
+
+    NOTHING = ""
+    ALLOWED = "allowed"
+    ALL = "all"
+
+
 @dataclass(frozen=True, slots=True)
 class Guarded:
     """A boundary and the labels of the data that crosses it here; `labels_from_hop`: the reverse proxy tells more."""
@@ -62,6 +76,7 @@ class Guarded:
     boundary: Boundary
     labels: Mapping[str, str]
     labels_from_hop: bool = False
+    receipts: Receipted = Receipted.NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +116,7 @@ class Settings:
     certificate_header: CertificateSource
     nats: Mapping[str, Any] | None = None  # unread: its own room reads it (attestd_edge.nats.settings)
     folder: Path = Path()  # that relative paths begin at
+    receipts_octets: int = RECEIPTS
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -116,6 +132,7 @@ class Settings:
         """From TOML already parsed. Raises SettingsInvalid, which names the setting."""
         top = _Table(members, "", base)
         edge, tokens, listen = top.table("edge", required=True), top.table("tokens"), top.table("listen")
+        receipts = top.table("receipts")
         boundaries: dict[str, Guarded] = {}
         for number, table in enumerate(top.tables("boundary"), 1):
             guarded = _boundary(table)
@@ -140,8 +157,9 @@ class Settings:
             listen=_listen(listen),
             nats=top.unread("nats"),
             folder=base,
+            receipts_octets=receipts.number("octets", default=RECEIPTS, least=LEAST_RECEIPTS),
         )
-        for table in (top, edge, tokens, listen):
+        for table in (top, edge, tokens, listen, receipts):
             table.done()
         return settings
 
@@ -177,6 +195,14 @@ class _Table:
     def switch(self, name: str) -> bool:
         """True or false; false without the setting."""
         value: bool = self._take(name, bool) or False
+        return value
+
+    def number(self, name: str, *, default: int, least: int) -> int:
+        """A whole number of at least `least`."""
+        self._asked.add(name)
+        value = self._members.get(name, default)
+        if type(value) is not int or value < least:
+            raise SettingsInvalid(f"{self.name(name)} is not such a number.", seen=value, expected=f"at least {least}")
         return value
 
     def required(self, name: str) -> str:
@@ -261,6 +287,7 @@ def _boundary(table: _Table) -> Guarded:
         ),
         table.labels("labels"),
         table.switch("labels_from_hop"),
+        _receipted(table),
     )
     for used in (start, end, table):
         used.done()
@@ -269,6 +296,15 @@ def _boundary(table: _Table) -> Guarded:
 
 def _name(text: str) -> str:
     return str(Site(text))  # the same spelling as a site's: it stands in paths, policies and metrics
+
+
+def _receipted(table: _Table) -> Receipted:
+    text = table.text("receipts")
+    if text is None:
+        return Receipted.NOTHING
+    if text not in (Receipted.ALLOWED.value, Receipted.ALL.value):
+        raise SettingsInvalid(f"{table.name('receipts')} is not known.", seen=repr(text), expected="allowed or all")
+    return Receipted(text)
 
 
 def _certificate_header(table: _Table) -> CertificateSource:
