@@ -192,7 +192,7 @@ class BundleRow(_Stored, table=True):
     version: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
     revision: int = Field(sa_type=BigInteger)
     issued_at: int = Field(sa_type=BigInteger)
-    jws: str
+    content: str
 
 
 class AuditRow(_Stored, table=True):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from flask import Blueprint, Response, request
 
+from attestd.credentials.copies import DELTA
 from attestd.policy import published_schema
 from attestd.protocol.encoding import write_object
 from attestd.web.bodies import read_message
@@ -50,13 +51,20 @@ class _Publishing:
         return Response(published_schema(), content_type="text/plain; charset=utf-8")
 
     def bundle(self) -> Response:
-        """GET /v1/bundle: 304 to the proxy that has this very one (RFC 9110, section 13.1.2)"""
+        """GET /v1/bundle: 304 to the proxy that has this very one (RFC 9110, section 13.1.2); 226 with what is
+        different from the one that it has, if it takes that (RFC 3229) and that one is still kept."""
         bundle = self.service.publication.bundle(exchange().now)
-        if request.if_none_match.contains_weak(bundle.etag.strip('"')):
-            unchanged = Response(status=304, headers={"ETag": bundle.etag})
+        headers = {"ETag": bundle.etag, "Vary": "If-None-Match, A-IM"}
+        if request.if_none_match.contains_weak(bundle.name):
+            unchanged = Response(status=304, headers=headers)
             del unchanged.headers["Content-Type"]
             return unchanged
-        return Response(bundle.jws, content_type="application/jose", headers={"ETag": bundle.etag})
+        if request.headers.get("A-IM", "").strip().lower() == DELTA:
+            for base in request.if_none_match.as_set():
+                if (delta := self.service.publication.delta(base)) is not None:
+                    told = {"IM": DELTA, "Delta-Base": f'"{base}"'}
+                    return Response(delta, status=226, content_type="application/json", headers=headers | told)
+        return Response(bundle.content, content_type="application/json", headers=headers)
 
     def renew_proxy(self) -> Response:
         """POST /v1/proxies/renewals"""

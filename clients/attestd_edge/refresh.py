@@ -18,7 +18,7 @@ from attestd.errors import AttestdError
 from attestd.ids import TrustDomain
 from attestd_edge.decide import BundleUnusable, check_fresh
 from attestd_edge.identity import ProxyIdentity, renewed, save
-from attestd_edge.service import Service, ServiceBusy, ServiceRefused
+from attestd_edge.service import Fetched, Service, ServiceBusy, ServiceRefused
 from attestd_edge.store import BundleStore
 
 INTERVAL = 1.0  # seconds between fetches
@@ -53,7 +53,7 @@ class Refresher:
         self._chance = chance
         self._who: ProxyIdentity | None = None
         self._trusted = store.roots  # by `service`
-        self._etag: str | None = None
+        self._whole = False  # whether to ask for a whole bundle: what came last was refused
         self._failures = 0
         self._renew_at: datetime | None = None
         self._said: dict[str, str] = {}
@@ -116,12 +116,12 @@ class Refresher:
             if self._trusted != self._store.roots:
                 self._trusted = self._store.roots
                 self._service.trust(self._trusted)
-            fetched = self._service.bundle(self._who, etag=self._etag)
-            if fetched is not None:
-                self._etag = None  # until it is in use: a 304 must never stand for a bundle that was refused
-                if self._store.adopt(fetched.unverified_jws, prove=partial(self._service.consistency, self._who)):
-                    self._tell_bundle()
-                self._etag = fetched.etag
+            # Named only while it is in use: a 304 must never stand for a bundle that was refused.
+            fetched = self._service.bundle(self._who, known=None if self._whole else self._store.name)
+            self._whole = True  # unless what came is taken
+            if fetched is not None and self._take(fetched, self._who):
+                self._tell_bundle()
+            self._whole = False
             self._failures = 0
             self._connect("connected", "")
             self._renew()
@@ -138,6 +138,10 @@ class Refresher:
             backoff = min(MAX_BACKOFF, INTERVAL * (1 << min(self._failures - 1, 10)))
             return max(backoff, float(error.retry_after)) if isinstance(error, ServiceBusy) else backoff
         return INTERVAL
+
+    def _take(self, fetched: Fetched, who: ProxyIdentity) -> bool:
+        adopt = self._store.adopt_delta if fetched.is_delta else self._store.adopt
+        return adopt(fetched.content, prove=partial(self._service.consistency, who))
 
     def _renew(self) -> None:
         """Renews the proxy's certificate once half of its life is over; a failure is tried again later."""

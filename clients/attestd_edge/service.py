@@ -10,14 +10,14 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from attestd.credentials.bundle import MAX_BUNDLE
+from attestd.credentials.copies import DELTA, MAX_COPY
 from attestd.credentials.hashtree import HASH, MAX_PATH
 from attestd.errors import AttestdError, InputTooLarge, Unauthenticated, Unavailable
 from attestd.protocol.encoding import Members, b64decode, read_object, write_object
@@ -28,7 +28,6 @@ from attestd_edge.identity import ProxyIdentity
 _TIMEOUT = httpx.Timeout(10.0, connect=3.0)  # seconds, for each read or write
 _MAX_SECONDS = 60.0  # for a whole answer, however slowly it drips
 _MAX_RETRY_AFTER = 300  # seconds
-_MAX_ETAG = 256  # characters
 
 
 class ServiceUnreachable(Unavailable):
@@ -55,10 +54,10 @@ class ServiceAnswerWrong(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A bundle as it came, unverified."""
+    """What came, unverified: a whole bundle, or what is different from the one that was named."""
 
-    unverified_jws: str
-    etag: str | None
+    content: bytes = field(repr=False)
+    is_delta: bool
 
 
 def tls_context(roots: Sequence[bytes]) -> ssl.SSLContext:
@@ -116,19 +115,19 @@ class Service:
         """Ends the connection."""
         self._client.close()
 
-    def bundle(self, who: ProxyIdentity, *, etag: str | None) -> Fetched | None:
-        """The current bundle, or None if it is still the one of `etag`.
+    def bundle(self, who: ProxyIdentity, *, known: str | None) -> Fetched | None:
+        """The current bundle, what is different from the one named `known` (as in `2.5`), or None if it is still that.
 
         Raises ServiceUnreachable, ServiceBusy, ServiceRefused, ServiceAnswerWrong or InputTooLarge.
         """
-        extra = {"If-None-Match": etag} if etag else {}
-        status, headers, body = self._ask(who, "GET", "/v1/bundle", b"", extra, limit=MAX_BUNDLE)
-        if status == httpx.codes.NOT_MODIFIED and etag:
+        extra = {} if known is None else {"If-None-Match": f'"{known}"', "A-IM": DELTA}
+        status, headers, body = self._ask(who, "GET", "/v1/bundle", b"", extra, limit=MAX_COPY)
+        if status == httpx.codes.NOT_MODIFIED and known is not None:
             return None
-        if status != httpx.codes.OK or not body.isascii():
-            raise ServiceAnswerWrong(seen=f"status {status}", expected="200 with a bundle, or 304")
-        found = headers.get("ETag")
-        return Fetched(body.decode("ascii").strip(), found if found and len(found) <= _MAX_ETAG else None)
+        is_delta = status == httpx.codes.IM_USED and known is not None and headers.get("IM") == DELTA
+        if status != httpx.codes.OK and not is_delta:
+            raise ServiceAnswerWrong(seen=f"status {status}", expected="200 with a bundle, 226 with a delta, or 304")
+        return Fetched(body, is_delta)
 
     def consistency(self, who: ProxyIdentity, log: int, first: int, second: int) -> tuple[bytes, ...]:
         """The proof, unverified, that the audit tree of `second` leaves begins with that of `first`.

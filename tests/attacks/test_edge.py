@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestd.ca.bundles import sign_bundle
 from attestd.ca.hierarchy import Hierarchy, create_hierarchy
-from attestd.credentials.bundle import Bundle, verify_bundle
+from attestd.credentials.bundle import Bundle, verify_copy
+from attestd.credentials.copies import Copy
 from attestd.credentials.dpop import EdgeNonces, ReplayCache, make_dpop
 from attestd.credentials.jwk import public_jwk
 from attestd.credentials.requests import SoftwareKey
@@ -69,14 +70,14 @@ class Gate:
     def fetch(self) -> None:
         self.adopt(self.published())
 
-    def adopt(self, jws: str) -> bool:
+    def adopt(self, content: bytes) -> bool:
         """A bundle from wherever, with the service's own proof that its trail only grew."""
-        return self.store.adopt(jws, prove=self.world.service.publication.audit.consistency)
+        return self.store.adopt(content, prove=self.world.service.publication.audit.consistency)
 
     def bundle(self) -> Bundle:
         """The published bundle, read."""
-        return verify_bundle(
-            self.published(),
+        return verify_copy(
+            Copy.read(self.published()),
             roots=[der(self.world.hierarchy.root)],
             trust_domain=TRUST_DOMAIN,
             floor=(0, 0),
@@ -421,7 +422,7 @@ def test_a_bundle_from_before_a_quarantine(gate: Gate, world: World, device: Sof
         gate.adopt(before)
     assert gate.crosses({}, peer=tls(device)) == "device-suspended"
     # Nor does a restart help, nor the old file put back on the disk.
-    (gate.folder / "bundle.jws").write_text(before)
+    (gate.folder / "bundle.json").write_text(before)
     reopened = gate.open()
     with pytest.raises(AttestdError):
         reopened.load()
