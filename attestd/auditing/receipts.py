@@ -11,23 +11,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-from attestd.credentials.receipts import (
-    CHAIN_ID,
-    DIGEST,
-    MAX_RECEIPT,
-    Beginning,
+from attestd.credentials.receipt_chains import (
     ChainBroken,
     Position,
-    Receipt,
     ReceiptMissing,
     ReceiptRepeated,
     TimeRanBackwards,
     VerifiedChain,
     begin_chain,
-    digest_of,
     follow_chain,
     read_receipt,
 )
+from attestd.credentials.receipts import CHAIN_ID, DIGEST, MAX_RECEIPT, Beginning, Receipt, digest_of
 from attestd.credentials.transparency import InclusionProof
 from attestd.credentials.x509 import Authorities
 from attestd.errors import AttestdError, MalformedInput, Unauthenticated

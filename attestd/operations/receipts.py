@@ -23,19 +23,15 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestd.ca.hierarchy import Hierarchy
+from attestd.credentials.receipt_chains import Position, ReceiptMissing, VerifiedChain, begin_chain, follow_chain
 from attestd.credentials.receipts import (
     CHAIN_ID,
     MAX_RECEIPT,
     Beginning,
     Crossed,
-    Position,
     Receipt,
     ReceiptMalformed,
-    ReceiptMissing,
-    VerifiedChain,
-    begin_chain,
     digest_of,
-    follow_chain,
     read_unverified,
 )
 from attestd.credentials.x509 import Authorities

@@ -26,26 +26,19 @@ from attestd.credentials.dpop import EdgeNonces, ReplayCache
 from attestd.credentials.identity import VerifiedIdentity
 from attestd.credentials.receipts import Crossed
 from attestd.errors import AttestdError, Forbidden, Unavailable
-from attestd.policy import Boundary, Crossing, Decision
-from attestd.policy.recorded import record as record_decision
-from attestd.policy.situations import Situation
+from attestd.policy import Boundary, Decision
+from attestd_edge.attempts import Asked, Attempt
 from attestd_edge.clock import EdgeClock
 from attestd_edge.decide import (
     CrossingDenied,
-    Presented,
-    Request,
     TokenRules,
-    Verdict,
-    View,
     check_fresh,
     judge,
-    read_path,
 )
 from attestd_edge.files import read_file
 from attestd_edge.identity import MAX_PEM, ProxyIdentity, read_certificates
 from attestd_edge.metrics import Metrics
 from attestd_edge.problems import EdgeFailed, Refusal, refusal
-from attestd_edge.receipts import crossings
 from attestd_edge.receipts.delivery import Delivery
 from attestd_edge.receipts.folders import ChainFolder, Waiting
 from attestd_edge.receipts.keeper import Keeper
@@ -55,6 +48,8 @@ from attestd_edge.refresh import Refresher
 from attestd_edge.service import Service
 from attestd_edge.settings import Guarded, Receipted, Settings, SettingsInvalid
 from attestd_edge.store import BundleStore
+
+__all__ = ["Admitted", "Asked", "ConnectionAged", "Edge"]
 
 logger = logging.getLogger("attestd_edge.decisions")
 
@@ -68,17 +63,6 @@ class ConnectionAged(Forbidden):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a door read from a request. `request_id` is the hop's, if an authenticated one gave it; `digest_claimed` the
-    SHA-256 that the sender says the content has."""
-
-    presented: Presented
-    request: Request
-    request_id: str | None = None
-    digest_claimed: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Admitted:
     """A request that may go on: who it is, why, and headers for the answer."""
 
@@ -86,57 +70,6 @@ class Admitted:
     decision: Decision
     headers: tuple[tuple[str, str], ...]
     request_id: str
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """One request on its way through `admit`."""
-
-    boundary: Boundary
-    request_id: str
-    started: float
-    now: datetime
-    asked: Asked | None = None
-    verdict: Verdict | None = None
-    view: View | None = None
-
-    def crossed(self, problem: str) -> Crossed:
-        """For a receipt; `problem` is empty for what may cross."""
-        request = self.asked.request if self.asked is not None else None
-        if request is None or self.verdict is None or self.view is None or self.asked is None:
-            return crossings.unjudged(self.boundary, request, request_id=self.request_id, problem=problem)
-        return crossings.judged(
-            self.boundary,
-            request,
-            self.verdict,
-            self.view.bundle,
-            request_id=self.request_id,
-            problem=problem,
-            digest_claimed=self.asked.digest_claimed,
-        )
-
-    def seconds(self) -> float:
-        """Since it began."""
-        return time.perf_counter() - self.started
-
-    def record(self) -> dict[str, Any]:
-        """For the log. Never a token, a proof, a query or an EK hash."""
-        record: dict[str, Any] = {"request_id": self.request_id, "boundary": self.boundary.name}
-        if self.asked is not None:
-            request = self.asked.request
-            record |= {"method": request.method[:32], "path": request.target.partition("?")[0][:256]}
-        if self.verdict is not None and self.asked is not None:
-            identity, decision, request = self.verdict.identity, self.verdict.decision, self.asked.request
-            crossing = Crossing(
-                self.boundary, request.method, read_path(request.target), request.labels, request.claims
-            )
-            record |= {
-                "spiffe_id": str(identity.spiffe_id),
-                "credential": identity.credential_id,
-                "kind": identity.kind,
-                "remembered": self.verdict.remembered,
-            } | record_decision(Situation.of(identity, crossing, self.now), decision)
-        return record
 
 
 class Edge:
@@ -268,9 +201,9 @@ class Edge:
         elif self._receipted[crossed.where.boundary] is Receipted.ALL and self._delivery is not None:
             self._delivery.keeper.note(crossed)
 
-    def _judge(self, boundary: Boundary, read: Callable[[], Asked]) -> tuple[_Attempt, AttestdError | None]:
+    def _judge(self, boundary: Boundary, read: Callable[[], Asked]) -> tuple[Attempt, AttestdError | None]:
         """The attempt, and what refuses it."""
-        attempt = _Attempt(boundary, self._entropy(8).hex(), time.perf_counter(), self.store.clock.now())
+        attempt = Attempt(boundary, self._entropy(8).hex(), time.perf_counter(), self.store.clock.now())
         try:
             self.start()
             attempt.asked = asked = read()
@@ -294,7 +227,7 @@ class Edge:
             return attempt, CrossingDenied("; ".join(verdict.decision.reasons))
         return attempt, None
 
-    def _keep(self, attempt: _Attempt) -> AttestdError | None:
+    def _keep(self, attempt: Attempt) -> AttestdError | None:
         """What kept this crossing from having its receipt on the disk."""
         try:
             self.keep(attempt.crossed(""))
@@ -305,7 +238,7 @@ class Edge:
             return EdgeFailed(f"{type(error).__name__}: {error}"[:300])
         return None
 
-    def _answer(self, attempt: _Attempt, error: AttestdError | None) -> Admitted | Refusal:
+    def _answer(self, attempt: Attempt, error: AttestdError | None) -> Admitted | Refusal:
         verdict, asked = attempt.verdict, attempt.asked
         if error is not None or verdict is None or asked is None:
             return self._refuse(error or EdgeFailed(), attempt)
@@ -346,7 +279,7 @@ class Edge:
             "stale_at": int(bundle.age_limit.timestamp()),
         }
 
-    def _refuse(self, error: AttestdError, attempt: _Attempt) -> Refusal:
+    def _refuse(self, error: AttestdError, attempt: Attempt) -> Refusal:
         answer = refusal(error, request_id=attempt.request_id, nonce=self._nonce(attempt.now))
         if self.demands(attempt.boundary.name):
             try:

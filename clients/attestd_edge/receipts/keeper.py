@@ -15,18 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from attestd.credentials.receipts import (
-    NOTHING,
-    Beginning,
-    Crossed,
-    KeyOfAnotherChain,
-    Position,
-    Receipt,
-    VerifiedChain,
-    Why,
-    digest_of,
-    sign_receipt,
-)
+from attestd.credentials.receipt_chains import KeyOfAnotherChain, Position, VerifiedChain
+from attestd.credentials.receipts import NOTHING, Beginning, Crossed, Receipt, Why, digest_of, sign_receipt
 from attestd.errors import AttestdError
 from attestd_edge.clock import EdgeClock
 from attestd_edge.identity import ProxyIdentity

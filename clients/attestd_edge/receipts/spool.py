@@ -14,17 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from attestd.credentials.receipts import (
-    NOTHING,
-    SPOOL_FOLDER,
-    KeyOfAnotherChain,
-    Position,
-    VerifiedChain,
-    digest_of,
-    key_named,
-    read_receipt,
-    read_unverified,
-)
+from attestd.credentials.receipt_chains import KeyOfAnotherChain, Position, VerifiedChain, read_receipt
+from attestd.credentials.receipts import NOTHING, SPOOL_FOLDER, digest_of, key_named, read_unverified
 from attestd.errors import AttestdError, Unavailable
 from attestd_edge.receipts.folders import LOCK_FILE, ChainFolder, Stretch
 

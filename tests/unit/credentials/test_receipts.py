@@ -9,24 +9,26 @@ import pytest
 
 from attestd.credentials.certificates import CertificateExpired, CertificateRefused
 from attestd.credentials.jws import AlgorithmNotAllowed, SignatureWrong, TypeConfused
-from attestd.credentials.receipts import (
-    NOTHING,
-    RECEIPT_TYP,
-    Beginning,
+from attestd.credentials.receipt_chains import (
     ChainBroken,
-    Crossed,
     KeyOfAnotherChain,
     NotAnEdge,
     Position,
-    Receipt,
-    ReceiptMalformed,
     ReceiptMissing,
     ReceiptOfAnotherChain,
     ReceiptRepeated,
     TimeRanBackwards,
     begin_chain,
-    digest_of,
     follow_chain,
+)
+from attestd.credentials.receipts import (
+    NOTHING,
+    RECEIPT_TYP,
+    Beginning,
+    Crossed,
+    Receipt,
+    ReceiptMalformed,
+    digest_of,
     read_unverified,
     sign_receipt,
 )

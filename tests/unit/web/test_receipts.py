@@ -9,14 +9,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from attestd.credentials.receipts import (
-    NOTHING,
-    Beginning,
-    Crossed,
-    Receipt,
-    digest_of,
-    sign_receipt,
-)
+from attestd.credentials.receipts import NOTHING, Beginning, Crossed, Receipt, digest_of, sign_receipt
 from attestd.ids import SpiffeId
 from attestd.protocol.encoding import b64decode
 from attestd.registry import audit, receipts

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from attestd.credentials.receipts import Beginning, Crossed, Receipt, begin_chain, follow_chain
+from attestd.credentials.receipt_chains import begin_chain, follow_chain
+from attestd.credentials.receipts import Beginning, Crossed, Receipt
 from attestd_edge.receipts import spool as spool_module
 from attestd_edge.receipts.spool import ReceiptNotKept, ReceiptsFull
 from tests import authority as a

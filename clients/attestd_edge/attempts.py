@@ -1,0 +1,77 @@
+"""One request on its way through an edge: what its door read, what became of it, what is written down of it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from attestd.credentials.receipts import Crossed
+from attestd.policy import Boundary, Crossing
+from attestd.policy.recorded import record as record_decision
+from attestd.policy.situations import Situation
+from attestd_edge.decide import Presented, Request, Verdict, View, read_path
+from attestd_edge.receipts import crossings
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a door read from a request. `request_id` is the hop's, if an authenticated one gave it; `digest_claimed` the
+    SHA-256 that the sender says the content has."""
+
+    presented: Presented
+    request: Request
+    request_id: str | None = None
+    digest_claimed: bytes | None = None
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One request on its way through `admit`."""
+
+    boundary: Boundary
+    request_id: str
+    started: float
+    now: datetime
+    asked: Asked | None = None
+    verdict: Verdict | None = None
+    view: View | None = None
+
+    def crossed(self, problem: str) -> Crossed:
+        """For a receipt; `problem` is empty for what may cross."""
+        request = self.asked.request if self.asked is not None else None
+        if request is None or self.verdict is None or self.view is None or self.asked is None:
+            return crossings.unjudged(self.boundary, request, request_id=self.request_id, problem=problem)
+        return crossings.judged(
+            self.boundary,
+            request,
+            self.verdict,
+            self.view.bundle,
+            request_id=self.request_id,
+            problem=problem,
+            digest_claimed=self.asked.digest_claimed,
+        )
+
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.perf_counter() - self.started
+
+    def record(self) -> dict[str, Any]:
+        """For the log. Never a token, a proof, a query or an EK hash."""
+        record: dict[str, Any] = {"request_id": self.request_id, "boundary": self.boundary.name}
+        if self.asked is not None:
+            request = self.asked.request
+            record |= {"method": request.method[:32], "path": request.target.partition("?")[0][:256]}
+        if self.verdict is not None and self.asked is not None:
+            identity, decision, request = self.verdict.identity, self.verdict.decision, self.asked.request
+            crossing = Crossing(
+                self.boundary, request.method, read_path(request.target), request.labels, request.claims
+            )
+            record |= {
+                "spiffe_id": str(identity.spiffe_id),
+                "credential": identity.credential_id,
+                "kind": identity.kind,
+                "remembered": self.verdict.remembered,
+            } | record_decision(Situation.of(identity, crossing, self.now), decision)
+        return record
