@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from datetime import timedelta
-from types import MappingProxyType
 
 import httpx
 import pytest
@@ -23,72 +20,10 @@ from attestd.credentials.requests import SoftwareKey
 from attestd.ids import Site
 from attestd.registry import audit, receipts
 from attestd.registry.tables import receipts as table
-from attestd_edge.edge import Edge
-from attestd_edge.identity import ProxyIdentity, read_certificates
 from attestd_edge.receipts import delivery as delivery_module
 from attestd_edge.receipts import spool as spool_module
-from attestd_edge.receipts.delivery import INTERVAL, Delivery
-from attestd_edge.receipts.folders import ChainFolder
-from attestd_edge.receipts.keeper import Keeper
-from attestd_edge.service import Service
-from attestd_edge.settings import Guarded, Receipted
-from tests.service import START, TRUST_DOMAIN, URL, World
-from tests.world_edge import SiteEdge
-
-
-class ReceiptSite(SiteEdge):
-    """An edge whose boundary demands receipts. Its delivery does a round when it is told to."""
-
-    def __init__(self, world: World, folder) -> None:
-        super().__init__(world, folder)
-        self.folder = folder
-        guarded = self.edge.boundaries["field"]
-        self.boundaries = {"field": Guarded(guarded.boundary, MappingProxyType({}), receipts=Receipted.ALL)}
-        self.open()
-
-    def open(self) -> None:
-        """As a process that starts."""
-        self.edge = Edge(
-            self.store, tokens=self.edge._tokens, boundaries=self.boundaries, make_delivery=self.make_delivery
-        )
-
-    def identity(self) -> ProxyIdentity:
-        return ProxyIdentity.of(self.key, read_certificates(self.certificate.read_bytes(), where="proxy.pem"))
-
-    def make_delivery(self, tallies) -> Delivery:
-        def counted() -> float:
-            return (self.world.clock() - START) / timedelta(seconds=1)
-
-        keeper = Keeper(
-            self.folder, load_identity=self.identity, identity_files=(self.certificate,), clock=self.store.clock,
-            octets=64 << 20, entropy=os.urandom, tallies=tallies, monotonic=counted,
-        )  # fmt: skip
-        root = self.world.hierarchy.root.public_bytes(Encoding.DER)
-        made = Delivery(
-            keeper, self.store, Service(URL, roots=[root], transport=self), load_identity=self.identity,
-            tallies=tallies, monotonic=counted,
-        )  # fmt: skip
-        made.start = lambda: None  # type: ignore[method-assign]
-        return made
-
-    def cross(self, count: int = 1) -> None:
-        device = self.device
-        for _ in range(count):
-            assert self.ask(chain=self.certificate_of(device)) == "allowed"
-
-    def deliver(self) -> None:
-        """The next round that is due, whatever happened in the last one."""
-        self.world.clock.advance(seconds=delivery_module.MAX_BACKOFF + INTERVAL)
-        self.refresher.tick()
-        assert self.edge._delivery is not None
-        self.edge._delivery.tick()
-
-    @property
-    def waiting(self) -> int:
-        return self.edge.status()["receipts_waiting"]
-
-    def chains(self) -> list[ChainFolder]:
-        return ChainFolder.all_in(self.folder)
+from tests.receipt_site import ReceiptSite
+from tests.service import TRUST_DOMAIN, URL, World
 
 
 @pytest.fixture

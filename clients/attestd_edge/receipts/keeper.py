@@ -247,13 +247,13 @@ class Keeper:
             else:
                 if spool is None:
                     continue
-                if spool.position is not None:
+                if spool.position is not None and folder.next() <= spool.position.seq + 1:
                     return spool, "start", None
                 spool.close()
                 if folder.next() == 0:  # a process ended before it wrote anything
                     folder.remove()
                     continue
-                why = "damaged"
+                why = "restored"  # the service has more of it than there is here
             after = folder.end_of()
             folder.end(why)
         return None, why, after
