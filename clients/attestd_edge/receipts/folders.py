@@ -171,6 +171,8 @@ class ChainFolder:
 
     def ended(self) -> str | None:
         """Why nobody writes here any more; None while somebody may."""
+        if not (self.path / ENDED_FILE).exists():
+            return None
         try:
             return read_file(self.path / ENDED_FILE, limit=_MAX_SMALL).decode("ascii", "replace")
         except FileUnreadable:
