@@ -22,6 +22,7 @@ from attestd.registry import audit, receipts
 from attestd.registry.tables import receipts as table
 from attestd_edge.receipts import delivery as delivery_module
 from attestd_edge.receipts import spool as spool_module
+from tests.edge_site import EdgeSite
 from tests.receipt_site import ReceiptSite
 from tests.service import TRUST_DOMAIN, URL, World
 
@@ -286,3 +287,31 @@ def test_commands_say_what_they_need(auditor, tmp_path):
     assert auditor("list", "--since", "yesterday")[0] == 1
     code, said = auditor("list", "--since", "2026-03-01")
     assert (code, "no such receipts" in said) == (0, True)
+
+
+def test_a_real_edge_that_is_killed_goes_on_with_its_chain(tmp_path):
+    """`attestd-edge serve` cut off from its service, killed in the middle of crossings, and started anew."""
+    site = EdgeSite(tmp_path)
+    site.configure(more='receipts = "all"\n')
+    device = site.device()
+
+    def verify() -> tuple[int, dict]:
+        trust = ("--root", str(tmp_path / "root.pem"), "--trust-domain", "example.org", "--json")
+        done = CliRunner().invoke(app, ["receipts", "verify", "--spool", str(tmp_path / "state"), *trust])
+        return done.exit_code, json.loads(done.stdout)
+
+    for round_ in range(1, 4):
+        with site.serving() as process:
+            for _ in range(5):
+                assert site.ask(device)[0] == 200
+            assert site.ask(None)[0] == 401
+            process.kill()
+            process.wait(20)
+        (stretch,) = (tmp_path / "state").glob("receipts/*/0*.jws")
+        with stretch.open("ab") as file:
+            file.write(b"eyJhbGciOi")  # as if the power had gone in the middle of the next
+        code, said = verify()
+        assert (code, said["findings"]) == (0, []), said
+        (chain,) = said["chains"]
+        assert chain["count"] - chain["refusals"] == 1 + 5 * round_
+    assert "are cut off" in site.log()
