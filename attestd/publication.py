@@ -17,9 +17,10 @@ from attestd.auditing.log import AuditLog, NotSealed
 from attestd.ca.bundles import sign_bundle, sign_time
 from attestd.ca.hierarchy import Hierarchy, jwks
 from attestd.ca.revocation import build_crl
+from attestd.ca.tokens import sign_status_list
 from attestd.config import Settings
 from attestd.credentials.bundle import Bundle
-from attestd.credentials.copies import HEAD, Copy, read_name
+from attestd.credentials.copies import HEAD, STATUS, Copy, read_name
 from attestd.credentials.status import Status, StatusList
 from attestd.errors import AttestdError, MalformedInput, Unavailable
 from attestd.ids import Serial
@@ -31,6 +32,7 @@ _REFRESH = 1 / 6
 # A head is some two thousand octets, and each edge asks for a proof that goes with it. So what is urgent travels with
 # the head of the bundle before, and a new head follows after this time.
 _HEAD_PATIENCE = timedelta(seconds=60)
+_STATUS_TTL = timedelta(seconds=15)
 _CRL_LIFETIME = timedelta(hours=1)
 _KEEP = 16  # stored bundles, to each of which the newest can be told as a delta
 
@@ -65,6 +67,7 @@ class Publication:
         self._copies: OrderedDict[str, Copy] = OrderedDict()
         self._deltas: dict[str, bytes] = {}  # to the newest, by the name of the one that they begin at
         self._head_waits_since: datetime | None = None
+        self._status_list: tuple[str, str] | None = None  # and the name of the bundle that it is of
 
     @property
     def root_pem(self) -> str:
@@ -97,6 +100,26 @@ class Publication:
             next_update=now + _CRL_LIFETIME,
         )
 
+    def status_list(self, now: datetime) -> str:
+        """The newest bundle's states as a Status List Token (`sign_status_list`), signed once for each bundle."""
+        name = self.bundle(now).name
+        with self._lock:
+            if self._status_list is None or self._status_list[0] != name:
+                copy = self._copy(name)
+                if copy is None:
+                    raise NotSealed("The newest bundle can't be read.")
+                signed = sign_status_list(
+                    self._hierarchy.token_key,
+                    StatusList(copy.parts[STATUS]),
+                    issuer=self._settings.server.url,
+                    uri=self._settings.server.status_list,
+                    now=now,
+                    ttl=_STATUS_TTL,
+                    lifetime=self._settings.bundle.stale_after,
+                )
+                self._status_list = name, signed
+            return self._status_list[1]
+
     def signed_time(self, nonce: bytes, now: datetime) -> str:
         """The time, signed in answer to a device's nonce (docs/protocol.md, section 7)."""
         signer = self._hierarchy.bundle_signer
@@ -124,20 +147,20 @@ class Publication:
             published = self._published(newest)
         return published if overdue is None else replace(published, overdue=overdue)
 
-    def delta(self, base: str) -> bytes | None:
-        """What leads from the bundle named `base` to the one that `bundle` returned last, for who has that; None if it
-        is not kept any more, or is no bundle's name."""
+    def update(self, base: str) -> tuple[str, bytes, bool]:
+        """What brings who has the bundle named `base` to the one that `bundle` returned last: that one's name, the
+        content, and whether it is a delta; a whole bundle if `base` is not kept any more, or is no bundle's name."""
         with self._lock:
             if self._latest is None:
-                return None
-            newest = self._latest[1].name
+                raise NotSealed("No bundle has been signed yet.")
+            newest = self._latest[1]
             if (delta := self._deltas.get(base)) is None:
-                before = self._copy(base) if base != newest else None
-                after = self._copy(newest)
+                before = self._copy(base) if base != newest.name else None
+                after = self._copy(newest.name)
                 if before is None or after is None:
-                    return None
+                    return newest.name, newest.content, False
                 delta = self._deltas[base] = after.since(before, base)
-            return delta
+            return newest.name, delta, True
 
     def _published(self, newest: bundles.BundleHead) -> PublishedBundle:
         latest = self._latest
@@ -177,23 +200,22 @@ class Publication:
             return True
         return now.timestamp() - head.issued_at >= self._settings.bundle.stale_after.total_seconds() * _REFRESH
 
-    def _audit_head(self, newest: bundles.BundleHead | None, epoch: int, now: datetime) -> str:
-        """The head that the next bundle carries: the one before's, unless that has to give way. Raises NotSealed."""
+    def _audit_head(self, newest: bundles.BundleHead | None, epoch: int, now: datetime) -> tuple[str, datetime | None]:
+        """The head that the next bundle carries, and since when a newer one waits: the one before's, unless that has to
+        give way. Raises NotSealed."""
         if newest is not None and newest.epoch == epoch and not self._due(newest, now):
             before = self._copy(f"{newest.epoch}.{newest.version}")
             if before is not None and HEAD in before.parts:
-                self._head_waits_since = self._head_waits_since or now
-                return before.parts[HEAD].decode("ascii")
+                return before.parts[HEAD].decode("ascii"), self._head_waits_since or now
         found = self.audit.head(now)
         if found.head.log != epoch:
             raise NotSealed("A restore began a new epoch meanwhile.")
-        self._head_waits_since = None
-        return found.jws
+        return found.jws, None
 
     def _sign_next(self, now: datetime) -> bundles.BundleHead:
         with self._registry.reading() as c:
             newest, epoch = bundles.newest(c), revision.epoch(c)
-        audit_head = self._audit_head(newest, epoch, now)
+        audit_head, waits_since = self._audit_head(newest, epoch, now)
         with self._registry.reading() as c:
             # Read before the content: if the content changes in between, the next call signs again.
             head = bundles.newest(c)
@@ -213,6 +235,7 @@ class Publication:
                 c, epoch=epoch, version=version, revision=current, issued_at=bundle.issued_at, content=content
             )
             bundles.purge(c, keep=_KEEP)
+        self._head_waits_since = waits_since
         with self._registry.reading() as c:
             newest = bundles.newest(c)
         assert newest is not None  # noqa: S101 - the transaction above stored it, or another one did

@@ -15,6 +15,7 @@ import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final, Self
 
@@ -163,7 +164,7 @@ class Bundle:
         roots = [root for root in pinned if root in self.roots]
         if not roots:
             raise NoAuthorities("The bundle names none of the pinned roots.")
-        return Authorities.load(roots, self.issuers, trust_domain=self.trust_domain)
+        return _authorities(tuple(roots), self.issuers, self.trust_domain)
 
     def succeed(self, pinned: Sequence[bytes], now: datetime) -> tuple[bytes, ...]:
         """The roots to pin from now on: those that are pinned, the ones they introduce, without those withdrawn."""
@@ -275,6 +276,12 @@ def verify_copy(
     # 5. Usable: the caller is about to persist its version, and could not go back to the bundle before.
     bundle.authorities(bundle.succeed(roots, now))
     return bundle
+
+
+# Bundle after bundle names the same ones.
+@lru_cache(maxsize=8)
+def _authorities(roots: tuple[bytes, ...], issuers: tuple[bytes, ...], trust_domain: TrustDomain) -> Authorities:
+    return Authorities.load(roots, issuers, trust_domain=trust_domain)
 
 
 def _text(octets: bytes, name: str, limit: int) -> str:

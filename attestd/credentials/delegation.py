@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
@@ -42,6 +43,14 @@ def delegated_path(
 
     Raises MalformedInput, CertificateRefused.
     """
+    return _path(tuple(chain), tuple(roots), purpose)
+
+
+# Signatures do not change, and one signer's certificate comes with each bundle, time and head for months.
+@lru_cache(maxsize=16)
+def _path(
+    chain: tuple[bytes, ...], roots: tuple[bytes, ...], purpose: x509.ObjectIdentifier
+) -> tuple[ParsedCertificate, ...]:
     signer = ParsedCertificate.parse(chain[0])
     signer.check_leaf(purpose)
     if signer.purposes != frozenset((purpose,)):

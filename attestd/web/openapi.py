@@ -90,11 +90,19 @@ DESCRIBED: Final[Mapping[str, Described]] = {
     "GET /v1/jwks": Described("The token keys", {200: ("application/jwk-set+json", ref("Jwks"))}),
     "GET /.well-known/jwks.json": Described("The token keys", {200: ("application/jwk-set+json", ref("Jwks"))}),
     "GET /v1/crl": Described("The certificate revocation list (DER)", {200: ("application/pkix-crl", _BINARY)}),
+    "GET /v1/status-list": Described(
+        "The states of all devices, as a Token Status List", {200: ("application/statuslist+jwt", _JWS)}
+    ),
     "GET /v1/policy/schema": Described(
         "The schema of policies, in Cedar's language", {200: ("text/plain", {"type": "string"})}
     ),
     "GET /v1/openapi.json": Described("This description", {200: "Description"}),
     "GET /v1/bundle": Described("What an edge decides by, signed", {200: "Bundle", 226: "BundleDelta", 304: None}),
+    "GET /v1/bundle/stream": Described(
+        "What an edge decides by, as it changes: server-sent events, each a bundle or a delta",
+        {200: ("text/event-stream", {"type": "string"})},
+        refusals=frozenset({503}),
+    ),
     "GET /v1/audit/consistency": Described(
         "That the audit trail's tree begins with a smaller one",
         {200: "ConsistencyAnswer"},

@@ -11,11 +11,14 @@ from attestd.policy import published_schema
 from attestd.protocol.encoding import write_object
 from attestd.web.bodies import read_message
 from attestd.web.context import Service, exchange
+from attestd.web.streams import FOLLOWS, MEDIA_TYPE, event
 
 # How long others may keep what is public. Revocation is urgent, and bundles carry it within a second; the CRL is for
 # those who have nothing else.
 _CACHE_KEYS = "public, max-age=300"
 _CACHE_CRL = "public, max-age=60"
+_CACHE_STATUS = "public, max-age=15"
+_JSON = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,14 @@ class _Publishing:
             headers={"Cache-Control": _CACHE_CRL},
         )
 
+    def status_list(self) -> Response:
+        """GET /v1/status-list (draft-ietf-oauth-status-list-21, section 8.1 names the media type)"""
+        return Response(
+            self.service.publication.status_list(exchange().now),
+            content_type="application/statuslist+jwt",
+            headers={"Cache-Control": _CACHE_STATUS},
+        )
+
     def policy_schema(self) -> Response:
         """GET /v1/policy/schema: what this service's policies may speak of"""
         return Response(published_schema(), content_type="text/plain; charset=utf-8")
@@ -54,17 +65,33 @@ class _Publishing:
         """GET /v1/bundle: 304 to the proxy that has this very one (RFC 9110, section 13.1.2); 226 with what is
         different from the one that it has, if it takes that (RFC 3229) and that one is still kept."""
         bundle = self.service.publication.bundle(exchange().now)
-        headers = {"ETag": bundle.etag, "Vary": "If-None-Match, A-IM"}
         if request.if_none_match.contains_weak(bundle.name):
-            unchanged = Response(status=304, headers=headers)
+            unchanged = Response(status=304, headers=_named(bundle.name))
             del unchanged.headers["Content-Type"]
             return unchanged
         if request.headers.get("A-IM", "").strip().lower() == DELTA:
             for base in request.if_none_match.as_set():
-                if (delta := self.service.publication.delta(base)) is not None:
+                name, content, is_delta = self.service.publication.update(base)
+                if is_delta:
                     told = {"IM": DELTA, "Delta-Base": f'"{base}"'}
-                    return Response(delta, status=226, content_type="application/json", headers=headers | told)
-        return Response(bundle.content, content_type="application/json", headers=headers)
+                    return Response(content, status=226, content_type=_JSON, headers=_named(name) | told)
+        return Response(bundle.content, content_type=_JSON, headers=_named(bundle.name))
+
+    def stream(self) -> Response:
+        """GET /v1/bundle/stream: what is new since the bundle that Last-Event-ID names, or a whole one, and then each
+        change as it comes. `streams` goes on from here."""
+        newest = self.service.publication.bundle(exchange().now).name
+        has = request.headers.get("Last-Event-ID", "")
+        begin = b":\n\n"
+        if has != newest:
+            newest, content, is_delta = self.service.publication.update(has)
+            begin = event("delta" if is_delta else "bundle", newest, content)
+        headers = {
+            "Cache-Control": "no-store",
+            "X-Accel-Buffering": "no",
+            FOLLOWS: f"{exchange().caller.name} {newest}",
+        }
+        return Response(begin, content_type=MEDIA_TYPE, headers=headers)
 
     def renew_proxy(self) -> Response:
         """POST /v1/proxies/renewals"""
@@ -76,6 +103,11 @@ class _Publishing:
         return Response(write_object(answer), content_type="application/json")
 
 
+def _named(name: str) -> dict[str, str]:
+    """A strong ETag (RFC 9110, section 8.8.3): epoch and version."""
+    return {"ETag": f'"{name}"', "Vary": "If-None-Match, A-IM"}
+
+
 def blueprint(service: Service) -> Blueprint:
     """This door's routes."""
     door = _Publishing(service)
@@ -84,7 +116,9 @@ def blueprint(service: Service) -> Blueprint:
     routes.get("/v1/jwks")(door.jwks)
     routes.get("/.well-known/jwks.json", endpoint="well_known_jwks")(door.jwks)
     routes.get("/v1/crl")(door.crl)
+    routes.get("/v1/status-list")(door.status_list)
     routes.get("/v1/policy/schema")(door.policy_schema)
     routes.get("/v1/bundle")(door.bundle)
+    routes.get("/v1/bundle/stream")(door.stream)
     routes.post("/v1/proxies/renewals")(door.renew_proxy)
     return routes

@@ -4,6 +4,7 @@
   -Proto, -Host and -Uri, once each, and the client's certificate in the configured header; where the boundary says so,
   the data's labels in Attestd-Labels, too. The client's own Data-Labels are its claims, and no more. 200 with the
   identity in headers, or 401, 403, 503 with a problem document.
+- `/envoy/<boundary>/…`, where Envoy is the hop: its HTTP mode (envoy/http_mode.py).
 - `GET /healthz`: the process answers. `GET /readyz`: it can decide; 503 while it has no fresh bundle.
 - `GET /metrics`: Prometheus.
 
@@ -19,6 +20,7 @@ from attestd_edge import metrics
 from attestd_edge.asgi import Receive, Scope, Send, read_headers, read_peer
 from attestd_edge.decide import Request
 from attestd_edge.edge import Admitted, Asked, Edge
+from attestd_edge.envoy.http_mode import PREFIX, HttpMode
 from attestd_edge.hop import CertificateSource, Door, Headers, HopIncomplete, OnlyPeerHop
 from attestd_edge.labels import claims_of, labels_of
 from attestd_edge.problems import MEDIA_TYPE, URN
@@ -37,6 +39,9 @@ class ForwardAuth:
             raise SettingsInvalid("There is no boundary to guard.", expected="at least one [[boundary]]")
         self._edge = edge
         self._door = Door(CertificateSource(settings.certificate_header), OnlyPeerHop())
+        self._envoy = (
+            HttpMode(edge, settings.boundaries) if settings.certificate_header is CertificateSource.ENVOY else None
+        )
         self._routes = {f"{_AUTH}/{name}": guarded for name, guarded in settings.boundaries.items()}
         if len(settings.boundaries) == 1:
             self._routes[_AUTH] = next(iter(settings.boundaries.values()))
@@ -65,6 +70,9 @@ class ForwardAuth:
 
     def _answer(self, scope: Scope) -> tuple[int, list[tuple[str, str]], bytes]:
         path = scope["path"]
+        if self._envoy is not None and path.startswith(PREFIX):
+            target = (scope["raw_path"] + (b"?" if scope["query_string"] else b"") + scope["query_string"]).decode()
+            return self._envoy.answer(scope["method"], target, lambda: read_headers(scope))
         if (guarded := self._routes.get(path)) is not None:
             return self._judge(scope, guarded)
         if path == "/healthz":

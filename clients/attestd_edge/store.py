@@ -2,12 +2,9 @@
 
 The order of `adopt` is the point of this module:
 1. the bundle is verified against the pinned roots and the floor, its audit head against the last one (`history`);
-2. head, bundle, and the roots that it leads to are on disk, synced;
+2. head, bundle, the roots that it leads to and floor are on disk, synced;
 3. only then does anybody decide with it.
 A crash between any two of these leaves a state in which nothing older is accepted than what was ever decided with.
-
-The bundle on disk is a floor itself. The floor beside it holds if that file is lost: it is written with each new epoch,
-and once a minute.
 """
 
 from __future__ import annotations
@@ -180,8 +177,7 @@ class BundleStore:
             replace_file(self.folder / BUNDLE_FILE, copy.to_bytes(), mode=0o640)
             # After the bundle, which leads to them from where we were; the one before may not hold under the new ones.
             self._roots.keep(roots)
-            if bundle.epoch != self._floor.epoch:
-                self._write_floor(bundle.epoch, bundle.version)
+            self._write_floor(bundle.epoch, bundle.version)
             # 3. In use.
             self._use(bundle, copy)
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -12,17 +13,22 @@ from urllib.parse import quote
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
+from google.protobuf.message import DecodeError
 
 from attestd.credentials.dpop import EdgeNonces, ReplayCache
+from attestd.errors import MalformedInput
 from attestd.ids import Site, Tier
 from attestd.policy import default_policy
 from attestd.policy.decisions import Boundary
 from attestd_edge.asgi import read_headers, read_peer
 from attestd_edge.decide import Request, TokenRules, View, encode_path, judge, read_path
-from attestd_edge.hop import CertificateSource, Door, Headers, OnlyPeerHop, is_reserved
-from attestd_edge.settings import Settings
+from attestd_edge.envoy import checks, forwarded
+from attestd_edge.hop import CertificateSource, Door, Headers, OnlyPeerHop, from_pem, is_reserved
+from attestd_edge.settings import Guarded, Settings
 from attestd_edge.store import Floor
 from tests import authority as a
+from tests.envoy_asker import question
 from tests.fuzz.harness import Target, once
 
 _BOUNDARY = Boundary("gate", Tier.DEVICE, Site("munich"), Tier.EDGE, Site("munich"))
@@ -39,6 +45,9 @@ _WORDS = (
     b"X-Forwarded-Uri: ",
     b"X-Forwarded-Method: ",
     b"-----BEGIN%20CERTIFICATE-----%0A",
+    b"X-Forwarded-Client-Cert: Hash=",
+    b';Cert="',
+    b";URI=",
     b"%2e%2e",
     b"%2f",
     b"//",
@@ -95,6 +104,22 @@ def _by_rfc9440() -> list[bytes]:
 
 
 @once
+def _by_envoy() -> list[bytes]:
+    digest = hashlib.sha256(from_pem(_pem())).hexdigest()
+    said = f'By=spiffe://example.org/x;Hash={digest};Cert="{quote(_pem(), safe="")}"'
+    return [_lines(X_Forwarded_Client_Cert=said), _lines(X_Forwarded_Client_Cert=f'{said};Subject="CN=a";URI=x')]
+
+
+@once
+def _checks() -> list[bytes]:
+    """CheckRequests of Envoy's: by certificate and by token, with headers apart and joined."""
+    token = a.token()
+    proven = (("authorization", f"DPoP {token}"), ("dpop", a.proof(token, nonce=_NONCES.issue(a.NOW))))
+    questions = [question(a.leaf()), question(a.leaf(), raw=False), question(None, *proven)]
+    return [made.SerializeToString() for made in questions]
+
+
+@once
 def _by_token() -> list[bytes]:
     token = a.token()
     proof = a.proof(token, nonce=_NONCES.issue(a.NOW))
@@ -127,6 +152,28 @@ def _question(source: CertificateSource, data: bytes) -> None:
     verdict = judge(_view(), boundary=_BOUNDARY, presented=presented, request=request, tokens=rules, now=a.NOW)
     assert str(verdict.identity.spiffe_id) == a.BIKE
     assert presented.chain or presented.token
+
+
+def _check(data: bytes) -> None:
+    """A CheckRequest, through to the verdict. Its headers alone are no certificate."""
+    try:
+        attributes = CheckRequest.FromString(data).attributes
+    except DecodeError as error:
+        raise MalformedInput from error
+    asked = checks.read(attributes, Guarded(_BOUNDARY, MappingProxyType({})))
+    rules = TokenRules(a.AUDIENCE, frozenset({_ORIGIN}), _NONCES, ReplayCache())
+    verdict = judge(
+        _view(), boundary=_BOUNDARY, presented=asked.presented, request=asked.request, tokens=rules, now=a.NOW
+    )
+    assert str(verdict.identity.spiffe_id) == a.BIKE
+    assert bool(asked.presented.chain) is bool(attributes.source.certificate)
+    assert checks.names_of(attributes)
+
+
+def _forwarded(data: bytes) -> None:
+    found = forwarded.parse(data.decode("latin-1"))
+    assert len(found.digest) == 64
+    assert found.certificate
 
 
 def _path(data: bytes) -> None:
@@ -170,6 +217,14 @@ def _floor(data: bytes) -> None:
 TARGETS = (
     Target("hop-nginx", lambda data: _question(CertificateSource.NGINX, data), _by_nginx, _WORDS),
     Target("hop-rfc9440", lambda data: _question(CertificateSource.RFC9440, data), _by_rfc9440, _WORDS),
+    Target("hop-envoy", lambda data: _question(CertificateSource.ENVOY, data), _by_envoy, _WORDS),
+    Target(
+        "forwarded-client-cert",
+        _forwarded,
+        lambda: [b"Hash=" + b"0a" * 32 + b';Cert="a%0Ab";Subject="CN=\\"x";URI=y;DNS=z'],
+        (b";Cert=", b";Hash=", b",", b'"', b"\\", b";By="),
+    ),
+    Target("envoy-check", _check, _checks, (b"attestd-boundary", b"dpop", b"authorization", b"x-client-cert")),
     Target("hop-token", lambda data: _question(CertificateSource.NGINX, data), _by_token, _WORDS),
     Target("no-hop", _without_hop, _by_nginx, _WORDS, refuses=False),
     Target("path", _path, lambda: [b"/orders/7?page=2", b"/%7Euser/%C3%BC"], _WORDS, limit=2048),

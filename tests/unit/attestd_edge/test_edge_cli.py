@@ -153,6 +153,15 @@ class TestCheck:
         assert found["certificate"]["detail"].startswith("not looked at")
         assert found["bundle"]["ok"]
 
+    def test_where_envoy_asks(self, site):
+        assert "envoy" not in check(site)
+        site.configure(more='[envoy]\nunix = "envoy.sock"\n')
+        assert check(site)["envoy"] == {
+            "name": "envoy", "ok": True, "detail": f"unix:{site.folder / 'envoy.sock'}, mode 0660", "remedy": "",
+        }  # fmt: skip
+        site.configure(more='[envoy]\ntls = "127.0.0.1:1"\ncertificate = "x"\nkey = "x"\nhop_ca = "x"\n')
+        assert not check(site)["envoy"]["ok"]
+
     def test_a_root_that_is_not_there(self, site):
         (site.folder / "root.pem").unlink()
         found = check(site)

@@ -58,7 +58,7 @@ def settings(boundary, tmp_path):
     )  # fmt: skip
 
 
-def asked_of(app, *headers, path="/auth", kind="http"):
+def asked_of(app, *headers, path="/auth", kind="http", **more):
     """Sends the app one request of a hop."""
     answer = {"body": b""}
 
@@ -74,6 +74,7 @@ def asked_of(app, *headers, path="/auth", kind="http"):
 
     raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
     scope = {"type": kind, "method": "GET", "path": path, "headers": raw, "client": None, "server": ("/s", None)}
+    scope |= more
     asyncio.run(app(scope, receive, send))
     return answer
 

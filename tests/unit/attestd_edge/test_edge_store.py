@@ -166,7 +166,7 @@ class TestOnDisk:
         store.adopt(a.signed_bundle(bundle()))
         assert written == [BUNDLE_FILE, FLOOR_FILE]
 
-    @pytest.mark.parametrize(("fails", "newer"), [(BUNDLE_FILE, {"version": 6}), (FLOOR_FILE, {"epoch": 3})])
+    @pytest.mark.parametrize(("fails", "newer"), [(BUNDLE_FILE, {"version": 6}), (FLOOR_FILE, {"version": 6})])
     def test_what_could_not_be_kept_is_not_used(self, adopted, bundle, monkeypatch, fails, newer):
         real = store_module.replace_file
 
@@ -193,17 +193,9 @@ class TestOnDisk:
     def test_an_older_bundle_put_back_on_disk_is_refused(self, adopted, bundle, tmp_path, watch):
         old = a.signed_bundle(bundle())
         adopted.adopt(a.signed_bundle(bundle(version=6)))
-        adopted.keep_time(at_once=True)
         (tmp_path / BUNDLE_FILE).write_bytes(old)
         with pytest.raises(BundleRolledBack):
             reopened(tmp_path, watch)
-
-    def test_the_floor_follows_the_bundle_within_a_minute(self, adopted, bundle, tmp_path, watch):
-        adopted.adopt(a.signed_bundle(bundle(version=6)))
-        assert Floor.read(tmp_path / FLOOR_FILE).version == 5
-        watch.pass_(60)
-        adopted.keep_time()
-        assert Floor.read(tmp_path / FLOOR_FILE).version == 6
 
     def test_without_the_bundle_the_floor_still_holds(self, adopted, bundle, tmp_path, watch):
         (tmp_path / BUNDLE_FILE).unlink()

@@ -73,6 +73,7 @@ def test_the_table_is_the_protocol_s() -> None:
         "GET /v1/crl",
         "GET /v1/openapi.json",
         "GET /v1/policy/schema",
+        "GET /v1/status-list",
         "GET /healthz",
         "GET /readyz",
         "GET /metrics",
@@ -84,6 +85,7 @@ def test_the_table_is_the_protocol_s() -> None:
     }
     assert {name for name, door in DOORS.items() if door.who is Who.PROXY} == {
         "GET /v1/bundle",
+        "GET /v1/bundle/stream",
         "GET /v1/audit/consistency",
         "POST /v1/proxies/renewals",
         "POST /v1/receipts",
