@@ -218,6 +218,7 @@ class RetentionSettings:
     """`[retention]`: what the service forgets by itself (docs/operations.md)."""
 
     certificates: timedelta = timedelta(days=30)  # after their end, with their revocations
+    receipts: timedelta = timedelta(days=365)  # after they came; where their chains stand is kept for ever
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from attestd_edge.hop import CertificateSource, Door, Headers, HopIncomplete, On
 from attestd_edge.labels import claims_of, labels_of
 from attestd_edge.memo import Memo
 from attestd_edge.problems import MEDIA_TYPE, URN
+from attestd_edge.receipts.crossings import claimed_digest
 from attestd_edge.settings import Guarded, Settings, SettingsInvalid
 
 _AUTH: Final = "/auth"
@@ -145,7 +146,9 @@ class ForwardAuth:
             labels=labels_of(question.guarded, headers, door=self._door, peer=_HOP),
             claims=claims_of(headers),
         )
-        question.asked = Asked(self._door.present(headers, _HOP), request, headers.one(_REQUEST_ID))
+        question.asked = Asked(
+            self._door.present(headers, _HOP), request, headers.one(_REQUEST_ID), claimed_digest(headers)
+        )
         return question.asked
 
 
