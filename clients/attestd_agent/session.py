@@ -104,3 +104,25 @@ class DeviceSession:
                 entropy=self._entropy,
             )
         return {"Authorization": f"DPoP {token}", "DPoP": proof}
+
+
+class LastingSession:
+    """The session of a process that stays for months: opened with the first question, so that it may start before the
+    device is enrolled, and anew when the daemon has followed the service to another root."""
+
+    def __init__(self, open: Callable[[], DeviceSession], *, roots: Callable[[], bytes | None]) -> None:
+        self._open = open
+        self._roots = roots
+        self._lock = threading.Lock()
+        self._opened: tuple[bytes | None, DeviceSession] | None = None
+
+    def dpop_headers(self, method: str, url: str, *, audience: str, edge_nonce: str = "") -> dict[str, str]:
+        """As a DeviceSession's."""
+        return self._session().dpop_headers(method, url, audience=audience, edge_nonce=edge_nonce)
+
+    def _session(self) -> DeviceSession:
+        roots = self._roots()
+        with self._lock:
+            if self._opened is None or self._opened[0] != roots:
+                self._opened = (roots, self._open())
+            return self._opened[1]
