@@ -50,7 +50,8 @@ app = typer.Typer(
       attestd-agent enroll --server https://attestd.example.org:8443 --ca root.pem
       attestd-agent run            attests and renews from now on (better: the systemd unit)
 
-    The key never leaves the TPM. Programs use STATE/credentials/key.pem and chain.pem through OpenSSL's tpm2 provider.
+    The key never leaves the TPM. Programs use STATE/credentials/key.pem and chain.pem through OpenSSL's tpm2 provider,
+    or ask `attestd-agent serve` for a token and a proof.
     """,
     epilog=CODES,
     no_args_is_help=True,

@@ -3,6 +3,7 @@
     session = DeviceSession.open(Path("/var/lib/attestd-agent"))
     headers = session.dpop_headers("GET", "https://shop-17.example/readings", audience="readings")
 
+A program that runs as another user asks `attestd-agent serve` instead (attestd_agent.programs).
 With mutual TLS no session is needed: OpenSSL's tpm2 provider uses `credentials/key.pem` and `chain.pem` as they are.
 """
 

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from attestd.errors import Misconfigured
+from attestd_agent.agent import NotEnrolled
 from attestd_agent.assemble import DEFAULT_TCTI
 from attestd_agent.daemon import StopRequest
 from attestd_agent.journal import configure
@@ -64,10 +65,14 @@ def serve(
     with reported(as_json):
         if not re.fullmatch(r"0?[0-7]{3}", mode) or int(mode, 8) & 0o007:
             raise ModeTooOpen(seen=mode)
-        session = LastingSession(
-            lambda: DeviceSession.open(state_dir, tcti=tcti, eventlog=eventlog, ima=ima),
-            roots=StateDir(state_dir).roots,
-        )
+        state = StateDir(state_dir)
+
+        def open_session() -> DeviceSession:
+            if state.load() is None:
+                raise NotEnrolled(seen=str(state_dir))
+            return DeviceSession.open(state_dir, tcti=tcti, eventlog=eventlog, ima=ima)
+
+        session = LastingSession(open_session, roots=state.roots)
         presentations = Presentations(session, audiences=audience, origins=origin)
         stop = StopRequest()
         stop.listen()
