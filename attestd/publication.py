@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -18,25 +19,37 @@ from attestd.ca.hierarchy import Hierarchy, jwks
 from attestd.ca.revocation import build_crl
 from attestd.config import Settings
 from attestd.credentials.bundle import Bundle
+from attestd.credentials.copies import HEAD, Copy, read_name
 from attestd.credentials.status import Status, StatusList
-from attestd.errors import AttestdError, Unavailable
+from attestd.errors import AttestdError, MalformedInput, Unavailable
 from attestd.ids import Serial
 from attestd.registry import bundles, devices, issued, policies, revision
 from attestd.registry.engine import Connection, Registry
 
 # A bundle whose content stays is signed anew after this share of its staleness limit, so that edges see it is alive.
 _REFRESH = 1 / 6
+# A head is some two thousand octets, and each edge asks for a proof that goes with it. So what is urgent travels with
+# the head of the bundle before, and a new head follows after this time.
+_HEAD_PATIENCE = timedelta(seconds=60)
 _CRL_LIFETIME = timedelta(hours=1)
-_KEEP = 8  # stored bundles: a process that is slow to read the newest still finds it
+_KEEP = 16  # stored bundles, to each of which the newest can be told as a delta
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedBundle:
-    """A signed bundle and its strong ETag (RFC 9110, section 8.8.3). `overdue`: what kept it from being signed anew."""
+    """A signed bundle as it travels (`credentials.copies`). `name`: epoch and version, as in `2.5`.
 
-    jws: str
-    etag: str
+    `overdue`: what kept it from being signed anew.
+    """
+
+    name: str
+    content: bytes
     overdue: AttestdError | None = None
+
+    @property
+    def etag(self) -> str:
+        """Strong (RFC 9110, section 8.8.3)."""
+        return f'"{self.name}"'
 
 
 class Publication:
@@ -48,7 +61,10 @@ class Publication:
         self._hierarchy = hierarchy
         self.audit = AuditLog(registry, hierarchy, settings.dir / FOLDER)
         self._lock = threading.Lock()
-        self._latest: bundles.StoredBundle | None = None
+        self._latest: tuple[bundles.BundleHead, PublishedBundle] | None = None
+        self._copies: OrderedDict[str, Copy] = OrderedDict()
+        self._deltas: dict[str, bytes] = {}  # to the newest, by the name of the one that they begin at
+        self._head_waits_since: datetime | None = None
 
     @property
     def root_pem(self) -> str:
@@ -105,37 +121,98 @@ class Publication:
                     if newest is None or newest.revision != current:
                         raise
                     overdue = error
-            latest = self._latest
-            if latest is None or (latest.epoch, latest.version) < (newest.epoch, newest.version):
-                with self._registry.reading() as c:
-                    latest = self._latest = bundles.stored(c, epoch=newest.epoch, version=newest.version)
-        return PublishedBundle(latest.jws, f'"{latest.epoch}.{latest.version}"', overdue)
+            published = self._published(newest)
+        return published if overdue is None else replace(published, overdue=overdue)
+
+    def update(self, base: str) -> tuple[str, bytes, bool]:
+        """What brings who has the bundle named `base` to the one that `bundle` returned last: that one's name, the
+        content, and whether it is a delta; a whole bundle if `base` is not kept any more, or is no bundle's name."""
+        with self._lock:
+            if self._latest is None:
+                raise NotSealed("No bundle has been signed yet.")
+            newest = self._latest[1]
+            if (delta := self._deltas.get(base)) is None:
+                before = self._copy(base) if base != newest.name else None
+                after = self._copy(newest.name)
+                if before is None or after is None:
+                    return newest.name, newest.content, False
+                delta = self._deltas[base] = after.since(before, base)
+            return newest.name, delta, True
+
+    def _published(self, newest: bundles.BundleHead) -> PublishedBundle:
+        latest = self._latest
+        if latest is None or (latest[0].epoch, latest[0].version) < (newest.epoch, newest.version):
+            with self._registry.reading() as c:
+                stored = bundles.stored(c, epoch=newest.epoch, version=newest.version)
+            published = PublishedBundle(f"{newest.epoch}.{newest.version}", stored.content.encode("utf-8"))
+            latest = self._latest = newest, published
+            self._deltas = {}
+        return latest[1]
+
+    def _copy(self, name: str) -> Copy | None:
+        """A stored bundle, taken apart."""
+        if name in self._copies:
+            self._copies.move_to_end(name)
+            return self._copies[name]
+        try:
+            epoch, version = read_name(name)
+            with self._registry.reading() as c:
+                stored = bundles.stored(c, epoch=epoch, version=version)
+            copy = Copy.read(stored.content.encode("utf-8"))
+        except (MalformedInput, bundles.BundleGone):  # no name, none that is kept, or one of a former program
+            return None
+        self._copies[name] = copy
+        while len(self._copies) > _KEEP:
+            self._copies.popitem(last=False)
+        return copy
 
     def _stands(self, head: bundles.BundleHead, current: int, now: datetime) -> bool:
         """Whether this one says what there is to say at revision `current`, and not too long ago."""
-        refresh = self._settings.bundle.stale_after.total_seconds() * _REFRESH
-        return head.revision == current and now.timestamp() - head.issued_at < refresh
+        return head.revision == current and not self._due(head, now)
+
+    def _due(self, head: bundles.BundleHead, now: datetime) -> bool:
+        """Whether it is time to be heard again, or for a head that waits."""
+        since = self._head_waits_since
+        if since is not None and now - since >= _HEAD_PATIENCE:
+            return True
+        return now.timestamp() - head.issued_at >= self._settings.bundle.stale_after.total_seconds() * _REFRESH
+
+    def _audit_head(self, newest: bundles.BundleHead | None, epoch: int, now: datetime) -> tuple[str, datetime | None]:
+        """The head that the next bundle carries, and since when a newer one waits: the one before's, unless that has to
+        give way. Raises NotSealed."""
+        if newest is not None and newest.epoch == epoch and not self._due(newest, now):
+            before = self._copy(f"{newest.epoch}.{newest.version}")
+            if before is not None and HEAD in before.parts:
+                return before.parts[HEAD].decode("ascii"), self._head_waits_since or now
+        found = self.audit.head(now)
+        if found.head.log != epoch:
+            raise NotSealed("A restore began a new epoch meanwhile.")
+        return found.jws, None
 
     def _sign_next(self, now: datetime) -> bundles.BundleHead:
-        audit_head = self.audit.head(now)
+        with self._registry.reading() as c:
+            newest, epoch = bundles.newest(c), revision.epoch(c)
+        audit_head, waits_since = self._audit_head(newest, epoch, now)
         with self._registry.reading() as c:
             # Read before the content: if the content changes in between, the next call signs again.
             head = bundles.newest(c)
             current = revision.current(c)
             if head is not None and self._stands(head, current, now):
                 return head  # another process was faster
-            epoch = revision.epoch(c)
-            version = 1 if head is None or head.epoch != epoch else head.version + 1
-            if audit_head.head.log != epoch:
+            if revision.epoch(c) != epoch:
                 raise NotSealed("A restore began a new epoch meanwhile.")
+            version = 1 if head is None or head.epoch != epoch else head.version + 1
             with suppress(AttestdError):  # who follows the keys tells; those in use are good
                 self._hierarchy.refresh()  # what a command has changed a moment ago counts already
-            bundle = replace(self._content(c, epoch, version, now), audit_head=audit_head.jws)
+            bundle = replace(self._content(c, epoch, version, now), audit_head=audit_head)
         signer = self._hierarchy.bundle_signer
-        jws = sign_bundle(bundle, signer, self._hierarchy.crosses_above(signer))
+        content = sign_bundle(bundle, signer, self._hierarchy.crosses_above(signer)).to_bytes().decode("utf-8")
         with self._registry.acting() as c:
-            bundles.store(c, epoch=epoch, version=version, revision=current, issued_at=bundle.issued_at, jws=jws)
+            bundles.store(
+                c, epoch=epoch, version=version, revision=current, issued_at=bundle.issued_at, content=content
+            )
             bundles.purge(c, keep=_KEEP)
+        self._head_waits_since = waits_since
         with self._registry.reading() as c:
             newest = bundles.newest(c)
         assert newest is not None  # noqa: S101 - the transaction above stored it, or another one did

@@ -9,9 +9,10 @@ import base64
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 from asn1crypto import x509 as asn1
@@ -21,7 +22,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from attestd.credentials.bundle import BUNDLE_EKU, Bundle
+from attestd.credentials.bundle import Bundle
+from attestd.credentials.copies import Copy
+from attestd.credentials.delegation import BUNDLE_EKU
 from attestd.credentials.facts import FACTS_OID, Facts
 from attestd.credentials.jwk import jwk_thumbprint, public_jwk
 from attestd.credentials.status import Status, StatusList
@@ -356,9 +359,33 @@ def delegated(
     return compact(without(header), payload, es256(key))
 
 
-def signed_bundle(made: Bundle | None = None, *, payload: Any = None, **lies: Any) -> str:
-    content = (made or bundle()).to_bytes() if payload is None else payload
-    return delegated(content, typ=lies.pop("typ", "attestd-bundle+jws"), **lies)
+def copy_of(
+    made: Bundle | None = None,
+    *,
+    statement: Any = None,
+    parts: Mapping[str, bytes | None] | None = None,
+    certificates: Sequence[bytes] | None = None,
+    key: PrivateKey = SIGNER_KEY,
+    **header: Any,
+) -> Copy:
+    """A bundle as it travels. `statement` lies in what is signed (members, or octets), `parts` beside it."""
+    content = made or bundle()
+    honest = content.parts()
+    payload = content.statement(honest).to_bytes()
+    if isinstance(statement, Mapping):
+        payload = without({**json.loads(payload), **statement})
+    elif statement is not None:
+        payload = statement
+    chain = [signer()] if certificates is None else list(certificates)
+    named = {"x5t#S256": b64(sha256(chain[0]).digest())} if chain else {}
+    signed = compact(without({"alg": "ES256", "typ": "attestd-bundle+jws", **named, **header}), payload, es256(key))
+    shown = {name: octets for name, octets in {**honest, **(parts or {})}.items() if octets is not None}
+    return Copy(signed, tuple(chain), shown)
+
+
+def signed_bundle(made: Bundle | None = None, **lies: Any) -> bytes:
+    """As an edge fetches and keeps it."""
+    return copy_of(made, **lies).to_bytes()
 
 
 def signed_time(*, nonce: bytes = b"n" * 32, time: Any = None, payload: Any = None, **lies: Any) -> str:

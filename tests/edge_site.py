@@ -116,7 +116,7 @@ to = {{ tier = "edge", site = "munich" }}
     def publish(self, **lies: Any) -> None:
         """Puts a bundle on the edge's disk, as if it had fetched it."""
         signer = a.signer(issuer=self.root, **self.times)
-        (self.folder / "state" / "bundle.jws").write_text(a.signed_bundle(self.bundle(**lies), certificates=[signer]))
+        (self.folder / "state" / "bundle.json").write_bytes(a.signed_bundle(self.bundle(**lies), certificates=[signer]))
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-c", BLOCKER + "from attestd_edge.cli import main\nmain()", *arguments]

@@ -41,7 +41,7 @@ def back_up(world: World, file: Path, **options: Any) -> Made:
 
 def newest_bundle(world: World) -> str:
     """What an edge has on its disk that asked just now."""
-    return world.service.publication.bundle(world.clock()).jws
+    return world.service.publication.bundle(world.clock()).content
 
 
 def restored(

@@ -40,7 +40,8 @@ from attestd.ca.profiles import load_profiles
 from attestd.ca.sealing import SealingKey, sealing_file
 from attestd.ca.unlocking import Unlocking, require_strong, seal_file
 from attestd.config import Settings
-from attestd.credentials.bundle import Bundle, verify_bundle
+from attestd.credentials.bundle import Bundle, verify_copy
+from attestd.credentials.copies import Copy
 from attestd.errors import Conflict, Misconfigured
 from attestd.ids import TrustDomain
 from attestd.protocol.encoding import write_object
@@ -92,7 +93,7 @@ def restore(
     dir: Path,
     *,
     database: str | None,
-    bundle: str | None,
+    bundle: bytes | None,
     keys: Path | None,
     now: datetime,
     entropy: Callable[[int], bytes],
@@ -103,10 +104,10 @@ def restore(
 ) -> Restored:
     """Makes an instance in `dir`, and its registry there or in `database` (postgresql://…).
 
-    `bundle` is the newest one of any edge (a JWS), `keys` a folder with the private keys that the backup was made
+    `bundle` is the newest one of any edge (its file), `keys` a folder with the private keys that the backup was made
     without. `unlock` says what opens encrypted keys; `finish` opens the draft and does the rest. Raises PlaceTaken,
     DatabaseNotEmpty, BackupMalformed and its siblings, KeysNeeded, SettingsUnclear, SnapshotTooNew, RowMalformed, what
-    `verify_bundle` raises, and the errors of settings, keys and registry.
+    `verify_copy` raises, and the errors of settings, keys and registry.
     """
     manifest = backup.manifest
     if dir.exists() and (not dir.is_dir() or any(dir.iterdir())):  # 1
@@ -256,10 +257,10 @@ def _require_one_domain(manifest: TrustDomain, settings: TrustDomain, authority:
         raise BackupOfAnother(seen=f"manifest {manifest}, settings {settings}, certificates {authority}")
 
 
-def _verified(jws: str, hierarchy: Hierarchy, manifest: Manifest, now: datetime) -> Bundle:
+def _verified(bundle: bytes, hierarchy: Hierarchy, manifest: Manifest, now: datetime) -> Bundle:
     roots = [root.public_bytes(serialization.Encoding.DER) for root in hierarchy.roots]
     floor = (manifest.epoch, manifest.bundle)
-    return verify_bundle(jws.strip(), roots=roots, trust_domain=manifest.trust_domain, floor=floor, now=now)
+    return verify_copy(Copy.read(bundle), roots=roots, trust_domain=manifest.trust_domain, floor=floor, now=now)
 
 
 def _longest(draft: Path) -> timedelta:

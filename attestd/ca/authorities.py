@@ -23,7 +23,7 @@ from cryptography.x509.oid import NameOID
 
 from attestd.ca.profiles import compare_lifetimes, key_usage
 from attestd.ca.signer import Signer, SigningKey, authority_domain
-from attestd.credentials.bundle import BUNDLE_EKU
+from attestd.credentials.delegation import BUNDLE_EKU
 from attestd.credentials.transparency import AUDIT_EKU
 from attestd.errors import Misconfigured
 from attestd.ids import Serial, TrustDomain

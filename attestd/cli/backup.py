@@ -28,7 +28,7 @@ class BundleUnsaid(Misconfigured):
     """Nothing was said about the newest bundle"""
 
     remedy = (
-        "Copy bundle.jws from the state folder of the edge that was connected last, and name it: --bundle FILE. If no "
+        "Copy bundle.json from the state folder of the edge that was connected last, and name it: --bundle FILE. If no "
         "edge has one, say --without-bundle: every device then waits in quarantine for your word."
     )
 
@@ -109,7 +109,7 @@ def restore(
         typer.Option(envvar="ATTESTD_DATABASE_URL", help="An empty PostgreSQL database to restore into."),
     ] = None,
     bundle: Annotated[
-        Path | None, typer.Option(help="The newest bundle of any edge: bundle.jws in its state folder.")
+        Path | None, typer.Option(help="The newest bundle of any edge: bundle.json in its state folder.")
     ] = None,
     without_bundle: Annotated[
         bool, typer.Option("--without-bundle", help="There is none: every device waits in quarantine.")
@@ -262,13 +262,13 @@ def _passphrase(file: Path | None) -> bytes | None:
     return read_secret(file, limit=_MAX_PASSPHRASE).removesuffix(b"\n").removesuffix(b"\r")
 
 
-def _bundle(file: Path) -> str:
+def _bundle(file: Path) -> bytes:
     from attestd.backups.reading import BackupUnreadable
-    from attestd.credentials.bundle import MAX_BUNDLE
+    from attestd.credentials.copies import MAX_COPY
 
     try:
         with file.open("rb") as opened:
-            return opened.read(MAX_BUNDLE + 2).decode("ascii", "replace")
+            return opened.read(MAX_COPY + 1)
     except OSError as error:
         raise BackupUnreadable(f"{file} can't be read: {error.strerror}.") from None
 

@@ -9,7 +9,9 @@ import os
 import sys
 import threading
 import time
-from functools import lru_cache
+from collections.abc import Iterable
+from datetime import datetime
+from functools import lru_cache, partial
 from pathlib import Path
 
 from attestd.ca.sealing import SealingKeys
@@ -20,6 +22,8 @@ from attestd.cli.nursery import DIR_VARIABLE
 from attestd.config import LimitSettings
 from attestd.errors import Unavailable
 from attestd.issuance.challenges import NonceExpired, NonceInvalid, RequestNonce
+from attestd.registry import proxies
+from attestd.registry.engine import Registry
 from attestd.web.app import create_app
 from attestd.web.baton import Baton
 from attestd.web.connections import Warden
@@ -27,6 +31,7 @@ from attestd.web.front import Front, Limits
 from attestd.web.logs import configure
 from attestd.web.pressure import Pressure
 from attestd.web.sources import Proxies, within
+from attestd.web.streams import Streams
 from attestd.web.vetting import OpenNonce, Rates, Vetting
 
 _log = logging.getLogger(__name__)
@@ -99,8 +104,19 @@ def front_of(instance: Instance, baton: Baton | None = None) -> Front:
         proxies=Proxies(said.networks["trusted_proxies"], said.proxy_header.encode("ascii")),
         told=pressure.told,
         baton=baton,
+        streams=Streams(
+            instance.service.publication,
+            clock=now,
+            allowed=partial(_allowed, instance.service.registry),
+            most=descriptors.connections(said.connections) // 2,
+        ),
         started=lambda: background.append(asyncio.ensure_future(warden.watch())),
     )
+
+
+def _allowed(registry: Registry, names: Iterable[str], moment: datetime) -> frozenset[str]:
+    with registry.reading() as c:
+        return proxies.allowed(c, names, now=int(moment.timestamp()))
 
 
 def _vetting(said: LimitSettings, sealing: SealingKeys) -> Vetting:

@@ -1,8 +1,9 @@
 """What edges decide with, signed: authorities, token keys, policy, states, revocations (docs/protocol.md, section 5).
 
-A bundle is a compact JWS, header `{alg, typ, x5c}`. `x5c` is the one certificate of a key that a pinned root delegated
-to the signing of bundles and times, and to nothing else (BUNDLE_EKU). The same keys sign the time for devices whose
-clock can't be trusted (section 7).
+What is signed is a statement: a compact JWS, header `{alg, typ, x5t#S256}`, that names the bundle's parts by their
+digests. So a part that has not changed need not travel again, and a long list may travel as what changed in it
+(`copies`). `x5t#S256` (RFC 7515, section 4.1.8) names the certificate of a key that a pinned root delegated to the
+signing of bundles and times, and to nothing else (BUNDLE_EKU); it travels beside the statement.
 
 A signer of bundles is online, a root is not: so a bundle can withdraw a root, and never add one (`Bundle.authorities`).
 A new root is introduced by the old one, with a cross-certificate among `issuers`.
@@ -14,16 +15,19 @@ import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from hashlib import sha256
 from typing import Final, Self
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestd.credentials.certificates import MAX_CERTIFICATE
-from attestd.credentials.delegation import delegated_signer
+from attestd.credentials.copies import HEAD, KEYS, MAX_STATEMENT, PARTS, POLICY, REVOKED, STATUS, Copy
+from attestd.credentials.delegation import BUNDLE_EKU, delegated_path
 from attestd.credentials.jwk import public_jwk, read_jwk
 from attestd.credentials.jws import UnverifiedJws
-from attestd.credentials.status import BITS, StatusList
+from attestd.credentials.patches import SERIAL, each_serial
+from attestd.credentials.status import StatusList
 from attestd.credentials.succession import succeed
 from attestd.credentials.transparency import MAX_HEAD
 from attestd.credentials.x509 import Authorities, NoAuthorities
@@ -31,13 +35,7 @@ from attestd.errors import InputTooLarge, Unauthenticated, Unavailable
 from attestd.ids import Serial, TrustDomain
 from attestd.protocol.encoding import MalformedJson, Members, b64encode, read_object, write_object
 
-# UUID 1819164a-05ca-461e-9365-cf535f70c2b8 (docs/adr/0009-object-ids.md): may sign bundles and times.
-BUNDLE_EKU: Final = x509.ObjectIdentifier("1.2.840.113556.1.8000.2554.6169.5706.1482.17950.37733.13587295.7389880")
 BUNDLE_TYP: Final = "attestd-bundle+jws"
-TIME_TYP: Final = "attestd-time+jws"
-
-MAX_BUNDLE = 48 * 1024 * 1024  # characters of JWS: 67 million devices' states at their least compressible
-MAX_TIME_ANSWER = 16 * 1024
 MAX_POLICY = 256 * 1024
 MAX_CERTIFICATES = 32
 MAX_TOKEN_KEYS = 16
@@ -46,6 +44,7 @@ MAX_STALE_AFTER = 30 * 86400  # seconds
 CLOCK_SKEW = timedelta(seconds=60)  # by which the service's clock may be ahead of ours
 _MAX_COUNT = 1 << 53
 _MAX_TIME = 1 << 40
+_MAX_KEYS = 1024 * 1024  # octets
 
 
 class BundleRolledBack(Unauthenticated):
@@ -72,21 +71,68 @@ class BundleStale(Unavailable):
     remedy = "Restore the connection to the service; a fresh bundle is fetched every second."
 
 
-class TimeNonceWrong(Unauthenticated):
-    """This time answers another question"""
+class BundleIncomplete(Unauthenticated):
+    """The bundle's parts are not those of its statement"""
 
-    remedy = "Ask again with a fresh nonce."
+    remedy = "Fetch the whole bundle; an edge does so by itself."
 
 
-class TimeBehindFloor(Unauthenticated):
-    """This time lies before one that is already proven"""
+class SignerElsewhere(Unauthenticated):
+    """The bundle came with another signer's certificate"""
 
-    remedy = "Check the service's clock."
+    remedy = "Fetch the whole bundle; an edge does so by itself."
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What is signed: which bundle it is, and the SHA-256 digests of its parts. Times in unix seconds."""
+
+    trust_domain: TrustDomain
+    epoch: int
+    version: int
+    issued_at: int
+    stale_after: int  # seconds
+    policy_version: int
+    digests: Mapping[str, bytes]
+
+    def to_bytes(self) -> bytes:
+        """The JWS payload."""
+        return write_object(
+            {
+                "v": 1,
+                "trust_domain": str(self.trust_domain),
+                "epoch": self.epoch,
+                "version": self.version,
+                "issued_at": self.issued_at,
+                "stale_after": self.stale_after,
+                "policy_version": self.policy_version,
+                "parts": {name: b64encode(digest) for name, digest in self.digests.items()},
+            }
+        )
+
+    @classmethod
+    def parse(cls, payload: bytes) -> Self:
+        """From the JWS payload. Raises MalformedInput or InputTooLarge."""
+        members = Members(read_object(payload, limit=MAX_STATEMENT, name="statement"), "statement")
+        members.version()
+        parts = members.object("parts")
+        parsed = cls(
+            trust_domain=TrustDomain(members.text("trust_domain", limit=255)),
+            epoch=members.number("epoch", most=_MAX_COUNT),
+            version=members.number("version", most=_MAX_COUNT),
+            issued_at=members.number("issued_at", most=_MAX_TIME),
+            stale_after=members.number("stale_after", least=1, most=MAX_STALE_AFTER),
+            policy_version=members.number("policy_version", most=_MAX_COUNT),
+            digests={name: parts.octets(name, limit=32, least=32) for name in PARTS if name != HEAD or name in parts},
+        )
+        parts.done()
+        members.done()
+        return parsed
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """What `verify_bundle` proved, or what the service is about to sign. Times in unix seconds."""
+    """What `verify_copy` proved, or what the service is about to sign. Times in unix seconds."""
 
     trust_domain: TrustDomain
     epoch: int
@@ -118,7 +164,7 @@ class Bundle:
         roots = [root for root in pinned if root in self.roots]
         if not roots:
             raise NoAuthorities("The bundle names none of the pinned roots.")
-        return Authorities.load(roots, self.issuers, trust_domain=self.trust_domain)
+        return _authorities(tuple(roots), self.issuers, self.trust_domain)
 
     def succeed(self, pinned: Sequence[bytes], now: datetime) -> tuple[bytes, ...]:
         """The roots to pin from now on: those that are pinned, the ones they introduce, without those withdrawn."""
@@ -128,67 +174,73 @@ class Bundle:
         """The token keys, by key id, as `verify_token` takes them."""
         return {kid: read_jwk(jwk) for kid, jwk in self.token_keys.items()}
 
-    def to_bytes(self) -> bytes:
-        """The JWS payload: the same bundle gives the same octets."""
-        head = {} if self.audit_head is None else {"audit_head": self.audit_head}
-        return write_object(
-            {
-                "v": 1,
-                **head,
-                "trust_domain": str(self.trust_domain),
-                "epoch": self.epoch,
-                "version": self.version,
-                "issued_at": self.issued_at,
-                "stale_after": self.stale_after,
-                "roots": [b64encode(root) for root in self.roots],
-                "issuers": [b64encode(issuer) for issuer in self.issuers],
-                "token_issuer": self.token_issuer,
-                "token_keys": {kid: dict(jwk) for kid, jwk in self.token_keys.items()},
-                "policy_version": self.policy_version,
-                "policy": self.policy,
-                "status": {"bits": BITS, "lst": self.status.encode()},
-                "revoked": [str(serial) for serial in sorted(self.revoked)],
-            }
+    @property
+    def name(self) -> str:
+        """Epoch and version, as ETags and deltas name it."""
+        return f"{self.epoch}.{self.version}"
+
+    def parts(self) -> dict[str, bytes]:
+        """The octets that the statement names by their digests: the same bundle gives the same octets."""
+        keys = {
+            "roots": [b64encode(root) for root in self.roots],
+            "issuers": [b64encode(issuer) for issuer in self.issuers],
+            "token_issuer": self.token_issuer,
+            "token_keys": {kid: dict(jwk) for kid, jwk in self.token_keys.items()},
+        }
+        parts = {
+            KEYS: write_object(keys),
+            POLICY: self.policy.encode("utf-8"),
+            STATUS: self.status.octets,
+            REVOKED: b"".join(serial.number.to_bytes(SERIAL, "big") for serial in sorted(self.revoked)),
+        }
+        return parts if self.audit_head is None else parts | {HEAD: self.audit_head.encode("ascii")}
+
+    def statement(self, parts: Mapping[str, bytes]) -> Statement:
+        """What is to be signed about these parts."""
+        return Statement(
+            self.trust_domain,
+            self.epoch,
+            self.version,
+            self.issued_at,
+            self.stale_after,
+            self.policy_version,
+            {name: sha256(octets).digest() for name, octets in parts.items()},
         )
 
     @classmethod
-    def parse(cls, payload: bytes) -> Self:
-        """From the JWS payload. Raises MalformedInput or InputTooLarge."""
-        members = Members(read_object(payload, limit=MAX_BUNDLE, name="bundle"), "bundle")
-        members.version()
-        status = members.object("status")
-        if _number(status, "bits", most=8) != BITS:
-            raise MalformedJson("The status list is of another kind.", expected=f"bits: {BITS}")
-        parsed = cls(
-            trust_domain=TrustDomain(members.text("trust_domain", limit=255)),
-            epoch=_number(members, "epoch", most=_MAX_COUNT),
-            version=_number(members, "version", most=_MAX_COUNT),
-            issued_at=_number(members, "issued_at", most=_MAX_TIME),
-            stale_after=_number(members, "stale_after", least=1, most=MAX_STALE_AFTER),
-            roots=members.many_octets("roots", limit=MAX_CERTIFICATE, most=MAX_CERTIFICATES),
-            issuers=members.many_octets("issuers", limit=MAX_CERTIFICATE, most=MAX_CERTIFICATES),
-            token_issuer=members.text("token_issuer", limit=2048),
-            token_keys=_token_keys(members.object("token_keys")),
-            policy_version=_number(members, "policy_version", most=_MAX_COUNT),
-            policy=members.text("policy", limit=MAX_POLICY),
-            status=StatusList.decode(status.text("lst", limit=MAX_BUNDLE)),
-            revoked=frozenset(Serial.parse(text) for text in members.texts("revoked", most=MAX_BUNDLE, limit=40)),
-            audit_head=members.text("audit_head", limit=MAX_HEAD) if "audit_head" in members else None,
+    def of(cls, statement: Statement, parts: Mapping[str, bytes]) -> Self:
+        """From parts that have the statement's digests. Raises MalformedInput or InputTooLarge."""
+        keys = Members(read_object(parts[KEYS], limit=_MAX_KEYS, name="part keys"), "keys")
+        head = parts.get(HEAD)
+        bundle = cls(
+            trust_domain=statement.trust_domain,
+            epoch=statement.epoch,
+            version=statement.version,
+            issued_at=statement.issued_at,
+            stale_after=statement.stale_after,
+            roots=keys.many_octets("roots", limit=MAX_CERTIFICATE, most=MAX_CERTIFICATES),
+            issuers=keys.many_octets("issuers", limit=MAX_CERTIFICATE, most=MAX_CERTIFICATES),
+            token_issuer=keys.text("token_issuer", limit=2048),
+            token_keys=_token_keys(keys.object("token_keys")),
+            policy_version=statement.policy_version,
+            policy=_text(parts[POLICY], POLICY, MAX_POLICY),
+            status=StatusList(parts[STATUS]),
+            revoked=frozenset(Serial(int.from_bytes(one, "big")) for one in each_serial(parts[REVOKED])),
+            audit_head=None if head is None else _text(head, HEAD, MAX_HEAD),
         )
-        status.done()
-        members.done()
-        return parsed
+        keys.done()
+        return bundle
 
 
-def verify_bundle(
-    jws: str,
+def verify_copy(
+    copy: Copy,
     *,
     roots: Sequence[bytes],
     trust_domain: TrustDomain,
     floor: tuple[int, int],
     now: datetime,
 ) -> Bundle:
-    """The bundle in `jws`, proven to be this trust domain's and not older than what was in use before.
+    """The bundle in `copy`, proven to be this trust domain's and not older than what was in use before.
 
     `roots`: the pinned roots (DER). `floor`: the highest (epoch, version) that was ever persisted here, (0, 0) at
     first; the caller persists the new one **before** it uses the bundle. Whether the bundle is fresh is another
@@ -196,49 +248,50 @@ def verify_bundle(
     Raises MalformedInput, InputTooLarge, Unauthenticated; NoAuthorities if the bundle withdrew the pinned roots.
     """
     # 1. Signed by a key that a pinned root delegated to this, and that is within its time.
-    signed = UnverifiedJws.read(jws, typ=BUNDLE_TYP, limit=MAX_BUNDLE, name="bundle")
-    signer, *above = delegated_signer(signed.unverified_header, roots, BUNDLE_EKU)
+    signed = UnverifiedJws.read(copy.statement, typ=BUNDLE_TYP, limit=MAX_STATEMENT, name="statement")
+    named = signed.unverified_header.octets("x5t#S256", limit=32, least=32)
+    if not copy.signer or not hmac.compare_digest(sha256(copy.signer[0]).digest(), named):
+        raise SignerElsewhere(expected=f"the certificate with the SHA-256 fingerprint {named.hex()}")
+    signer, *above = delegated_path(copy.signer, roots, BUNDLE_EKU)
     for certificate in (signer, *above):
         certificate.check_dates(now)
-    bundle = Bundle.parse(signed.verified_by(signer.key))
+    statement = Statement.parse(signed.verified_by(signer.key))
     # 2. For us.
-    if bundle.trust_domain != trust_domain:
-        raise BundleFromElsewhere(seen=bundle.trust_domain, expected=trust_domain)
+    if statement.trust_domain != trust_domain:
+        raise BundleFromElsewhere(seen=statement.trust_domain, expected=trust_domain)
     # 3. Not rolled back, and not ahead of the time: it would stay fresh for too long.
-    if (bundle.epoch, bundle.version) < floor:
+    if (statement.epoch, statement.version) < floor:
         raise BundleRolledBack(
-            seen=f"epoch {bundle.epoch}, version {bundle.version}",
+            seen=f"epoch {statement.epoch}, version {statement.version}",
             expected=f"at least epoch {floor[0]}, version {floor[1]}",
         )
-    if datetime.fromtimestamp(bundle.issued_at, UTC) > now + CLOCK_SKEW:
-        raise BundleFromTheFuture(seen=bundle.issued_at, expected=f"at most {int(now.timestamp())}")
-    # 4. Usable: the caller is about to persist its version, and could not go back to the bundle before.
+    if datetime.fromtimestamp(statement.issued_at, UTC) > now + CLOCK_SKEW:
+        raise BundleFromTheFuture(seen=statement.issued_at, expected=f"at most {int(now.timestamp())}")
+    # 4. Whole: these parts, all of them, and no others.
+    found = {name: sha256(octets).digest() for name, octets in copy.parts.items()}
+    if found != dict(statement.digests):
+        wrong = sorted(name for name in {*found, *statement.digests} if found.get(name) != statement.digests.get(name))
+        raise BundleIncomplete(seen=f"other octets of {', '.join(wrong)}")
+    bundle = Bundle.of(statement, copy.parts)
+    # 5. Usable: the caller is about to persist its version, and could not go back to the bundle before.
     bundle.authorities(bundle.succeed(roots, now))
     return bundle
 
 
-def verify_time(jws: str, *, roots: Sequence[bytes], nonce: bytes, floor: datetime) -> datetime:
-    """The service's time, in answer to `nonce`, for a device that only knows that it is not before `floor`.
+# Bundle after bundle names the same ones.
+@lru_cache(maxsize=8)
+def _authorities(roots: tuple[bytes, ...], issuers: tuple[bytes, ...], trust_domain: TrustDomain) -> Authorities:
+    return Authorities.load(roots, issuers, trust_domain=trust_domain)
 
-    The signer is judged at the time that it states, which its own certificate must cover.
-    Raises MalformedInput, InputTooLarge, Unauthenticated.
-    """
-    # 1. Signed by a key that a pinned root delegated to this.
-    signed = UnverifiedJws.read(jws, typ=TIME_TYP, limit=MAX_TIME_ANSWER, name="time answer")
-    signer, *above = delegated_signer(signed.unverified_header, roots, BUNDLE_EKU)
-    members = Members(read_object(signed.verified_by(signer.key), limit=MAX_TIME_ANSWER, name="time"), "time")
-    answered, seconds = members.octets("nonce", limit=256), _number(members, "time", most=_MAX_TIME)
-    members.done()
-    # 2. In answer to this very question.
-    if not hmac.compare_digest(answered, nonce):
-        raise TimeNonceWrong
-    # 3. Within the signer's own validity, and not before what is already known.
-    time = datetime.fromtimestamp(seconds, UTC)
-    for certificate in (signer, *above):
-        certificate.check_dates(time)
-    if time < floor:
-        raise TimeBehindFloor(seen=time, expected=f"{floor} or later")
-    return time
+
+def _text(octets: bytes, name: str, limit: int) -> str:
+    """A part that is text. Raises MalformedInput or InputTooLarge."""
+    if len(octets) > limit:
+        raise InputTooLarge(f"The part {name} is too long.", seen=len(octets), expected=f"at most {limit} octets")
+    try:
+        return octets.decode("utf-8")
+    except UnicodeDecodeError:
+        raise MalformedJson(f"The part {name} is not UTF-8.") from None
 
 
 def _token_keys(members: Members) -> dict[str, dict[str, str]]:
@@ -252,12 +305,3 @@ def _token_keys(members: Members) -> dict[str, dict[str, str]]:
             raise MalformedJson("A token key is not an object.", seen=type(jwk).__name__)
         keys[kid] = public_jwk(read_jwk(jwk))  # so that a key that can't be used is noticed now
     return keys
-
-
-def _number(members: Members, name: str, *, least: int = 0, most: int) -> int:
-    value = members.integer(name)
-    if not least <= value <= most:
-        raise MalformedJson(
-            f"{name} is out of range.", seen=value if abs(value) <= most else None, expected=f"{least} to {most}"
-        )
-    return value

@@ -16,7 +16,7 @@ from attestd.errors import InputTooLarge, MalformedInput
 from attestd.protocol.encoding import b64decode, b64encode
 
 BITS = 2
-_PER_OCTET = 4
+PER_OCTET = 4
 _EACH = 0b01_01_01_01  # times a status: an octet that is full of it
 MAX_OCTETS = 16 * 1024 * 1024  # 67 million devices
 
@@ -47,16 +47,16 @@ class StatusList:
     @classmethod
     def of(cls, statuses: Mapping[int, Status], size: int, *, rest: Status = Status.VALID) -> Self:
         """`size` entries, rounded up to whole octets; `rest` where `statuses` says nothing, and after the last one."""
-        octets = bytearray([rest * _EACH]) * ((size + _PER_OCTET - 1) // _PER_OCTET)
+        octets = bytearray([rest * _EACH]) * ((size + PER_OCTET - 1) // PER_OCTET)
         for index, status in statuses.items():
             if not 0 <= index < size:
                 raise ValueError(f"index {index} is outside a list of {size}")
-            at, shift = index // _PER_OCTET, BITS * (index % _PER_OCTET)
+            at, shift = index // PER_OCTET, BITS * (index % PER_OCTET)
             octets[at] = octets[at] & ~(3 << shift) | Status(status) << shift
         return cls(bytes(octets))
 
     def __len__(self) -> int:
-        return len(self.octets) * _PER_OCTET
+        return len(self.octets) * PER_OCTET
 
     def __contains__(self, index: int) -> bool:
         return 0 <= index < len(self)
@@ -65,7 +65,7 @@ class StatusList:
         """INVALID for an index outside the list and for the value that has no meaning here."""
         if not 0 <= index < len(self):
             return Status.INVALID
-        return _STATUSES[self.octets[index // _PER_OCTET] >> BITS * (index % _PER_OCTET) & 3]
+        return _STATUSES[self.octets[index // PER_OCTET] >> BITS * (index % PER_OCTET) & 3]
 
     def encode(self) -> str:
         """The `lst` member's text: ZLIB at the highest level, base64url."""

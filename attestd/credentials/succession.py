@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import lru_cache
 
 from attestd.credentials.certificates import CertificateRefused, ParsedCertificate
 from attestd.errors import AttestdError
@@ -27,9 +28,9 @@ def succeed(
 
     What does not introduce anything is not looked at further: it may be meant for somebody else. Never empties the set.
     """
-    offered = [parsed for parsed in _readable(roots) if _is_root(parsed)]
-    between = [parsed for parsed in _readable(crosses) if not _is_root(parsed)]
-    known = [ParsedCertificate.parse(der) for der in pinned]
+    offered = [parsed for parsed in _readable(roots) if _is_root(parsed.der)]
+    between = [parsed for parsed in _readable(crosses) if not _is_root(parsed.der)]
+    known = [_parsed(der) for der in pinned]
     for pin in tuple(known):
         words = _words(pin, between, now)
         held = {one.der for one in known}
@@ -55,11 +56,9 @@ def _says(above: ParsedCertificate, cross: ParsedCertificate, now: datetime) -> 
     try:
         above.check_dates(now)
         cross.check_dates(now)
-        cross.check_authority(below=0)
-        cross.check_issued_by(above)
     except CertificateRefused:
         return False
-    return cross.uris == above.uris
+    return _vouches(above.der, cross.der)
 
 
 def _introduced(
@@ -71,8 +70,26 @@ def _introduced(
     return any(word.key == root.key and word.certificate.subject == subject for word in words)
 
 
-def _is_root(parsed: ParsedCertificate) -> bool:
+# What certificates say of each other does not change, and each bundle brings the same ones: only dates are asked anew.
+_parsed = lru_cache(maxsize=64)(ParsedCertificate.parse)
+
+
+@lru_cache(maxsize=256)
+def _vouches(above_der: bytes, cross_der: bytes) -> bool:
+    """Signed by it, an authority, and of the same trust domain."""
+    above, cross = _parsed(above_der), _parsed(cross_der)
+    try:
+        cross.check_authority(below=0)
+        cross.check_issued_by(above)
+    except CertificateRefused:
+        return False
+    return cross.uris == above.uris
+
+
+@lru_cache(maxsize=64)
+def _is_root(der: bytes) -> bool:
     """Signed by itself, and an authority that may have issuers below it."""
+    parsed = _parsed(der)
     try:
         parsed.check_authority(below=1)
         parsed.check_issued_by(parsed)
@@ -84,6 +101,6 @@ def _is_root(parsed: ParsedCertificate) -> bool:
 def _readable(certificates: Iterable[bytes]) -> Iterable[ParsedCertificate]:
     for der in certificates:
         try:
-            yield ParsedCertificate.parse(der)
+            yield _parsed(der)
         except AttestdError:
             continue

@@ -95,10 +95,10 @@ class Head:
         members.version()
         parsed = cls(
             trust_domain=TrustDomain(members.text("trust_domain", limit=255)),
-            log=_number(members, "log", most=MAX_SIZE),
-            size=_number(members, "size", most=MAX_SIZE),
+            log=members.number("log", most=MAX_SIZE),
+            size=members.number("size", most=MAX_SIZE),
             root=members.octets("root", limit=HASH, least=HASH),
-            at=_number(members, "time", most=_MAX_TIME),
+            at=members.number("time", most=_MAX_TIME),
         )
         members.done()
         return parsed
@@ -180,7 +180,7 @@ class InclusionProof:
         members.version()
         parsed = cls(
             entry=dict(members.object("entry").items()),
-            leaf=_number(members, "leaf", most=MAX_SIZE),
+            leaf=members.number("leaf", most=MAX_SIZE),
             path=members.many_octets("path", limit=HASH, most=MAX_PATH),
             jws=members.text("head", limit=MAX_HEAD),
             root_sha256=_hexadecimal(members.text("root_sha256", limit=64)),
@@ -200,13 +200,6 @@ class InclusionProof:
         leaf = leaf_hash(entry_octets(self.entry))
         verify_inclusion(leaf, index=self.leaf, size=head.size, root=head.root, path=self.path)
         return head
-
-
-def _number(members: Members, name: str, *, most: int) -> int:
-    value = members.integer(name)
-    if not 0 <= value <= most:
-        raise MalformedJson(f"{name} is out of range.", expected=f"0 to {most}")
-    return value
 
 
 def _hexadecimal(text: str) -> bytes:

@@ -169,6 +169,10 @@ class Members:
     def __contains__(self, name: str) -> bool:
         return name in self._members
 
+    def is_text(self, name: str) -> bool:
+        """For a member that may be of several types."""
+        return type(self._members.get(name)) is str
+
     def text(self, name: str, *, limit: int = 1024) -> str:
         self._asked.add(name)
         value = self._members.get(name)
@@ -188,6 +192,17 @@ class Members:
         value = self._members.get(name)
         if type(value) is not int:
             self._refuse_type(name, "a whole number")
+        return value
+
+    def number(self, name: str, *, least: int = 0, most: int) -> int:
+        """A whole number within these bounds, both included."""
+        value = self.integer(name)
+        if not least <= value <= most:
+            raise MalformedJson(
+                f"{self._where}.{name} is out of range.",
+                seen=value if abs(value) <= most else None,
+                expected=f"{least} to {most}",
+            )
         return value
 
     def boolean(self, name: str) -> bool:

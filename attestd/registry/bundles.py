@@ -40,13 +40,13 @@ class StoredBundle:
     version: int
     revision: int
     issued_at: int
-    jws: str = field(repr=False)
+    content: str = field(repr=False)  # `attestd.credentials.copies`
 
 
 _HEAD = (bundles.c.epoch, bundles.c.version, bundles.c.revision, bundles.c.issued_at)
 
 
-def store(c: Connection, *, epoch: int, version: int, revision: int, issued_at: int, jws: str) -> bool:
+def store(c: Connection, *, epoch: int, version: int, revision: int, issued_at: int, content: str) -> bool:
     """Publishes a bundle if it is the next one: of the current epoch, one version up (from 1 in each epoch).
 
     False: another one was published first, and this one is not stored.
@@ -59,7 +59,9 @@ def store(c: Connection, *, epoch: int, version: int, revision: int, issued_at: 
     try:
         with c.begin_nested():  # so that losing the race leaves the transaction usable
             c.execute(
-                insert(bundles).values(epoch=epoch, version=version, revision=revision, issued_at=issued_at, jws=jws)
+                insert(bundles).values(
+                    epoch=epoch, version=version, revision=revision, issued_at=issued_at, content=content
+                )
             )
     except IntegrityError as error:
         if is_unique_violation(error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from attestd.errors import Conflict, NotFound
 from attestd.ids import Serial, Site
 from attestd.registry.engine import is_unique_violation
-from attestd.registry.tables import proxies
+from attestd.registry.tables import issued, proxies, revocations
 
 
 class UnknownProxy(NotFound):
@@ -84,6 +85,18 @@ def by_thumbprint(c: Connection, thumbprint: bytes) -> Proxy | None:
 def every(c: Connection) -> list[Proxy]:
     """All proxies, in the order of their names."""
     return [_proxy_of(row) for row in c.execute(select(proxies).order_by(proxies.c.name))]
+
+
+def allowed(c: Connection, names: Iterable[str], *, now: int) -> frozenset[str]:
+    """Which of these proxies are not disabled and hold a certificate that counts."""
+    standing = (
+        select(proxies.c.name)
+        .join(issued, issued.c.serial == proxies.c.serial)
+        .outerjoin(revocations, revocations.c.serial == proxies.c.serial)
+        .where(proxies.c.name.in_(list(names)), proxies.c.disabled_at.is_(None))
+        .where(issued.c.not_after > now, revocations.c.serial.is_(None))
+    )
+    return frozenset(c.execute(standing).scalars())
 
 
 def renew(c: Connection, name: str, *, serial: Serial) -> None:

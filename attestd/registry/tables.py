@@ -12,7 +12,7 @@ from sqlalchemy import JSON, BigInteger, Index, Integer, MetaData, String, Table
 from sqlmodel import AutoString, Field, SQLModel
 
 # The newest migration. Opening a database of another revision fails; a test keeps this equal to Alembic's head.
-SCHEMA = "0003"
+SCHEMA = "0004"
 
 # Every constraint has a name, or a later migration could not drop it.
 NAMES = {
@@ -192,7 +192,7 @@ class BundleRow(_Stored, table=True):
     version: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
     revision: int = Field(sa_type=BigInteger)
     issued_at: int = Field(sa_type=BigInteger)
-    jws: str
+    content: str
 
 
 class AuditRow(_Stored, table=True):

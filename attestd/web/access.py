@@ -117,6 +117,7 @@ DOORS: Final[Mapping[str, Door]] = {
     "GET /v1/openapi.json": Door(Who.PUBLIC, nonce=False),
     "GET /v1/policy/schema": Door(Who.PUBLIC, nonce=False),
     "GET /v1/bundle": _bare(Who.PROXY),
+    "GET /v1/bundle/stream": _bare(Who.PROXY),
     "GET /v1/audit/consistency": _bare(Who.PROXY),
     "POST /v1/proxies/renewals": _acts(Who.PROXY),
     # Operators

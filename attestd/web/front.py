@@ -27,6 +27,7 @@ from attestd.web.admission import Admission, Overloaded, Told, Work
 from attestd.web.baton import Baton
 from attestd.web.problems import MEDIA_TYPE, RequestTooSlow, document, status_of
 from attestd.web.sources import Proxies, source_of
+from attestd.web.streams import FOLLOWS, Streams
 from attestd.web.vetting import TooManyRequests, Vetting, Visit
 
 Scope = MutableMapping[str, Any]
@@ -36,6 +37,7 @@ Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 
 SMALL: Final = 64 * 1024  # octets; the bodies of everything but enrollments, attestations with logs, and imports
 _CROWD_PATIENCE: Final = 1.0  # seconds
+_FOLLOWS: Final = FOLLOWS.encode("ascii")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +92,11 @@ class Front:
         proxies: Proxies | None = None,
         told: Told | None = None,
         baton: Baton | None = None,
+        streams: Streams | None = None,
         started: Callable[[], object] = lambda: None,
     ) -> None:
         """`baton`: devices' requests are computed with it; the registry puts it down where it waits.
+        `streams`: who goes on with answers that the application only begins.
 
         `started` is called on the event loop when the process is about to serve.
         """
@@ -102,6 +106,7 @@ class Front:
         self._vetting = vetting or Vetting()
         self._proxies = proxies or Proxies()
         self._told = told or Told()
+        self._streams = streams
         self._started = started
         self._admission: Admission[Answer] = Admission(
             threads,
@@ -124,8 +129,27 @@ class Front:
             status, headers, content = _problem(refusal)
         except ConnectionError:
             return
+        if (follows := _follows(headers)) is not None:
+            headers = [header for header in headers if header[0] != _FOLLOWS]
+            if scope["method"] == "GET" and self._streams is not None:
+                await self._stream(self._streams, follows, (status, headers, content), receive, send)
+                return
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else content})
+
+    async def _stream(self, streams: Streams, follows: str, begin: Answer, receive: Receive, send: Send) -> None:
+        """The application proved who asks, and began; from here on it is the event loop's."""
+        status, headers, content = begin
+        if streams.full(follows.partition(" ")[0]):
+            self._told.refused(Work.NEWCOMER, "streams")
+            status, headers, content = _problem(Overloaded("Too many proxies listen here.", retry_after=30))
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": content})
+            return
+        headers = [header for header in headers if header[0] != b"content-length"]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": content, "more_body": True})
+        await streams.follow(follows, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         headers = scope["headers"]
@@ -289,6 +313,11 @@ class _Reading:
 
     def _too_large(self) -> InputTooLarge:
         return InputTooLarge(f"The body may have at most {self._limit} octets.")
+
+
+def _follows(headers: list[tuple[bytes, bytes]]) -> str | None:
+    """The application's word that this answer goes on."""
+    return next((value.decode("latin-1") for name, value in headers if name == _FOLLOWS), None)
 
 
 async def _gone(receive: Receive) -> None:

@@ -94,7 +94,12 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         "The schema of policies, in Cedar's language", {200: ("text/plain", {"type": "string"})}
     ),
     "GET /v1/openapi.json": Described("This description", {200: "Description"}),
-    "GET /v1/bundle": Described("What an edge decides by, signed", {200: ("application/jose", _JWS), 304: None}),
+    "GET /v1/bundle": Described("What an edge decides by, signed", {200: "Bundle", 226: "BundleDelta", 304: None}),
+    "GET /v1/bundle/stream": Described(
+        "What an edge decides by, as it changes: server-sent events, each a bundle or a delta",
+        {200: ("text/event-stream", {"type": "string"})},
+        refusals=frozenset({503}),
+    ),
     "GET /v1/audit/consistency": Described(
         "That the audit trail's tree begins with a smaller one",
         {200: "ConsistencyAnswer"},

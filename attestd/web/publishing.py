@@ -6,15 +6,18 @@ from dataclasses import dataclass
 
 from flask import Blueprint, Response, request
 
+from attestd.credentials.copies import DELTA
 from attestd.policy import published_schema
 from attestd.protocol.encoding import write_object
 from attestd.web.bodies import read_message
 from attestd.web.context import Service, exchange
+from attestd.web.streams import FOLLOWS, MEDIA_TYPE, event
 
 # How long others may keep what is public. Revocation is urgent, and bundles carry it within a second; the CRL is for
 # those who have nothing else.
 _CACHE_KEYS = "public, max-age=300"
 _CACHE_CRL = "public, max-age=60"
+_JSON = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +53,36 @@ class _Publishing:
         return Response(published_schema(), content_type="text/plain; charset=utf-8")
 
     def bundle(self) -> Response:
-        """GET /v1/bundle: 304 to the proxy that has this very one (RFC 9110, section 13.1.2)"""
+        """GET /v1/bundle: 304 to the proxy that has this very one (RFC 9110, section 13.1.2); 226 with what is
+        different from the one that it has, if it takes that (RFC 3229) and that one is still kept."""
         bundle = self.service.publication.bundle(exchange().now)
-        if request.if_none_match.contains_weak(bundle.etag.strip('"')):
-            unchanged = Response(status=304, headers={"ETag": bundle.etag})
+        if request.if_none_match.contains_weak(bundle.name):
+            unchanged = Response(status=304, headers=_named(bundle.name))
             del unchanged.headers["Content-Type"]
             return unchanged
-        return Response(bundle.jws, content_type="application/jose", headers={"ETag": bundle.etag})
+        if request.headers.get("A-IM", "").strip().lower() == DELTA:
+            for base in request.if_none_match.as_set():
+                name, content, is_delta = self.service.publication.update(base)
+                if is_delta:
+                    told = {"IM": DELTA, "Delta-Base": f'"{base}"'}
+                    return Response(content, status=226, content_type=_JSON, headers=_named(name) | told)
+        return Response(bundle.content, content_type=_JSON, headers=_named(bundle.name))
+
+    def stream(self) -> Response:
+        """GET /v1/bundle/stream: what is new since the bundle that Last-Event-ID names, or a whole one, and then each
+        change as it comes. `streams` goes on from here."""
+        newest = self.service.publication.bundle(exchange().now).name
+        has = request.headers.get("Last-Event-ID", "")
+        begin = b":\n\n"
+        if has != newest:
+            newest, content, is_delta = self.service.publication.update(has)
+            begin = event("delta" if is_delta else "bundle", newest, content)
+        headers = {
+            "Cache-Control": "no-store",
+            "X-Accel-Buffering": "no",
+            FOLLOWS: f"{exchange().caller.name} {newest}",
+        }
+        return Response(begin, content_type=MEDIA_TYPE, headers=headers)
 
     def renew_proxy(self) -> Response:
         """POST /v1/proxies/renewals"""
@@ -66,6 +92,11 @@ class _Publishing:
         left = int((certificate.not_after - current.now).total_seconds())
         answer = {"v": 1, "chain": chain, "renew_after": left // 2, "expires_in": left}
         return Response(write_object(answer), content_type="application/json")
+
+
+def _named(name: str) -> dict[str, str]:
+    """A strong ETag (RFC 9110, section 8.8.3): epoch and version."""
+    return {"ETag": f'"{name}"', "Vary": "If-None-Match, A-IM"}
 
 
 def blueprint(service: Service) -> Blueprint:
@@ -78,5 +109,6 @@ def blueprint(service: Service) -> Blueprint:
     routes.get("/v1/crl")(door.crl)
     routes.get("/v1/policy/schema")(door.policy_schema)
     routes.get("/v1/bundle")(door.bundle)
+    routes.get("/v1/bundle/stream")(door.stream)
     routes.post("/v1/proxies/renewals")(door.renew_proxy)
     return routes

@@ -114,6 +114,8 @@ _CERTIFIED: Final = closed(
     }
 )
 _QUOTE: Final = closed({"attest": octets(MAX_ATTEST, least=1), "signature": octets(MAX_SIGNATURE, least=1)})
+_JWS: Final[Schema] = {"type": "string", "pattern": r"^[\w-]+\.[\w-]+\.[\w-]+$"}
+_PARTS: Final[Mapping[str, Schema]] = {name: {"type": "string"} for name in ("keys", "policy", "status", "revoked")}
 _EVIDENCE: Final[Mapping[str, Schema]] = {"quote": _QUOTE, "pcrs": _PCRS}
 _LOGS: Final[Mapping[str, Schema]] = {
     "eventlog": octets(MAX_LOG),
@@ -271,6 +273,11 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         }
     ),
     "ProxyAnswer": _answer(chain=PEM, renew_after=_SECONDS, expires_in=_SECONDS),
+    "Bundle": _answer(statement=_JWS, signer=_list(octets(MAX_CERTIFICATE)), parts=closed(_PARTS, head=_JWS)),
+    "BundleDelta": _answer(
+        statement=_JWS, base={"type": "string", "pattern": r"^\d+\.\d+$"}, parts={"type": "object", "maxProperties": 5}
+    )
+    | {"additionalProperties": True},
     "ConsistencyAnswer": _answer(path=_list(octets(32, least=32))),
     "Ready": _answer(ready={"type": "boolean"}, reasons=_list({"type": "string"})),
     "Description": {"type": "object", "required": ["openapi", "info", "paths"]},

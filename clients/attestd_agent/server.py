@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 from urllib.parse import quote
 
-from attestd.credentials.bundle import verify_time
+from attestd.credentials.times import verify_time
 from attestd.errors import AttestdError, InputTooLarge, MalformedInput
 from attestd.protocol.demanded import HEADER, Demanded
 from attestd.protocol.encoding import Members, b64decode, b64encode, read_object

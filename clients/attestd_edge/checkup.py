@@ -92,8 +92,8 @@ def examine(settings: Settings, *, now: datetime, online: bool) -> Iterator[Find
 
     def service() -> str:
         with Service(settings.server, roots=roots) as asked:
-            fetched = asked.bundle(who[0], etag=None)
-        return f"{settings.server} answers with a bundle of {len(fetched.unverified_jws) if fetched else 0} characters"
+            fetched = asked.bundle(who[0], known=None)
+        return f"{settings.server} answers with a bundle of {len(fetched.content) if fetched else 0} octets"
 
     def boundaries() -> str:
         return ", ".join(settings.boundaries) or "none: only the middleware can be used, with boundaries of its own"

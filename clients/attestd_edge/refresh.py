@@ -1,4 +1,5 @@
-"""Keeps an edge current: a bundle every second, its own certificate at half its life, the time's floor every minute.
+"""Keeps an edge current: bundles as the service pushes them, its own certificate at half its life, the time's floor
+every minute. Where nothing is pushed, it asks every second.
 
 One thread a process; of several processes on one state folder, one fetches and the others read what it wrote. What
 happens again and again is logged once, when it begins and when it ends.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -18,17 +20,18 @@ from attestd.errors import AttestdError
 from attestd.ids import TrustDomain
 from attestd_edge.decide import BundleUnusable, check_fresh
 from attestd_edge.identity import ProxyIdentity, renewed, save
-from attestd_edge.service import Service, ServiceBusy, ServiceRefused
+from attestd_edge.service import Fetched, Service, ServiceBusy, ServiceRefused
 from attestd_edge.store import BundleStore
 
 INTERVAL = 1.0  # seconds between fetches
 LOOK_INTERVAL = 0.1  # seconds between looks at what another process fetched
 MAX_BACKOFF = 15.0  # seconds between attempts while the service does not answer
+LISTEN_AGAIN = timedelta(seconds=30)  # after the service did not push
 RENEWAL_PAUSE = timedelta(seconds=60)  # between attempts to renew
 
 logger = logging.getLogger("attestd_edge.refresh")
 
-Connection = Literal["starting", "connected", "cut off", "reading along"]
+Connection = Literal["starting", "connected", "listening", "cut off", "reading along"]
 
 
 class Refresher:
@@ -53,9 +56,10 @@ class Refresher:
         self._chance = chance
         self._who: ProxyIdentity | None = None
         self._trusted = store.roots  # by `service`
-        self._etag: str | None = None
+        self._whole = False  # whether to ask for a whole bundle: what came last was refused
         self._failures = 0
         self._renew_at: datetime | None = None
+        self._listen_at: datetime | None = None
         self._said: dict[str, str] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -83,6 +87,8 @@ class Refresher:
         while not self._stop.is_set():
             try:
                 pause = self.tick()
+                if self.connection == "connected" and self._may_listen():
+                    pause = self.listen()
             except Exception:  # a thread that dies unseen would leave the edge to go stale in silence
                 logger.exception("a round of refreshing failed in an unforeseen way")
                 pause = MAX_BACKOFF
@@ -98,6 +104,35 @@ class Refresher:
         pause = self._fetch() if owner else self._read_along()
         self._watch_age(owner=owner)
         return pause * (0.9 + 0.2 * self._chance())
+
+    def _may_listen(self) -> bool:
+        """Whether the bundle is the service's newest, and nothing speaks against listening for the next one."""
+        return not self._whole and (self._listen_at is None or self._store.clock.now() >= self._listen_at)
+
+    def listen(self) -> float:
+        """Takes what the service pushes as long as it does; returns the seconds to wait before the next round."""
+        who, trusted = self._who, self._store.roots
+        if who is None:
+            return INTERVAL
+        try:
+            with closing(self._service.follow(who, known=self._store.name)) as events:
+                for fetched in events:
+                    self._connect("listening", "")
+                    self._said.pop("stream", None)
+                    if fetched is not None:
+                        self._whole = True  # unless what came is taken
+                        if self._take(fetched, who):
+                            self._tell_bundle()
+                        self._whole = False
+                    self._renew()
+                    self._watch_age(owner=True)
+                    if self._stop.is_set() or (who, trusted) != (self._who, self._store.roots):
+                        break
+        except AttestdError as error:
+            if self.connection != "listening":  # it does not push at all: an older one, or one that is full
+                self._listen_at = self._store.clock.now() + LISTEN_AGAIN * (1 + self._chance())
+            self._say("stream", f"nothing is pushed, so this edge asks: {type(error).slug()}: {error}")
+        return INTERVAL * self._chance()
 
     def _read_along(self) -> float:
         self._who = None  # the other process may renew it
@@ -116,12 +151,12 @@ class Refresher:
             if self._trusted != self._store.roots:
                 self._trusted = self._store.roots
                 self._service.trust(self._trusted)
-            fetched = self._service.bundle(self._who, etag=self._etag)
-            if fetched is not None:
-                self._etag = None  # until it is in use: a 304 must never stand for a bundle that was refused
-                if self._store.adopt(fetched.unverified_jws, prove=partial(self._service.consistency, self._who)):
-                    self._tell_bundle()
-                self._etag = fetched.etag
+            # Named only while it is in use: a 304 must never stand for a bundle that was refused.
+            fetched = self._service.bundle(self._who, known=None if self._whole else self._store.name)
+            self._whole = True  # unless what came is taken
+            if fetched is not None and self._take(fetched, self._who):
+                self._tell_bundle()
+            self._whole = False
             self._failures = 0
             self._connect("connected", "")
             self._renew()
@@ -138,6 +173,10 @@ class Refresher:
             backoff = min(MAX_BACKOFF, INTERVAL * (1 << min(self._failures - 1, 10)))
             return max(backoff, float(error.retry_after)) if isinstance(error, ServiceBusy) else backoff
         return INTERVAL
+
+    def _take(self, fetched: Fetched, who: ProxyIdentity) -> bool:
+        adopt = self._store.adopt_delta if fetched.is_delta else self._store.adopt
+        return adopt(fetched.content, prove=partial(self._service.consistency, who))
 
     def _renew(self) -> None:
         """Renews the proxy's certificate once half of its life is over; a failure is tried again later."""

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Self
 
 import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from attestd.credentials.bundle import MAX_BUNDLE
+from attestd.credentials.copies import DELTA, MAX_COPY
 from attestd.credentials.hashtree import HASH, MAX_PATH
 from attestd.errors import AttestdError, InputTooLarge, Unauthenticated, Unavailable
 from attestd.protocol.encoding import Members, b64decode, read_object, write_object
@@ -26,9 +26,9 @@ from attestd.protocol.signed import sign_detached
 from attestd_edge.identity import ProxyIdentity
 
 _TIMEOUT = httpx.Timeout(10.0, connect=3.0)  # seconds, for each read or write
+_LISTENING = httpx.Timeout(5.0, connect=3.0)  # the service says something each second
 _MAX_SECONDS = 60.0  # for a whole answer, however slowly it drips
 _MAX_RETRY_AFTER = 300  # seconds
-_MAX_ETAG = 256  # characters
 
 
 class ServiceUnreachable(Unavailable):
@@ -55,10 +55,10 @@ class ServiceAnswerWrong(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A bundle as it came, unverified."""
+    """What came, unverified: a whole bundle, or what is different from the one that was named."""
 
-    unverified_jws: str
-    etag: str | None
+    content: bytes = field(repr=False)
+    is_delta: bool
 
 
 def tls_context(roots: Sequence[bytes]) -> ssl.SSLContext:
@@ -116,19 +116,36 @@ class Service:
         """Ends the connection."""
         self._client.close()
 
-    def bundle(self, who: ProxyIdentity, *, etag: str | None) -> Fetched | None:
-        """The current bundle, or None if it is still the one of `etag`.
+    def bundle(self, who: ProxyIdentity, *, known: str | None) -> Fetched | None:
+        """The current bundle, what is different from the one named `known` (as in `2.5`), or None if it is still that.
 
         Raises ServiceUnreachable, ServiceBusy, ServiceRefused, ServiceAnswerWrong or InputTooLarge.
         """
-        extra = {"If-None-Match": etag} if etag else {}
-        status, headers, body = self._ask(who, "GET", "/v1/bundle", b"", extra, limit=MAX_BUNDLE)
-        if status == httpx.codes.NOT_MODIFIED and etag:
+        extra = {} if known is None else {"If-None-Match": f'"{known}"', "A-IM": DELTA}
+        status, headers, body = self._ask(who, "GET", "/v1/bundle", b"", extra, limit=MAX_COPY)
+        if status == httpx.codes.NOT_MODIFIED and known is not None:
             return None
-        if status != httpx.codes.OK or not body.isascii():
-            raise ServiceAnswerWrong(seen=f"status {status}", expected="200 with a bundle, or 304")
-        found = headers.get("ETag")
-        return Fetched(body.decode("ascii").strip(), found if found and len(found) <= _MAX_ETAG else None)
+        is_delta = status == httpx.codes.IM_USED and known is not None and headers.get("IM") == DELTA
+        if status != httpx.codes.OK and not is_delta:
+            raise ServiceAnswerWrong(seen=f"status {status}", expected="200 with a bundle, 226 with a delta, or 304")
+        return Fetched(body, is_delta)
+
+    def follow(self, who: ProxyIdentity, *, known: str | None) -> Generator[Fetched | None, None, None]:
+        """What is new since the bundle named `known`, as it comes, until the service ends it; None about once a second
+        while nothing does. Raises what `bundle` raises, also between two of them."""
+        extra = {"Accept": "text/event-stream"} | ({} if known is None else {"Last-Event-ID": known})
+        url = self._base + "/v1/bundle/stream"
+        headers = self._signed(who, "GET", url, b"", self._nonce or self._first_nonce()) | extra
+        self._nonce = None
+        try:
+            with self._client.stream("GET", url, headers=headers, timeout=_LISTENING) as response:
+                self._learn_nonce(response)
+                if response.status_code != httpx.codes.OK:
+                    _require_served(response.status_code, response.headers, b"")
+                    raise ServiceAnswerWrong(seen=f"status {response.status_code}", expected="200 with a stream")
+                yield from read_events(response.iter_raw())
+        except httpx.HTTPError as error:
+            raise ServiceUnreachable(f"{type(error).__name__}: {error}"[:300]) from error
 
     def consistency(self, who: ProxyIdentity, log: int, first: int, second: int) -> tuple[bytes, ...]:
         """The proof, unverified, that the audit tree of `second` leaves begins with that of `first`.
@@ -165,21 +182,19 @@ class Service:
         url = self._base + path
         for last in (False, True):
             nonce, self._nonce = self._nonce or self._first_nonce(), None
-            authorization = sign_detached(
-                body, sign=who.key.sign, alg="ES256", kid=who.kid, method=method, url=url, nonce=nonce
-            )
-            headers = {"Authorization": authorization, **extra}
-            if body:
-                headers["Content-Type"] = "application/json"
+            headers = self._signed(who, method, url, body, nonce) | dict(extra)
             status, found, answer = self._exchange(method, url, body, headers, limit=limit)
             if status == httpx.codes.UNAUTHORIZED and self._nonce is not None and not last:
                 continue
             break
-        if status in (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE):
-            raise ServiceBusy(seen=f"status {status}", retry_after=_retry_after(found))
-        if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-            raise ServiceRefused(seen=f"status {status}: {_problem(answer)}")
+        _require_served(status, found, answer)
         return status, found, answer
+
+    def _signed(self, who: ProxyIdentity, method: str, url: str, body: bytes, nonce: bytes) -> dict[str, str]:
+        signature = sign_detached(
+            body, sign=who.key.sign, alg="ES256", kid=who.kid, method=method, url=url, nonce=nonce
+        )
+        return {"Authorization": signature} | ({"Content-Type": "application/json"} if body else {})
 
     def _first_nonce(self) -> bytes:
         status, headers, _ = self._exchange("GET", self._base + "/v1/nonce", b"", {}, limit=MAX_BEGIN)
@@ -207,12 +222,49 @@ class Service:
                     chunks.append(chunk)
         except httpx.HTTPError as error:
             raise ServiceUnreachable(f"{type(error).__name__}: {error}"[:300]) from error
+        self._learn_nonce(response)
+        return response.status_code, response.headers, b"".join(chunks)
+
+    def _learn_nonce(self, response: httpx.Response) -> None:
         if text := response.headers.get("Replay-Nonce"):
             try:
                 self._nonce = b64decode(text, name="Replay-Nonce") or None
             except AttestdError as error:
                 raise ServiceAnswerWrong("The service's nonce can't be read.") from error
-        return response.status_code, response.headers, b"".join(chunks)
+
+
+def read_events(chunks: Iterable[bytes]) -> Iterator[Fetched | None]:
+    """Server-sent events (WHATWG HTML, section 9.2.6) as the service writes them; None for a comment, which says that
+    the line stands. Raises ServiceAnswerWrong or InputTooLarge."""
+    waiting = bytearray()
+    for chunk in chunks:
+        looked_at = max(0, len(waiting) - 1)
+        waiting += chunk
+        if waiting.find(b"\n\n", looked_at) >= 0:
+            *events, rest = bytes(waiting).split(b"\n\n")
+            waiting = bytearray(rest)
+            for text in events:
+                yield _read_event(text)
+        if len(waiting) > MAX_COPY:
+            raise InputTooLarge("An event of the service is too large.", expected=f"at most {MAX_COPY} octets")
+
+
+def _read_event(text: bytes) -> Fetched | None:
+    if text.startswith(b":"):
+        return None
+    fields = dict(line.partition(b": ")[::2] for line in text.split(b"\n"))
+    kind, data = fields.get(b"event"), fields.get(b"data")
+    if kind not in (b"bundle", b"delta") or not data:
+        raise ServiceAnswerWrong("The service's event can't be read.", seen=repr(text[:80]))
+    return Fetched(data, kind == b"delta")
+
+
+def _require_served(status: int, headers: httpx.Headers, answer: bytes) -> None:
+    """Raises ServiceBusy or ServiceRefused."""
+    if status in (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE):
+        raise ServiceBusy(seen=f"status {status}", retry_after=_retry_after(headers))
+    if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        raise ServiceRefused(seen=f"status {status}: {_problem(answer)}")
 
 
 def _retry_after(headers: httpx.Headers) -> int:

@@ -18,7 +18,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
 
-from attestd.credentials.bundle import MAX_BUNDLE, Bundle, BundleRolledBack, verify_bundle
+from attestd.credentials.bundle import Bundle, BundleRolledBack, verify_copy
+from attestd.credentials.copies import MAX_COPY, Copy, Delta, DeltaMisfit
 from attestd.errors import InputTooLarge, MalformedInput, Misconfigured, Unavailable
 from attestd.ids import TrustDomain
 from attestd.protocol.encoding import Members, read_object, write_object
@@ -28,7 +29,7 @@ from attestd_edge.files import FileUnreadable, read_file, replace_file
 from attestd_edge.history import History, Prove
 from attestd_edge.roots import PinnedRoots
 
-BUNDLE_FILE = "bundle.jws"
+BUNDLE_FILE = "bundle.json"
 FLOOR_FILE = "floor.json"
 LOCK_FILE = "refresh.lock"
 FLOOR_INTERVAL = timedelta(seconds=60)  # how much of the time's floor a power cut may cost
@@ -95,7 +96,7 @@ class BundleStore:
         self._view: View | None = None
         self._unusable: str | None = None
         self._mark: tuple[int, int, int] | None = None
-        self._jws = ""
+        self._copy: Copy | None = None  # what `_view` was made of
         self._owner: int | None = None
         clock.raise_to(self._floor.time)
 
@@ -108,6 +109,12 @@ class BundleStore:
     def floor(self) -> Floor:
         return self._floor
 
+    @property
+    def name(self) -> str | None:
+        """Epoch and version of the bundle in use, as deltas and ETags name it; None if there is none."""
+        view = self._view
+        return None if view is None or self._unusable is not None else view.bundle.name
+
     def view(self) -> View:
         """What to decide with. Raises NoBundle, or BundleUnusable for one that this edge does not understand."""
         if self._unusable is not None:
@@ -118,7 +125,7 @@ class BundleStore:
 
     def load(self) -> bool:
         """Takes up the bundle on disk if it is another than the one in use: at the start, and beside a process that
-        refreshes. Returns whether there was a new one. Raises what `verify_bundle` raises."""
+        refreshes. Returns whether there was a new one. Raises what `verify_copy` raises."""
         path = self.folder / BUNDLE_FILE
         try:
             found = path.stat()
@@ -129,23 +136,37 @@ class BundleStore:
             if mark == self._mark:
                 return False
             self._mark = mark  # read once, whatever it turns out to be: it does not get better by reading it again
-            jws = read_file(path, limit=MAX_BUNDLE).decode("ascii", "replace")
+            copy = Copy.read(read_file(path, limit=MAX_COPY))
             self._raise_floor(Floor.read(self.folder / FLOOR_FILE))
             self._roots.look()
-            self._use(self._verify(jws), jws)
+            self._use(self._verify(copy), copy)
         return True
 
-    def adopt(self, jws: str, *, prove: Prove | None = None) -> bool:
+    def adopt(self, content: bytes, *, prove: Prove | None = None) -> bool:
         """A bundle just fetched; `prove` asks the service for a consistency proof. Returns whether it is a new one.
 
-        Raises what `verify_bundle` and `History.follow` raise, FileUnwritable (then nothing has changed), or
+        Raises what `Copy.read`, `verify_copy` and `History.follow` raise, FileUnwritable (then nothing has changed), or
         BundleUnusable (then nothing crosses until another comes).
         """
+        return self._adopt(Copy.read(content), prove)
+
+    def adopt_delta(self, content: bytes, *, prove: Prove | None = None) -> bool:
+        """What is different from the bundle in use. Raises DeltaMisfit for another one's, and what `adopt` raises."""
+        delta = Delta.read(content)
         with self._lock:
-            if jws == self._jws:
+            if self._copy is None or self._view is None:
+                raise DeltaMisfit(expected="a whole bundle at first")
+            bundle = self._view.bundle
+            if delta.base != (bundle.epoch, bundle.version):
+                raise DeltaMisfit(seen=f"a delta from {delta.base[0]}.{delta.base[1]}", expected=bundle.name)
+            return self._adopt(self._copy.after(delta), prove)
+
+    def _adopt(self, copy: Copy, prove: Prove | None) -> bool:
+        with self._lock:
+            if self._copy is not None and copy.statement == self._copy.statement:
                 return False
             # 1. Genuine, ours, not older than anything used before, and with all of the history that was.
-            bundle = self._verify(jws)
+            bundle = self._verify(copy)
             roots = bundle.succeed(self.roots, self.clock.now())
             self.history.roots = tuple({*self.roots, *roots})
             head = self.history.follow(bundle, prove, self.clock.now())
@@ -153,12 +174,12 @@ class BundleStore:
             # leave a cut-off edge with nothing.
             if head is not None and head != self.history.known:
                 self.history.keep(head)
-            replace_file(self.folder / BUNDLE_FILE, jws.encode("ascii"), mode=0o640)
+            replace_file(self.folder / BUNDLE_FILE, copy.to_bytes(), mode=0o640)
             # After the bundle, which leads to them from where we were; the one before may not hold under the new ones.
             self._roots.keep(roots)
             self._write_floor(bundle.epoch, bundle.version)
             # 3. In use.
-            self._use(bundle, jws)
+            self._use(bundle, copy)
         return True
 
     def keep_time(self, *, at_once: bool = False) -> None:
@@ -189,9 +210,9 @@ class BundleStore:
                 os.close(self._owner)
                 self._owner = None
 
-    def _verify(self, jws: str) -> Bundle:
-        bundle = verify_bundle(
-            jws,
+    def _verify(self, copy: Copy) -> Bundle:
+        bundle = verify_copy(
+            copy,
             roots=self.roots,
             trust_domain=self._trust_domain,
             floor=(self._floor.epoch, self._floor.version),
@@ -206,9 +227,9 @@ class BundleStore:
                 )
         return bundle
 
-    def _use(self, bundle: Bundle, jws: str) -> None:
+    def _use(self, bundle: Bundle, copy: Copy) -> None:
         self._raise_floor(Floor(bundle.epoch, bundle.version, self._floor.time))
-        self._jws = jws
+        self._copy = copy
         try:
             self._view = View.of(bundle, pinned=bundle.succeed(self.roots, self.clock.now()), before=self._view)
         except BundleUnusable as error:

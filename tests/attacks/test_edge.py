@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestd.ca.bundles import sign_bundle
 from attestd.ca.hierarchy import Hierarchy, create_hierarchy
-from attestd.credentials.bundle import Bundle, verify_bundle
+from attestd.credentials.bundle import Bundle, verify_copy
+from attestd.credentials.copies import Copy
 from attestd.credentials.dpop import EdgeNonces, ReplayCache, make_dpop
 from attestd.credentials.jwk import public_jwk
 from attestd.credentials.requests import SoftwareKey
@@ -63,20 +64,20 @@ class Gate:
         told = {"roots": [der(self.world.hierarchy.root)], "trust_domain": TRUST_DOMAIN, "clock": clock, **lies}
         return BundleStore(self.folder, **told)
 
-    def published(self) -> str:
-        return self.world.service.publication.bundle(self.world.clock()).jws
+    def published(self) -> bytes:
+        return self.world.service.publication.bundle(self.world.clock()).content
 
     def fetch(self) -> None:
         self.adopt(self.published())
 
-    def adopt(self, jws: str) -> bool:
+    def adopt(self, content: bytes) -> bool:
         """A bundle from wherever, with the service's own proof that its trail only grew."""
-        return self.store.adopt(jws, prove=self.world.service.publication.audit.consistency)
+        return self.store.adopt(content, prove=self.world.service.publication.audit.consistency)
 
     def bundle(self) -> Bundle:
         """The published bundle, read."""
-        return verify_bundle(
-            self.published(),
+        return verify_copy(
+            Copy.read(self.published()),
             roots=[der(self.world.hierarchy.root)],
             trust_domain=TRUST_DOMAIN,
             floor=(0, 0),
@@ -329,7 +330,7 @@ def test_a_stranger_s_authority_of_the_same_name(gate: Gate, device: SoftDevice,
     create_hierarchy(tmp_path / "stranger", TRUST_DOMAIN, now=gate.world.clock(), entropy=os.urandom)
     stranger = Hierarchy.load(tmp_path / "stranger")
     with pytest.raises(AttestdError):
-        gate.adopt(sign_bundle(raised(gate.bundle()), stranger.bundle_signer))
+        gate.adopt(sign_bundle(raised(gate.bundle()), stranger.bundle_signer).to_bytes())
     genuine = x509.load_der_x509_certificate(chain_of(device)[0])
     builder = x509.CertificateBuilder(
         stranger.issuer.certificate.subject,
@@ -421,7 +422,7 @@ def test_a_bundle_from_before_a_quarantine(gate: Gate, world: World, device: Sof
         gate.adopt(before)
     assert gate.crosses({}, peer=tls(device)) == "device-suspended"
     # Nor does a restart help, nor the old file put back on the disk.
-    (gate.folder / "bundle.jws").write_text(before)
+    (gate.folder / "bundle.json").write_bytes(before)
     reopened = gate.open()
     with pytest.raises(AttestdError):
         reopened.load()
@@ -437,22 +438,25 @@ def test_a_bundle_signed_by_the_wrong_key(gate: Gate, world: World) -> None:
     """Token, issuing, root and device keys sign no bundles; nor does a stranger's with our certificate beside it."""
     house = world.hierarchy
     honest = raised(gate.bundle())
-    parts = sign_bundle(honest, house.bundle_signer).split(".")
+    copy = sign_bundle(honest, house.bundle_signer)
+    parts = copy.statement.split(".")
     stranger = SoftwareKey(ec.generate_private_key(ec.SECP256R1()))
     for sign in (token_signer(house), house.issuer.sign, world.enrolled().sign, stranger.sign):
         forged = f"{parts[0]}.{parts[1]}.{b64encode(sign(f'{parts[0]}.{parts[1]}'.encode()))}"
         with pytest.raises(AttestdError):
-            gate.adopt(forged)
+            gate.adopt(replace(copy, statement=forged).to_bytes())
     with pytest.raises(AttestdError):
-        gate.adopt(sign_bundle(honest, house.issuer))  # with the issuer's own certificate in x5c
-    assert gate.adopt(sign_bundle(honest, house.bundle_signer))
+        gate.adopt(sign_bundle(honest, house.issuer).to_bytes())  # with the issuer's own certificate beside it
+    assert gate.adopt(copy.to_bytes())
 
 
 def test_a_signed_time_is_no_bundle(gate: Gate, world: World) -> None:
     """The same key signs times for anybody's nonce; whatever the nonce says, it is no bundle."""
     for path in ("/v1/time?nonce=" + b64encode(os.urandom(16)), "/v1/jwks", "/v1/root"):
         with pytest.raises(AttestdError):
-            gate.adopt(world.get(path).text)
+            gate.adopt(world.get(path).data)
+        with pytest.raises(AttestdError):
+            gate.adopt(replace(Copy.read(gate.published()), statement=world.get(path).text).to_bytes())
 
 
 @pytest.mark.parametrize(
@@ -463,7 +467,7 @@ def test_a_signed_time_is_no_bundle(gate: Gate, world: World) -> None:
 def test_a_genuine_bundle_that_is_wrong(gate: Gate, world: World, device: SoftDevice, changed: dict[str, Any]) -> None:
     """Signed by the right key. What is not for this edge changes nothing; what it can't read lets nobody cross."""
     with pytest.raises((AttestdError, ValueError, OverflowError)):
-        gate.adopt(sign_bundle(raised(gate.bundle(), **changed), world.hierarchy.bundle_signer))
+        gate.adopt(sign_bundle(raised(gate.bundle(), **changed), world.hierarchy.bundle_signer).to_bytes())
     assert (gate.crosses({}, peer=tls(device)) == "") is ("policy" not in changed)
 
 
@@ -478,7 +482,8 @@ def test_a_device_that_the_bundle_does_not_know(gate: Gate, world: World) -> Non
 def test_nothing_of_an_ek_comes_to_an_edge(gate: Gate, device: SoftDevice) -> None:
     """An EK hash is a lifelong tracker: it is in no bundle, certificate or token."""
     token = token_of(device)
-    bundle = b64decode(gate.published().split(".")[1])
+    copy = Copy.read(gate.published())
+    bundle = b64decode(copy.statement.split(".")[1]) + b"".join(copy.parts.values())
     for text in (bundle, b64decode(token.split(".")[1]), *chain_of(device)):
         for form in (device.ek_hash.hex().encode(), b64encode(device.ek_hash).encode(), bytes(device.ek_hash)):
             assert form not in text

@@ -19,7 +19,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import Row, select
 
-from attestd.credentials.bundle import Bundle
+from attestd.credentials.bundle import Bundle, Statement
+from attestd.credentials.copies import Copy
 from attestd.ids import Serial
 from attestd.protocol.encoding import b64decode
 from attestd.protocol.messages import CredentialAnswer
@@ -270,7 +271,9 @@ def the_bundle_says_what_the_registry_says(stored: Stored) -> Iterator[str]:
         yield f"the newest bundle is of revision {stored.bundle.revision}, which has not been yet"
     if stored.bundle.revision != stored.counters["revision"]:
         return
-    bundle = Bundle.parse(b64decode(stored.bundle.jws.split(".")[1]))
+    copy = Copy.read(stored.bundle.content.encode())
+    statement = Statement.parse(b64decode(copy.statement.split(".")[1]))
+    bundle = Bundle.of(statement, copy.parts)
     for device in stored.devices:
         if device.status_index is not None and bundle.status[device.status_index] is not STATUS[State(device.state)]:
             yield f"device {device.id} is {device.state}, and {bundle.status[device.status_index].name} in the bundle"

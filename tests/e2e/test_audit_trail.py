@@ -70,7 +70,9 @@ def test_an_edge_follows_a_growing_trail(world: World, site: SiteEdge) -> None:
     sizes = [kept(site)]
     for _ in range(3):
         world.enrolled()
-        site.refresher.tick()
+        site.refresher.tick()  # what is urgent
+        world.clock.advance(minutes=1)
+        site.refresher.tick()  # and the head that followed
         assert site.refresher.connection == "connected"
         sizes.append(kept(site))
     assert sizes == sorted(set(sizes))
@@ -88,11 +90,13 @@ def test_an_edge_follows_a_growing_trail(world: World, site: SiteEdge) -> None:
 def test_a_rewritten_trail_is_refused_by_edges_that_saw_the_old_one(
     world: World, site: SiteEdge, crime: tuple[str, ...]
 ) -> None:
-    before = kept(site), site.store.view().bundle.version
     tamper(world, *crime, *START_OVER)
     restarted(world)
-    device = world.enrolled()
     world.enrolled()
+    site.refresher.tick()  # with the head of before: what is urgent waits for no proof
+    before = kept(site), site.store.view().bundle.version
+    device = world.enrolled()
+    world.clock.advance(minutes=1)
     for _ in range(2):
         site.refresher.tick()
         assert site.refresher.connection == "cut off"

@@ -82,7 +82,7 @@ def test_a_backup_beside_the_running_service_comes_back(instance: Path, served: 
     assert said["rows"]["devices"] == 1
     assert httpx.get(f"{served}/readyz", verify=_trust(instance)).status_code == 200
 
-    assert "bundle.jws" in attestd("restore", file, "--dir", new, "--passphrase-file", secret, code=3)
+    assert "bundle.json" in attestd("restore", file, "--dir", new, "--passphrase-file", secret, code=3)
     attestd("restore", file, "--dir", new, "--without-bundle", code=3)  # no passphrase
     assert not new.exists()
     done = json.loads(attestd("restore", file, "--dir", new, "--without-bundle", "--passphrase-file", secret, "--json"))

@@ -92,9 +92,9 @@ class Edge:
 
     def look(self) -> None:
         with self._turn:
-            fetched = self.service.bundle(self.who, etag=None)
+            fetched = self.service.bundle(self.who, known=None)
             assert fetched is not None
-            self.store.adopt(fetched.unverified_jws, prove=lambda *said: self.service.consistency(self.who, *said))
+            self.store.adopt(fetched.content, prove=lambda *said: self.service.consistency(self.who, *said))
             self.service.trust(self.store.roots)
 
     def renew(self) -> None:

@@ -305,7 +305,7 @@ def test_the_bundle_of_another_authority(world: World, file: Path, tmp_path: Pat
     """Of the same name, and about the same registry."""
     back_up(world, file)
     other = create_hierarchy(tmp_path / "other", TRUST_DOMAIN, now=START, entropy=os.urandom)
-    forged = Publication(world.settings, world.registry, other).bundle(world.clock()).jws
+    forged = Publication(world.settings, world.registry, other).bundle(world.clock()).content
     with pytest.raises(CertificateRefused):
         come_back(bundle=forged)
     assert [path.name for path in tmp_path.iterdir() if "after" in path.name] == []

@@ -16,9 +16,11 @@ from attestd.ca.rollover import Rollover, RootTooYoung
 from attestd.ca.rotation import Pace, Rotating, Rotation, StageImpossible, StillNeeded
 from attestd.ca.signer import FileKey
 from attestd.ca.unlocking import NOTHING
-from attestd.credentials.bundle import verify_bundle, verify_time
+from attestd.credentials.bundle import verify_copy
 from attestd.credentials.certificates import CertificateRefused
+from attestd.credentials.copies import Copy
 from attestd.credentials.succession import succeed
+from attestd.credentials.times import verify_time
 from attestd.registry import revision
 from attestd_edge.clock import EdgeClock
 from attestd_edge.store import BundleStore
@@ -145,14 +147,14 @@ def test_an_edge_that_slept_through_two_rollovers_follows(house: House, tmp_path
     house.replace_the_root()
     (tmp_path / "edge").mkdir()
     store = reopened(house, tmp_path / "edge")
-    assert store.adopt(house.world.service.publication.bundle(house.world.clock()).jws)
+    assert store.adopt(house.world.service.publication.bundle(house.world.clock()).content)
     assert store.roots == (der(house.world.hierarchy.root),)
 
 
 def test_a_retired_root_is_not_believed_after_a_restart(house: House, tmp_path: Path) -> None:
     site = sites(house, tmp_path / "edge")
     before = site.store.roots
-    old_bundle = house.world.service.publication.bundle(house.world.clock()).jws
+    old_bundle = house.world.service.publication.bundle(house.world.clock()).content
     house.replace_the_root()
     site.refresher.tick()
     store = reopened(house, tmp_path / "edge")
@@ -187,9 +189,8 @@ def test_after_the_retirement_the_new_root_speaks_for_the_old_one_no_more(house:
     house.replace_the_root()
     withdrawn = house.world.hierarchy.keys.withdrawn
     assert [one.public_key() for one in withdrawn] == [house.first.public_key()]
-    jws = house.world.service.publication.bundle(house.world.clock()).jws
-    bundle = verify_bundle(
-        jws,
+    bundle = verify_copy(
+        Copy.read(house.world.service.publication.bundle(house.world.clock()).content),
         roots=[der(house.world.hierarchy.root)],
         trust_domain=TRUST_DOMAIN,
         floor=(0, 0),

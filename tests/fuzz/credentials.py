@@ -10,11 +10,13 @@ from functools import cache
 import jwt
 from cryptography import x509
 
-from attestd.credentials.bundle import Bundle, verify_bundle, verify_time
+from attestd.credentials.bundle import Bundle, Statement, verify_copy
+from attestd.credentials.copies import Copy, Delta
 from attestd.credentials.dpop import EdgeNonces, ReplayCache, normal_uri, verify_dpop
 from attestd.credentials.facts import Facts
 from attestd.credentials.jwk import jwk_thumbprint, public_jwk, read_jwk
 from attestd.credentials.status import StatusList
+from attestd.credentials.times import verify_time
 from attestd.credentials.tokens import bind_to_certificate, verify_token
 from attestd.credentials.x509 import Authorities, VerifiedCertificate, verify_chain
 from attestd.errors import AttestdError
@@ -62,12 +64,22 @@ def _certificate() -> VerifiedCertificate:
 
 @once
 def _bundles() -> list[bytes]:
-    return [a.signed_bundle().encode()]
+    return [a.signed_bundle()]
+
+
+@once
+def _deltas() -> list[bytes]:
+    """From the honest bundle: to one with another device suspended and another serial number, and to a longer list."""
+    base = a.copy_of()
+    suspended = a.bundle(version=6, status=a.StatusList.of({3: a.Status.SUSPENDED}, 16), revoked=frozenset())
+    longer = a.bundle(version=6, status=a.StatusList.of({}, 4000), policy="forbid(principal, action, resource);")
+    return [a.copy_of(after).since(base, "2.5") for after in (suspended, longer)]
 
 
 @once
 def _payloads() -> list[bytes]:
-    return [a.bundle().to_bytes()]
+    made = a.bundle()
+    return [made.statement(made.parts()).to_bytes()]
 
 
 @once
@@ -126,17 +138,27 @@ def _proof(data: bytes) -> None:
 
 
 def _bundle(data: bytes) -> None:
-    """Only what the delegated key signed is a bundle. The key's certificate stands in the header, which is signed."""
-    text = data.decode("latin-1")
-    verify_bundle(text, roots=(a.ROOT.der,), trust_domain=a.TRUST_DOMAIN, floor=(0, 0), now=a.NOW)
-    jwt.PyJWS().decode(text, a.SIGNER_KEY.public_key(), algorithms=["ES256"])
-    assert data in _bundles()
+    """Only what the delegated key signed is a bundle, with the parts that it signed."""
+    copy = Copy.read(data)
+    assert Copy.read(copy.to_bytes()) == copy
+    bundle = verify_copy(copy, roots=(a.ROOT.der,), trust_domain=a.TRUST_DOMAIN, floor=(0, 0), now=a.NOW)
+    jwt.PyJWS().decode(copy.statement, a.SIGNER_KEY.public_key(), algorithms=["ES256"])
+    assert bundle == a.bundle()
+
+
+def _delta(data: bytes) -> None:
+    """What a delta leads to is verified like anything else: a bundle that was signed, or none."""
+    copy = a.copy_of().after(Delta.read(data))
+    verify_copy(copy, roots=(a.ROOT.der,), trust_domain=a.TRUST_DOMAIN, floor=(0, 0), now=a.NOW)
+    known = [a.copy_of().after(Delta.read(one)) for one in _deltas()]
+    assert copy.parts in [one.parts for one in (*known, a.copy_of())]
 
 
 def _payload(data: bytes) -> None:
-    """What a signed bundle may say, once somebody has signed it."""
-    bundle = Bundle.parse(data)
-    assert Bundle.parse(bundle.to_bytes()) == bundle
+    """What a signed statement may say, once somebody has signed it."""
+    statement = Statement.parse(data)
+    assert Statement.parse(statement.to_bytes()) == statement
+    bundle = Bundle.of(statement, a.copy_of().parts)
     bundle.verification_keys()
     try:
         bundle.authorities((a.ROOT.der,))
@@ -193,7 +215,8 @@ TARGETS = (
     Target("token", _token, _tokens, _WORDS),
     Target("proof", _proof, _proofs, _WORDS),
     Target("bundle", _bundle, _bundles, _WORDS),
-    Target("bundle-payload", _payload, _payloads, _WORDS),
+    Target("bundle-delta", _delta, _deltas, _WORDS),
+    Target("bundle-statement", _payload, _payloads, _WORDS),
     Target("time", _time, _times, _WORDS),
     Target("status-list", _status, lambda: [a.STATUS.encode().encode(), StatusList(bytes(70_000)).encode().encode()]),
     Target("facts", _fact, _facts, (b'"v":1', b'"lbl":{}', b"\x0c\x82"), limit=1100),

@@ -26,7 +26,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from werkzeug.test import TestResponse
 
 from attestd.config import ReferenceSettings
-from attestd.credentials.bundle import Bundle, verify_bundle
+from attestd.credentials.bundle import Bundle, verify_copy
+from attestd.credentials.copies import Copy
 from attestd.credentials.facts import FACTS_OID, Facts
 from attestd.credentials.status import Status
 from attestd.ids import DeviceId, Serial
@@ -361,7 +362,8 @@ class Protocol(RuleBasedStateMachine):
             self.world.service.operations.renew_proxy("proxy-1", self.world.act)
             answer = self.world.proxy.get("/v1/bundle")
         root = self.world.hierarchy.root.public_bytes(Encoding.DER)
-        bundle = verify_bundle(answer.text, roots=(root,), trust_domain=TRUST_DOMAIN, floor=self.floor, now=self.now)
+        copy = Copy.read(answer.data)
+        bundle = verify_copy(copy, roots=(root,), trust_domain=TRUST_DOMAIN, floor=self.floor, now=self.now)
         self.floor = (bundle.epoch, bundle.version)
         return bundle
 

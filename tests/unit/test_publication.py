@@ -10,7 +10,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from attestd.credentials.bundle import Bundle, verify_bundle
+from attestd.credentials.bundle import Bundle, verify_copy
+from attestd.credentials.copies import Copy
 from attestd.credentials.status import Status
 from attestd.publication import Publication
 from attestd.registry import devices
@@ -26,7 +27,9 @@ def world(tmp_path: Path) -> World:
 def fetch(world: World, floor: tuple[int, int] = (0, 0)) -> Bundle:
     roots = [world.hierarchy.root.public_bytes(Encoding.DER)]
     published = world.service.publication.bundle(world.clock())
-    return verify_bundle(published.jws, roots=roots, trust_domain=TRUST_DOMAIN, floor=floor, now=world.clock())
+    return verify_copy(
+        Copy.read(published.content), roots=roots, trust_domain=TRUST_DOMAIN, floor=floor, now=world.clock()
+    )
 
 
 def test_an_unchanged_bundle_stays_the_same_octets_for_a_while(world: World) -> None:
@@ -71,8 +74,8 @@ def test_another_process_publishes_the_same_version(world: World) -> None:
 def test_a_crowd_at_a_change_agrees_on_one_bundle(world: World) -> None:
     world.enrolled()
     publications = [Publication(world.settings, world.registry, world.hierarchy) for _ in range(6)]
-    seen: list[str] = []
-    threads = [threading.Thread(target=lambda p=p: seen.append(p.bundle(world.clock()).jws)) for p in publications]
+    seen: list[bytes] = []
+    threads = [threading.Thread(target=lambda p=p: seen.append(p.bundle(world.clock()).content)) for p in publications]
     for thread in threads:
         thread.start()
     for thread in threads:

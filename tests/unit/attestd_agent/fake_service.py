@@ -26,10 +26,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from attestd.credentials.bundle import BUNDLE_EKU, TIME_TYP
+from attestd.credentials.delegation import BUNDLE_EKU
 from attestd.credentials.facts import FACTS_OID, Facts
 from attestd.credentials.jws import raw_signature, sign_jws
 from attestd.credentials.requests import verify_request
+from attestd.credentials.times import TIME_TYP
 from attestd.errors import AttestdError, Unauthenticated
 from attestd.ids import EkHash
 from attestd.protocol.demanded import HEADER

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from attestd.credentials.bundle import TimeBehindFloor, TimeNonceWrong
 from attestd.credentials.jws import SignatureWrong
 from attestd.credentials.requests import SoftwareKey
+from attestd.credentials.times import TimeBehindFloor, TimeNonceWrong
 from attestd.errors import AttestdError, Unauthenticated
 from attestd.protocol.demanded import HEADER
 from attestd.protocol.messages import (

@@ -165,7 +165,7 @@ class TestCheck:
         assert "stale since" in check(site)["bundle"]["detail"]
 
     def test_no_bundle(self, site):
-        (site.folder / "state" / "bundle.jws").unlink()
+        (site.folder / "state" / "bundle.json").unlink()
         assert not check(site)["bundle"]["ok"]
 
     def test_a_clock_that_is_behind(self, site):
@@ -183,7 +183,7 @@ class TestCheck:
         assert found["state"]["ok"]
 
     def test_a_state_folder_that_is_not_there(self, site):
-        (site.folder / "state" / "bundle.jws").unlink()
+        (site.folder / "state" / "bundle.json").unlink()
         (site.folder / "state").rmdir()
         assert not check(site)["state"]["ok"]
 

@@ -76,7 +76,10 @@ class FakeService:
         self.key = SoftwareKey(PROXY_KEY)
 
     def publish(self, *, version: int, **lies) -> None:
-        self.jws = a.signed_bundle(self._make_bundle(version=version, **lies))
+        before = getattr(self, "copy", None)
+        self.copy = a.copy_of(self._make_bundle(version=version, **lies))
+        self.content = self.copy.to_bytes()
+        self.deltas = {} if before is None else {self.etag: self.copy.since(before, self.etag.strip('"'))}
         self.etag = f'"2.{version}"'
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
@@ -105,7 +108,11 @@ class FakeService:
         if path == "/v1/bundle":
             if request.headers.get("If-None-Match") == self.etag:
                 return httpx.Response(304, headers={"ETag": self.etag})
-            return httpx.Response(200, text=self.jws, headers={"ETag": self.etag})
+            base = request.headers.get("If-None-Match")
+            if request.headers.get("A-IM") == "attestd-delta" and base in self.deltas:
+                told = {"ETag": self.etag, "IM": "attestd-delta", "Delta-Base": base}
+                return httpx.Response(226, content=self.deltas[base], headers=told)
+            return httpx.Response(200, content=self.content, headers={"ETag": self.etag})
         assert (request.method, path) == ("POST", "/v1/proxies/renewals")
         assert json.loads(request.content) == {"v": 1}
         return httpx.Response(200, json=self.renewal)
@@ -153,65 +160,79 @@ def refresher(store, service, files):
 
 class TestAsking:
     def test_fetches_a_bundle_with_a_nonce_of_the_service(self, service, fake, who):
-        fetched = service.bundle(who, etag=None)
-        assert (fetched.unverified_jws, fetched.etag) == (fake.jws, '"2.5"')
+        fetched = service.bundle(who, known=None)
+        assert (fetched.content, fetched.is_delta) == (fake.content, False)
         assert fake.asked == ["GET /v1/nonce", "GET /v1/bundle"]
 
     def test_each_answer_brings_the_next_nonce(self, service, fake, who):
         for _ in range(3):
-            service.bundle(who, etag=None)
+            service.bundle(who, known=None)
         assert fake.asked == ["GET /v1/nonce"] + ["GET /v1/bundle"] * 3
 
     def test_an_unchanged_bundle_is_not_sent_again(self, service, who):
-        assert service.bundle(who, etag='"2.5"') is None
-        assert service.bundle(who, etag='"2.4"') is not None
+        assert service.bundle(who, known="2.5") is None
+        assert service.bundle(who, known="2.4") is not None
 
     def test_a_nonce_is_not_used_again_after_a_request_that_got_no_answer(self, service, fake, who):
-        service.bundle(who, etag=None)
+        service.bundle(who, known=None)
         fake.down = True
         with pytest.raises(ServiceUnreachable):
-            service.bundle(who, etag=None)
+            service.bundle(who, known=None)
         fake.down = False
-        service.bundle(who, etag=None)
+        service.bundle(who, known=None)
         assert fake.asked == ["GET /v1/nonce", "GET /v1/bundle"] * 2
+
+    def test_what_is_different_from_the_one_that_it_has(self, service, fake, who):
+        fake.publish(version=6)
+        fetched = service.bundle(who, known="2.5")
+        assert (fetched.content, fetched.is_delta) == (fake.deltas['"2.5"'], True)
+
+    def test_a_delta_that_was_not_asked_for(self, service, fake, who):
+        fake.status, fake.headers, fake.body = 226, {"IM": "attestd-delta"}, b"{}"
+        assert service.bundle(who, known="2.5").is_delta
+        with pytest.raises(ServiceAnswerWrong):
+            service.bundle(who, known=None)
+        fake.headers = {"IM": "gzip"}
+        with pytest.raises(ServiceAnswerWrong):
+            service.bundle(who, known="2.5")
 
     def test_a_304_that_was_not_asked_for(self, service, fake, who):
         fake.status = 304
         with pytest.raises(ServiceAnswerWrong):
-            service.bundle(who, etag=None)
+            service.bundle(who, known=None)
 
     def test_a_spent_nonce_is_replaced_once(self, service, fake, who):
-        service.bundle(who, etag=None)
+        service.bundle(who, known=None)
         fake.nonces.clear()
-        assert service.bundle(who, etag=None) is not None
+        assert service.bundle(who, known=None) is not None
         assert fake.asked[-2:] == ["GET /v1/bundle", "GET /v1/bundle"]
 
     def test_a_refusal_is_not_repeated_for_ever(self, service, fake, who):
         fake.status, fake.body = 401, b'{"type":"urn:attestd:problem:caller-disabled"}'
         with pytest.raises(ServiceRefused, match="caller-disabled"):
-            service.bundle(who, etag=None)
+            service.bundle(who, known=None)
         assert fake.asked.count("GET /v1/bundle") == 2
 
     @pytest.mark.parametrize(("text", "seconds"), [("7", 7), ("", 5), ("soon", 5), ("999999", 300), ("٣", 5)])
     def test_a_busy_service_is_obeyed_within_bounds(self, service, fake, who, text, seconds):
         fake.status, fake.headers = 503, {"Retry-After": text.encode() if not text.isascii() else text}
         with pytest.raises(ServiceBusy) as caught:
-            service.bundle(who, etag=None)
+            service.bundle(who, known=None)
         assert caught.value.retry_after == seconds
 
-    @pytest.mark.parametrize(("status", "body"), [(200, b"caf\xc3\xa9"), (404, b""), (302, b""), (500, b"")])
+    @pytest.mark.parametrize(("status", "body"), [(226, b"{}"), (404, b""), (302, b""), (500, b"")])
     def test_an_answer_that_makes_no_sense(self, service, fake, who, status, body):
         fake.status, fake.body = status, body
         with pytest.raises(ServiceAnswerWrong):
-            service.bundle(who, etag=None)
+            service.bundle(who, known=None)
 
     def test_an_answer_without_end(self, service, fake, who, monkeypatch):
-        monkeypatch.setattr(service_module, "MAX_BUNDLE", 100)
+        monkeypatch.setattr(service_module, "MAX_COPY", 100)
         fake.status, fake.body = 200, b"x" * 100
-        assert service.bundle(who, etag=None)
+        assert service.bundle(who, known=None)
         fake.body += b"x"
         with pytest.raises(InputTooLarge):
-            service.bundle(who, etag=None)
+            service.bundle(who, known=None)
 
     def test_an_answer_that_drips(self, fake, who):
         seconds = iter(range(0, 1000, 31))
@@ -222,22 +243,22 @@ class TestAsking:
             ) as slow,
             pytest.raises(ServiceUnreachable, match="too long"),
         ):
-            slow.bundle(who, etag=None)
+            slow.bundle(who, known=None)
 
     @pytest.mark.parametrize("nonce", ["not base64!", "AB"])
     def test_a_nonce_that_is_none(self, service, fake, who, nonce):
         fake.status, fake.headers = 200, {"Replay-Nonce": nonce}
         with pytest.raises(ServiceAnswerWrong):
-            service.bundle(who, etag=None)
+            service.bundle(who, known=None)
 
     def test_a_service_that_gives_no_nonce(self, service, fake, who):
         fake.nonce_answer = httpx.Response(200)
         fake.gives_nonces = False
         with pytest.raises(ServiceAnswerWrong, match="no nonce"):
-            service.bundle(who, etag=None)
+            service.bundle(who, known=None)
         fake.nonce_answer = httpx.Response(503, headers={"Retry-After": "9"})
         with pytest.raises(ServiceBusy) as caught:
-            service.bundle(who, etag=None)
+            service.bundle(who, known=None)
         assert caught.value.retry_after == 9
 
     def test_a_renewal_that_was_not_granted(self, service, fake, who):
@@ -256,7 +277,7 @@ class TestAsking:
     def test_a_service_that_is_down(self, service, fake, who):
         fake.down = True
         with pytest.raises(ServiceUnreachable):
-            service.bundle(who, etag=None)
+            service.bundle(who, known=None)
 
     def test_tls_trusts_the_pinned_root_alone_and_checks_names(self):
         context = tls_context([a.ROOT.der])
@@ -271,9 +292,26 @@ class TestRounds:
         assert store.view().bundle.version == 5
         assert refresher.connection == "connected"
 
+    def test_the_next_round_takes_what_is_different(self, refresher, fake, store):
+        refresher.tick()
+        fake.publish(version=6, policy="forbid(principal, action, resource);")
+        fake.content = b"must not be sent"
+        refresher.tick()
+        assert store.view().bundle.version == 6
+        assert store.view().bundle.policy.startswith("forbid")
+
+    def test_a_delta_that_is_refused_is_followed_by_a_whole_bundle(self, refresher, fake, store):
+        refresher.tick()
+        fake.publish(version=6)
+        fake.deltas = {name: delta.replace(b'"base":"2.5"', b'"base":"2.4"') for name, delta in fake.deltas.items()}
+        refresher.tick()
+        assert store.view().bundle.version == 5
+        refresher.tick()
+        assert store.view().bundle.version == 6
+
     def test_the_next_round_asks_with_its_etag(self, refresher, fake, store):
         refresher.tick()
-        fake.jws = "must not be sent"
+        fake.content = b"must not be sent"
         refresher.tick()
         assert store.view().bundle.version == 5
         fake.publish(version=6)
@@ -314,9 +352,9 @@ class TestRounds:
 
     def test_a_refused_bundles_etag_is_not_kept(self, refresher, fake, store, bundle):
         """Else the service's 304 would hide that this edge has something else."""
-        fake.jws = a.signed_bundle(bundle(), key=a.STRANGER_KEY)
+        fake.content = a.signed_bundle(bundle(), key=a.STRANGER_KEY)
         refresher.tick()
-        fake.jws = a.signed_bundle(bundle())
+        fake.content = a.signed_bundle(bundle())
         refresher.tick()
         assert store.view().bundle.version == 5
 

@@ -11,10 +11,12 @@ import pytest
 from attestd.credentials.bundle import (
     BundleFromElsewhere,
     BundleFromTheFuture,
+    BundleIncomplete,
     BundleRolledBack,
     BundleStale,
 )
 from attestd.credentials.certificates import CertificateRefused
+from attestd.credentials.copies import DeltaMisfit
 from attestd.credentials.jws import SignatureWrong
 from attestd.ids import TrustDomain
 from attestd_edge import files
@@ -101,6 +103,54 @@ class TestAdopting:
         assert version(adopted) == (2, 7)
 
 
+class TestDeltas:
+    """What a delta leads to is a bundle like any other: verified, kept, and then used."""
+
+    def delta(self, bundle, *, base="2.5", before=None, **after) -> bytes:
+        made = a.copy_of(bundle(**{"version": 6, **after}))
+        return made.since(a.copy_of(bundle(**(before or {}))), base)
+
+    def test_a_delta(self, adopted, bundle, tmp_path, watch):
+        status = a.StatusList.of({3: a.Status.SUSPENDED}, 16)
+        assert adopted.adopt_delta(self.delta(bundle, status=status, revoked=frozenset()))
+        for store in (adopted, reopened(tmp_path, watch)):
+            assert version(store) == (2, 6)
+            assert store.view().bundle.status == status
+            assert store.view().bundle.revoked == frozenset()
+
+    def test_one_is_nothing_to_begin_with(self, store, bundle):
+        with pytest.raises(DeltaMisfit):
+            store.adopt_delta(self.delta(bundle))
+
+    @pytest.mark.parametrize("base", ["2.4", "2.6", "1.5"])
+    def test_one_that_begins_elsewhere(self, adopted, bundle, base):
+        with pytest.raises(DeltaMisfit):
+            adopted.adopt_delta(self.delta(bundle, base=base))
+        assert version(adopted) == (2, 5)
+
+    def test_one_that_leads_elsewhere(self, adopted, bundle, tmp_path, watch):
+        """It names the right beginning, and was made of another one."""
+        lost = {"status": a.StatusList.of({3: a.Status.SUSPENDED}, 16)}
+        with pytest.raises(BundleIncomplete, match="status"):
+            adopted.adopt_delta(self.delta(bundle, before=lost, **lost))
+        for store in (adopted, reopened(tmp_path, watch)):
+            assert version(store) == (2, 5)
+
+    def test_one_to_an_older_bundle(self, adopted, bundle):
+        with pytest.raises(BundleRolledBack):
+            adopted.adopt_delta(self.delta(bundle, version=4))
+
+    def test_one_without_the_service_s_signature(self, adopted, bundle):
+        forged = a.copy_of(bundle(version=6), key=a.STRANGER_KEY).since(a.copy_of(bundle()), "2.5")
+        with pytest.raises((CertificateRefused, SignatureWrong)):
+            adopted.adopt_delta(forged)
+
+    def test_one_that_brings_another_signer(self, adopted, bundle):
+        other = a.signer(subject="next", key=a.LOWER_KEY)
+        made = a.copy_of(bundle(version=6), certificates=[other], key=a.LOWER_KEY)
+        assert adopted.adopt_delta(made.since(a.copy_of(bundle()), "2.5"))
+
+
 class TestOnDisk:
     def test_a_bundle_is_on_disk_before_it_is_used(self, store, bundle, monkeypatch):
         written = []
@@ -116,8 +166,8 @@ class TestOnDisk:
         store.adopt(a.signed_bundle(bundle()))
         assert written == [BUNDLE_FILE, FLOOR_FILE]
 
-    @pytest.mark.parametrize("fails", [BUNDLE_FILE, FLOOR_FILE])
-    def test_what_could_not_be_kept_is_not_used(self, adopted, bundle, monkeypatch, fails):
+    @pytest.mark.parametrize(("fails", "newer"), [(BUNDLE_FILE, {"version": 6}), (FLOOR_FILE, {"version": 6})])
+    def test_what_could_not_be_kept_is_not_used(self, adopted, bundle, monkeypatch, fails, newer):
         real = store_module.replace_file
 
         def full(path, data, *, mode):
@@ -127,7 +177,7 @@ class TestOnDisk:
 
         monkeypatch.setattr(store_module, "replace_file", full)
         with pytest.raises(FileUnwritable):
-            adopted.adopt(a.signed_bundle(bundle(version=6)))
+            adopted.adopt(a.signed_bundle(bundle(**newer)))
         assert version(adopted) == (2, 5)
 
     def test_a_restart_while_cut_off_goes_on(self, adopted, tmp_path, watch):
@@ -143,7 +193,7 @@ class TestOnDisk:
     def test_an_older_bundle_put_back_on_disk_is_refused(self, adopted, bundle, tmp_path, watch):
         old = a.signed_bundle(bundle())
         adopted.adopt(a.signed_bundle(bundle(version=6)))
-        (tmp_path / BUNDLE_FILE).write_text(old)
+        (tmp_path / BUNDLE_FILE).write_bytes(old)
         with pytest.raises(BundleRolledBack):
             reopened(tmp_path, watch)
 
@@ -157,7 +207,7 @@ class TestOnDisk:
 
     def test_a_power_cut_between_bundle_and_floor(self, adopted, bundle, tmp_path, watch):
         """The bundle is newer than the floor: it is used, and the floor is the bundle's own."""
-        (tmp_path / BUNDLE_FILE).write_text(a.signed_bundle(bundle(version=9)))
+        (tmp_path / BUNDLE_FILE).write_bytes(a.signed_bundle(bundle(version=9)))
         again = reopened(tmp_path, watch)
         assert version(again) == (2, 9)
         with pytest.raises(BundleRolledBack):
@@ -282,7 +332,7 @@ class TestTwoProcesses:
     def test_the_reader_takes_no_older_one(self, store, bundle, tmp_path, watch):
         store.adopt(a.signed_bundle(bundle()))
         beside = reopened(tmp_path, watch)
-        (tmp_path / BUNDLE_FILE).write_text(a.signed_bundle(bundle(version=4)))
+        (tmp_path / BUNDLE_FILE).write_bytes(a.signed_bundle(bundle(version=4)))
         with pytest.raises(BundleRolledBack):
             beside.load()
         assert version(beside) == (2, 5)

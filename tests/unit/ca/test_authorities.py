@@ -25,7 +25,7 @@ from attestd.ca.authorities import (
 )
 from attestd.ca.hierarchy import Hierarchy
 from attestd.ca.signer import FileKey, FileSigner, NotAnAuthority, Signer
-from attestd.credentials.bundle import BUNDLE_EKU
+from attestd.credentials.delegation import BUNDLE_EKU
 from attestd.ids import TrustDomain
 
 from .conftest import DOMAIN, LEAF_KEY, NOW, OTHER_KEY, counted

@@ -10,8 +10,9 @@ from cryptography.hazmat.primitives import serialization
 
 from attestd.ca.bundles import sign_bundle, sign_time
 from attestd.ca.hierarchy import Hierarchy
-from attestd.credentials.bundle import Bundle, TimeNonceWrong, verify_bundle, verify_time
+from attestd.credentials.bundle import Bundle, verify_copy
 from attestd.credentials.status import Status, StatusList
+from attestd.credentials.times import TimeNonceWrong, verify_time
 from attestd.errors import Unauthenticated
 from attestd.ids import Serial
 
@@ -45,7 +46,7 @@ def bundle(hierarchy: Hierarchy, roots: list[bytes]) -> Bundle:
 @pytest.mark.parametrize("which", [0, 1], ids=["current", "next"])
 def test_an_edge_accepts_a_signed_bundle(hierarchy: Hierarchy, bundle: Bundle, roots: list[bytes], which: int) -> None:
     jws = sign_bundle(bundle, hierarchy.bundle_signers[which])
-    verified = verify_bundle(jws, roots=roots, trust_domain=DOMAIN, floor=(1, 7), now=NOW)
+    verified = verify_copy(jws, roots=roots, trust_domain=DOMAIN, floor=(1, 7), now=NOW)
     assert verified == bundle
     assert set(verified.verification_keys()) == {key.kid for key in hierarchy.token_keys}
     assert verified.authorities(roots).trust_domain == DOMAIN
@@ -53,10 +54,10 @@ def test_an_edge_accepts_a_signed_bundle(hierarchy: Hierarchy, bundle: Bundle, r
 
 def test_an_edge_refuses_what_another_key_signed(hierarchy: Hierarchy, bundle: Bundle, roots: list[bytes]) -> None:
     with pytest.raises(Unauthenticated):  # the issuing CA's key is not delegated to bundles
-        verify_bundle(sign_bundle(bundle, hierarchy.issuer), roots=roots, trust_domain=DOMAIN, floor=(0, 0), now=NOW)
+        verify_copy(sign_bundle(bundle, hierarchy.issuer), roots=roots, trust_domain=DOMAIN, floor=(0, 0), now=NOW)
     signer = replace(hierarchy.bundle_signer, _key=hierarchy.bundle_signers[1]._key)
     with pytest.raises(Unauthenticated):
-        verify_bundle(sign_bundle(bundle, signer), roots=roots, trust_domain=DOMAIN, floor=(0, 0), now=NOW)
+        verify_copy(sign_bundle(bundle, signer), roots=roots, trust_domain=DOMAIN, floor=(0, 0), now=NOW)
 
 
 def test_a_device_accepts_a_signed_time(hierarchy: Hierarchy, roots: list[bytes]) -> None:
@@ -67,8 +68,9 @@ def test_a_device_accepts_a_signed_time(hierarchy: Hierarchy, roots: list[bytes]
 
 
 def test_a_time_is_no_bundle(hierarchy: Hierarchy, bundle: Bundle, roots: list[bytes]) -> None:
+    copy = sign_bundle(bundle, hierarchy.bundle_signer)
     jws = sign_time(b"n" * 32, NOW, hierarchy.bundle_signer)
     with pytest.raises(Unauthenticated):
-        verify_bundle(jws, roots=roots, trust_domain=DOMAIN, floor=(0, 0), now=NOW)
+        verify_copy(replace(copy, statement=jws), roots=roots, trust_domain=DOMAIN, floor=(0, 0), now=NOW)
     with pytest.raises(Unauthenticated):
-        verify_time(sign_bundle(bundle, hierarchy.bundle_signer), roots=roots, nonce=b"n" * 32, floor=NOW)
+        verify_time(copy.statement, roots=roots, nonce=b"n" * 32, floor=NOW)

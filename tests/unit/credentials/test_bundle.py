@@ -1,11 +1,13 @@
-"""A bundle is the service's, for us, and never older than what was in use; a time answers one question."""
+"""A bundle is the service's, for us, whole, and never older than what was in use."""
 
 from __future__ import annotations
 
 import base64
 import json
 import zlib
+from dataclasses import replace
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -16,16 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attestd.credentials.bundle import (
-    BUNDLE_EKU,
     Bundle,
     BundleFromElsewhere,
     BundleFromTheFuture,
+    BundleIncomplete,
     BundleRolledBack,
     BundleStale,
-    TimeBehindFloor,
-    TimeNonceWrong,
-    verify_bundle,
-    verify_time,
+    SignerElsewhere,
+    Statement,
+    verify_copy,
 )
 from attestd.credentials.certificates import (
     CertificateExpired,
@@ -39,8 +40,11 @@ from attestd.credentials.certificates import (
     NotAnAuthority,
     PurposeWrong,
 )
+from attestd.credentials.copies import Copy
+from attestd.credentials.delegation import BUNDLE_EKU
 from attestd.credentials.jws import AlgorithmNotAllowed, SignatureWrong, TypeConfused
 from attestd.credentials.status import Status, StatusList
+from attestd.credentials.times import verify_time
 from attestd.credentials.x509 import NoAuthorities, UnknownIssuer, verify_chain
 from attestd.errors import AttestdError, InputTooLarge, MalformedInput, Unauthenticated, Unavailable
 from attestd.ids import Serial, TrustDomain
@@ -49,12 +53,14 @@ from tests.authority import ISSUER, NOW, ROOT, SIGNER_KEY, bundle, signed_bundle
 
 SECOND = timedelta(seconds=1)
 T = int(NOW.timestamp())
-MEMBERS: dict[str, Any] = json.loads(bundle().to_bytes())
+PARTS = bundle().parts()
+MEMBERS: dict[str, Any] = json.loads(bundle().statement(PARTS).to_bytes())
+KEYS: dict[str, Any] = json.loads(PARTS["keys"])
 
 
-def verify(text: str, **lies: Any) -> Bundle:
+def verify(content: bytes | Copy, **lies: Any) -> Bundle:
     honest: dict[str, Any] = {"roots": (ROOT.der,), "trust_domain": a.TRUST_DOMAIN, "floor": (2, 5), "now": NOW}
-    return verify_bundle(text, **{**honest, **lies})
+    return verify_copy(content if isinstance(content, Copy) else Copy.read(content), **{**honest, **lies})
 
 
 def time_of(text: str, **lies: Any) -> Any:
@@ -62,10 +68,20 @@ def time_of(text: str, **lies: Any) -> Any:
     return verify_time(text, **{**honest, **lies})
 
 
-def lying(**lies: Any) -> str:
-    """A bundle with one member changed, signed by the service's own key."""
-    members = {name: value for name, value in {**MEMBERS, **lies}.items() if value is not ...}
-    return signed_bundle(payload=json.dumps(members).encode())
+def lying(**lies: Any) -> bytes:
+    """A bundle with one member of its statement changed, signed by the service's own key."""
+    return signed_bundle(statement=lies)
+
+
+def partly(name: str, octets: bytes | None) -> Copy:
+    """A bundle with another part, whose digest the service's own key signed."""
+    digests = {**MEMBERS["parts"], name: ... if octets is None else a.b64(sha256(octets).digest())}
+    return a.copy_of(statement={"parts": a.without(digests)}, parts={name: octets})
+
+
+def with_keys(**lies: Any) -> Copy:
+    """A bundle with one member of its keys changed, signed by the service's own key."""
+    return partly("keys", json.dumps(a.without({**KEYS, **lies})).encode())
 
 
 # ---- What is accepted -------------------------------------------------------------------------------------------
@@ -77,11 +93,13 @@ def test_a_bundle() -> None:
 
 
 def test_the_same_bundle_has_the_same_octets() -> None:
-    assert bundle().to_bytes() == Bundle.parse(bundle().to_bytes()).to_bytes()
+    assert verify(signed_bundle()).parts() == PARTS
     assert (
-        bundle(revoked=frozenset(map(Serial, (3, 1, 2)))).to_bytes()
-        == bundle(revoked=frozenset(map(Serial, (2, 3, 1)))).to_bytes()
+        bundle(revoked=frozenset(map(Serial, (3, 1, 2)))).parts()
+        == bundle(revoked=frozenset(map(Serial, (2, 3, 1)))).parts()
     )
+    copy = a.copy_of()
+    assert Copy.read(copy.to_bytes()) == copy
 
 
 def test_a_bundle_is_enough_to_decide_with() -> None:
@@ -189,18 +207,11 @@ def test_signer_and_root_are_within_their_time(place: str) -> None:
         ({"alg": "HS256"}, AlgorithmNotAllowed),
         ({"typ": "attestd-time+jws"}, TypeConfused),
         ({"typ": "at+jwt"}, TypeConfused),
-        ({"x5c": ...}, MalformedInput),
-        ({"x5c": []}, MalformedInput),
-        ({"x5c": [base64.b64encode(signer()).decode()] * 4}, InputTooLarge),
-        ({"x5c": base64.b64encode(signer()).decode()}, MalformedInput),
-        ({"x5c": [5]}, MalformedInput),
-        ({"x5c": [""]}, CertificateMalformed),
-        ({"x5c": ["AAAA"]}, CertificateMalformed),
-        ({"x5c": ["A"]}, MalformedInput),
-        ({"x5c": ["AB=="]}, MalformedInput),
-        ({"x5c": ["AAAA\n"]}, MalformedInput),
-        ({"x5c": ["A-_A"]}, MalformedInput),
-        ({"x5c": ["\u00fc"]}, MalformedInput),
+        ({"x5t#S256": ...}, MalformedInput),
+        ({"x5t#S256": "AAAA"}, MalformedInput),
+        ({"x5t#S256": 5}, MalformedInput),
+        ({"x5t#S256": a.b64(sha256(b"another").digest())}, SignerElsewhere),
+        ({"x5c": [base64.b64encode(signer()).decode()]}, MalformedInput),
         ({"kid": "x"}, MalformedInput),
         ({"crit": []}, MalformedInput),
         ({"jwk": {}}, MalformedInput),
@@ -213,12 +224,48 @@ def test_one_lie_in_the_header(lie: dict[str, Any], refusal: type[Exception]) ->
 
 
 def test_a_time_is_no_bundle_and_a_bundle_no_time() -> None:
+    honest = a.copy_of()
+    verify(honest)
+    for other in (signed_time(), a.token()):
+        with pytest.raises(TypeConfused):
+            verify(replace(honest, statement=other))
     with pytest.raises(TypeConfused):
-        verify(signed_time())
-    with pytest.raises(TypeConfused):
-        time_of(signed_bundle())
-    with pytest.raises(TypeConfused):
-        verify(a.token())
+        time_of(honest.statement)
+
+
+@pytest.mark.parametrize("chain", [(), (b"",), (b"AAAA",)])
+def test_a_bundle_comes_with_its_signer_s_certificate(chain: tuple[bytes, ...]) -> None:
+    honest = a.copy_of()
+    verify(honest)
+    with pytest.raises(SignerElsewhere):
+        verify(replace(honest, signer=chain))
+
+
+@pytest.mark.parametrize("name", sorted(PARTS))
+def test_the_parts_are_those_that_were_signed(name: str) -> None:
+    other = bundle(policy="", status=StatusList(b"\0" * 8), revoked=frozenset((Serial(1),)), roots=(OTHER_ROOT.der,))
+    with pytest.raises(BundleIncomplete, match=name):
+        verify(a.copy_of(parts={name: other.parts()[name]}))
+    with pytest.raises(BundleIncomplete, match=name):
+        verify(a.copy_of(parts={name: None}))
+
+
+def test_an_audit_head_is_a_part() -> None:
+    head = a.signed_head()
+    verify(a.copy_of(bundle(audit_head=head)))
+    with pytest.raises(BundleIncomplete):
+        verify(a.copy_of(bundle(audit_head=head), parts={"head": None}))
+    with pytest.raises(BundleIncomplete):
+        verify(a.copy_of(parts={"head": head.encode()}))
+    with pytest.raises(InputTooLarge):
+        verify(partly("head", b"x" * 9000))
+
+
+def test_a_part_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(MalformedInput):
+        verify(partly("more", b"x").to_bytes())
+    with pytest.raises(MalformedInput):
+        verify(signed_bundle().replace(b'"policy":', b'"other":"","policy":'))
 
 
 # ---- What it says -------------------------------------------------------------------------------------------------
@@ -259,7 +306,7 @@ def test_a_bundle_can_withdraw_roots_and_add_none() -> None:
         bundle().authorities(())
 
 
-JWK = MEMBERS["token_keys"]["t1"]
+JWK = KEYS["token_keys"]["t1"]
 
 
 @pytest.mark.parametrize(
@@ -276,12 +323,28 @@ JWK = MEMBERS["token_keys"]["t1"]
         ({"epoch": 1 << 54}, MalformedInput),
         ({"version": -1}, MalformedInput),
         ({"version": 5.0}, MalformedInput),
-        ({"version": 10**4000}, MalformedInput),
+        ({"version": 10**2000}, MalformedInput),
         ({"issued_at": 1 << 41}, MalformedInput),
         ({"issued_at": -1}, MalformedInput),
         ({"issued_at": str(T)}, MalformedInput),
         ({"stale_after": 0}, MalformedInput),
         ({"stale_after": 30 * 86400 + 1}, MalformedInput),
+        ({"policy_version": -1}, MalformedInput),
+        ({"parts": {}}, MalformedInput),
+        ({"parts": {**MEMBERS["parts"], "status": "AAAA"}}, MalformedInput),
+        ({"parts": {**MEMBERS["parts"], "more": MEMBERS["parts"]["status"]}}, MalformedInput),
+    ],
+)
+def test_one_lie_in_the_statement(lie: dict[str, Any], refusal: type[Exception]) -> None:
+    with pytest.raises(refusal):
+        verify(lying(**lie))
+
+
+@pytest.mark.parametrize(
+    ("lie", "refusal"),
+    [
+        *(({name: ...}, MalformedInput) for name in KEYS),
+        ({"more": 1}, MalformedInput),
         ({"roots": []}, NoAuthorities),
         ({"roots": ["AAAA"]}, NoAuthorities),
         ({"issuers": ["AAAA"]}, CertificateMalformed),
@@ -303,95 +366,66 @@ JWK = MEMBERS["token_keys"]["t1"]
         ({"token_keys": {"t" * 129: JWK}}, InputTooLarge),
         ({"token_keys": {str(n): JWK for n in range(16)}}, None),
         ({"token_keys": {str(n): JWK for n in range(17)}}, InputTooLarge),
-        ({"policy_version": -1}, MalformedInput),
-        ({"policy": None}, MalformedInput),
-        ({"policy": "x" * (256 * 1024)}, None),
-        ({"policy": "x" * (256 * 1024 + 1)}, InputTooLarge),
-        ({"status": []}, MalformedInput),
-        ({"status": {"bits": 1, "lst": MEMBERS["status"]["lst"]}}, MalformedInput),
-        ({"status": {"bits": 2, "lst": MEMBERS["status"]["lst"], "more": 1}}, MalformedInput),
-        ({"status": {"bits": 2, "lst": "AAAA"}}, MalformedInput),
-        ({"status": {"bits": 2, "lst": 5}}, MalformedInput),
-        ({"status": {"bits": 2}}, MalformedInput),
-        ({"status": {"bits": 2, "lst": a.b64(zlib.compress(bytes(17 * 1024 * 1024), 9))}}, InputTooLarge),
-        ({"revoked": ["0"]}, MalformedInput),
-        ({"revoked": ["xyz"]}, MalformedInput),
-        ({"revoked": [5]}, MalformedInput),
-        ({"revoked": ["f" * 41]}, InputTooLarge),
-        ({"revoked": {"a": 1}}, MalformedInput),
     ],
 )
-def test_one_lie_in_the_bundle(lie: dict[str, Any], refusal: type[Exception] | None) -> None:
+def test_one_lie_in_the_keys(lie: dict[str, Any], refusal: type[Exception] | None) -> None:
     if refusal is None:
-        verify(lying(**lie))
+        verify(with_keys(**lie))
     else:
         with pytest.raises(refusal):
-            verify(lying(**lie))
-
-
-def test_duplicate_members() -> None:
-    octets = bundle().to_bytes()
-    with pytest.raises(MalformedInput):
-        verify(signed_bundle(payload=octets.replace(b'"epoch":2', b'"epoch":9,"epoch":2')))
-
-
-# ---- Time -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_time_answer() -> None:
-    assert time_of(signed_time()) == NOW
-    assert time_of(signed_time(), floor=NOW) == NOW
-
-
-def test_a_time_before_the_floor() -> None:
-    with pytest.raises(TimeBehindFloor):
-        time_of(signed_time(), floor=NOW + SECOND)
-
-
-def test_a_time_for_another_question() -> None:
-    for nonce in (b"m" * 32, b"n" * 31, b""):
-        with pytest.raises(TimeNonceWrong):
-            time_of(signed_time(), nonce=nonce)
-    with pytest.raises(TimeNonceWrong):
-        time_of(signed_time(nonce=b"m" * 32))
-
-
-def test_a_signer_can_t_speak_of_times_outside_its_own() -> None:
-    for moment, refusal in (
-        (NOW - timedelta(days=5), None),
-        (NOW - timedelta(days=5) - SECOND, CertificateNotYetValid),
-        (NOW + timedelta(days=5), None),
-        (NOW + timedelta(days=5) + SECOND, CertificateExpired),
-    ):
-        answer = signed_time(time=int(moment.timestamp()))
-        if refusal is None:
-            assert time_of(answer, floor=NOW - timedelta(days=9)) == moment
-        else:
-            with pytest.raises(refusal):
-                time_of(answer, floor=NOW - timedelta(days=9))
+            verify(with_keys(**lie))
 
 
 @pytest.mark.parametrize(
-    "payload",
+    ("name", "octets", "refusal"),
     [
-        {"nonce": a.b64(b"n" * 32)},
-        {"time": T},
-        {"nonce": a.b64(b"n" * 32), "time": T, "more": 1},
-        {"nonce": a.b64(b"n" * 32), "time": str(T)},
-        {"nonce": a.b64(b"n" * 32), "time": T + 0.5},
-        {"nonce": a.b64(b"n" * 32), "time": True},
-        {"nonce": a.b64(b"n" * 32), "time": -1},
-        {"nonce": a.b64(b"n" * 32), "time": 1 << 60},
-        {"nonce": "n" * 1000, "time": T},
-        {"nonce": 5, "time": T},
-        [],
-        b"",
-        b"\xff",
+        ("policy", b"x" * (256 * 1024), None),
+        ("policy", b"x" * (256 * 1024 + 1), InputTooLarge),
+        ("policy", b"\xff", MalformedInput),
+        ("revoked", bytes(20), MalformedInput),  # no serial number
+        ("revoked", b"\x01" * 19, MalformedInput),
+        ("revoked", b"\xff" * 20, MalformedInput),
+        ("revoked", b"\x01" * 40, None),
+        ("status", b"", None),
+        ("keys", b"", MalformedInput),
+        ("keys", b"[]", MalformedInput),
     ],
 )
-def test_what_is_no_time(payload: Any) -> None:
-    with pytest.raises((MalformedInput, InputTooLarge)):
-        time_of(signed_time(payload=payload))
+def test_one_lie_in_another_part(name: str, octets: bytes, refusal: type[Exception] | None) -> None:
+    if refusal is None:
+        verify(partly(name, octets))
+    else:
+        with pytest.raises(refusal):
+            verify(partly(name, octets))
+
+
+@pytest.mark.parametrize(
+    ("lie", "refusal"),
+    [
+        *(({name: ...}, MalformedInput) for name in ("v", "statement", "signer", "parts")),
+        ({"v": 2}, MalformedInput),
+        ({"more": 1}, MalformedInput),
+        ({"statement": "a" * 5000}, InputTooLarge),
+        ({"signer": [a.b64(signer())] * 4}, InputTooLarge),
+        ({"signer": ["="]}, MalformedInput),
+        ({"parts": []}, MalformedInput),
+        ({"parts": {"status": "AAAA"}}, MalformedInput),
+        ({"parts": {"status": a.b64(zlib.compress(bytes(17 * 1024 * 1024), 9))}}, InputTooLarge),
+        ({"parts": {"status": {"octets": 1, "set": ""}}}, MalformedInput),
+        ({"parts": {"revoked": "*"}}, MalformedInput),
+        ({"parts": {"policy": 5}}, MalformedInput),
+    ],
+)
+def test_one_lie_in_the_copy(lie: dict[str, Any], refusal: type[Exception]) -> None:
+    members = a.without({**json.loads(signed_bundle()), **lie})
+    with pytest.raises(refusal):
+        Copy.read(json.dumps(members).encode())
+
+
+def test_duplicate_members() -> None:
+    octets = bundle().statement(PARTS).to_bytes()
+    with pytest.raises(MalformedInput):
+        verify(signed_bundle(statement=octets.replace(b'"epoch":2', b'"epoch":9,"epoch":2')))
 
 
 # ---- Rubbish --------------------------------------------------------------------------------------------------------
@@ -399,11 +433,16 @@ def test_what_is_no_time(payload: Any) -> None:
 REFUSALS = (MalformedInput, InputTooLarge, Unauthenticated, NoAuthorities)
 
 
+@given(st.binary(max_size=300))
+def test_random_octets_are_no_copy(data: bytes) -> None:
+    with pytest.raises(REFUSALS):
+        verify(data)
+
+
 @given(st.text(max_size=300))
-def test_random_texts_are_refused(text: str) -> None:
-    for judge in (verify, time_of):
-        with pytest.raises(REFUSALS):
-            judge(text)
+def test_random_texts_state_nothing(text: str) -> None:
+    with pytest.raises(REFUSALS):
+        verify(Copy(text, (signer(),), PARTS))
 
 
 @given(st.binary(max_size=300))
@@ -415,9 +454,9 @@ def test_random_signer_certificates_are_refused(data: bytes) -> None:
 @given(st.binary(max_size=300))
 def test_random_payloads_are_refused(data: bytes) -> None:
     with pytest.raises(REFUSALS):
-        verify(signed_bundle(payload=data))
+        verify(signed_bundle(statement=data))
     with pytest.raises(REFUSALS):
-        Bundle.parse(data)
+        Statement.parse(data)
 
 
 @given(
@@ -429,19 +468,12 @@ def test_random_payloads_are_refused(data: bytes) -> None:
     ),
 )
 def test_random_members_are_refused(name: str, value: Any) -> None:
-    if name in ("policy", "token_issuer") and isinstance(value, str):
-        return
     with pytest.raises(REFUSALS):
         verify(lying(**{name: value}))
 
 
 def test_truncated_bundles_are_refused() -> None:
-    text = signed_bundle()
-    for length in range(0, len(text), 7):
+    content = signed_bundle()
+    for length in range(0, len(content), 7):
         with pytest.raises(REFUSALS):
-            verify(text[:length])
-
-
-def test_a_huge_text_is_not_parsed() -> None:
-    with pytest.raises(InputTooLarge):
-        time_of("a" * (1 << 20))
+            verify(content[:length])

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from attestd.credentials.bundle import BUNDLE_EKU, verify_bundle
+from attestd.credentials.bundle import verify_copy
 from attestd.credentials.certificates import CertificateExpired, CertificateNotYetValid, PurposeWrong
+from attestd.credentials.delegation import BUNDLE_EKU
 from attestd.credentials.hashtree import (
     HistoryRewritten,
     NotInTree,
@@ -77,9 +78,9 @@ def test_the_keys_of_bundles_and_of_heads_do_not_stand_for_each_other() -> None:
         verify(a.signed_head(certificates=[a.signer()], key=a.SIGNER_KEY))
     with pytest.raises(PurposeWrong):
         verify(a.signed_head(certificates=[a.audit_signer(purposes=(AUDIT_EKU, BUNDLE_EKU))]))
-    as_bundle = a.signed_bundle(certificates=[a.audit_signer()], key=a.AUDIT_KEY)
+    as_bundle = a.copy_of(certificates=[a.audit_signer()], key=a.AUDIT_KEY)
     with pytest.raises(PurposeWrong):
-        verify_bundle(as_bundle, roots=[a.ROOT.der], trust_domain=a.TRUST_DOMAIN, floor=(0, 0), now=a.NOW)
+        verify_copy(as_bundle, roots=[a.ROOT.der], trust_domain=a.TRUST_DOMAIN, floor=(0, 0), now=a.NOW)
 
 
 def test_another_kind_of_object() -> None:

@@ -17,7 +17,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attestd.credentials.bundle import BUNDLE_EKU
 from attestd.credentials.certificates import (
     AlgorithmRefused,
     CertificateExpired,
@@ -33,6 +32,7 @@ from attestd.credentials.certificates import (
     PathTooLong,
     PurposeWrong,
 )
+from attestd.credentials.delegation import BUNDLE_EKU
 from attestd.credentials.facts import FACTS_OID
 from attestd.credentials.identity import CredentialRevoked, DeviceSuspended, FactsMissing, NotADevice
 from attestd.credentials.status import Status, StatusList

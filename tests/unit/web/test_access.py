@@ -84,6 +84,7 @@ def test_the_table_is_the_protocol_s() -> None:
     }
     assert {name for name, door in DOORS.items() if door.who is Who.PROXY} == {
         "GET /v1/bundle",
+        "GET /v1/bundle/stream",
         "GET /v1/audit/consistency",
         "POST /v1/proxies/renewals",
     }

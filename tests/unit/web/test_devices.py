@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestd.config import AttestationSettings, ReferenceSettings
-from attestd.credentials.bundle import verify_time
+from attestd.credentials.times import verify_time
 from attestd.protocol.derivations import completion_proof
 from attestd.protocol.encoding import b64decode, b64encode, read_object
 from attestd.protocol.messages import RenewalRequest

@@ -8,7 +8,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from attestd.credentials.bundle import Bundle, verify_bundle
+from attestd.credentials.bundle import Bundle, verify_copy
+from attestd.credentials.copies import Copy, Delta
 from attestd.credentials.status import Status
 from attestd.ids import Serial
 from attestd.protocol.encoding import read_object
@@ -18,9 +19,9 @@ from tests.service import TRUST_DOMAIN, World, problem
 
 def bundle(world: World) -> Bundle:
     answer = world.proxy.get("/v1/bundle")
-    assert (answer.status_code, answer.content_type) == (200, "application/jose")
+    assert (answer.status_code, answer.content_type) == (200, "application/json")
     root = world.hierarchy.root.public_bytes(Encoding.DER)
-    return verify_bundle(answer.text, roots=[root], trust_domain=TRUST_DOMAIN, floor=(0, 0), now=world.clock())
+    return verify_copy(Copy.read(answer.data), roots=[root], trust_domain=TRUST_DOMAIN, floor=(0, 0), now=world.clock())
 
 
 def test_the_root(world: World) -> None:
@@ -76,14 +77,33 @@ def test_a_bundle_that_the_proxy_has_is_not_sent_again(world: World) -> None:
     assert changed.headers["ETag"] != etag
 
 
+def test_what_is_different_is_sent_to_the_proxy_that_takes_it(world: World) -> None:
+    device = world.enrolled()
+    base = world.proxy.get("/v1/bundle")
+    etag = base.headers["ETag"]
+    world.operator.post(f"/v1/admin/devices/{device.id}/quarantine", {"v": 1})
+    answer = world.proxy.get("/v1/bundle", headers={"If-None-Match": etag, "A-IM": "attestd-delta"})
+    assert (answer.status_code, answer.headers["IM"], answer.headers["Delta-Base"]) == (226, "attestd-delta", etag)
+    whole = world.proxy.get("/v1/bundle")
+    assert answer.headers["ETag"] == whole.headers["ETag"]
+    assert Copy.read(base.data).after(Delta.read(answer.data)) == Copy.read(whole.data)
+    assert len(answer.data) < 1000
+    for other in ("gzip", ""):
+        assert world.proxy.get("/v1/bundle", headers={"If-None-Match": etag, "A-IM": other}).status_code == 200
+    again = world.proxy.get("/v1/bundle", headers={"If-None-Match": answer.headers["ETag"], "A-IM": "attestd-delta"})
+    assert again.status_code == 304
+
+
 def test_another_etag_gets_the_bundle(world: World) -> None:
     world.proxy.get("/v1/bundle")
-    assert world.proxy.get("/v1/bundle", headers={"If-None-Match": '"0.0"'}).status_code == 200
+    for etag in ('"0.0"', '"x"', "*" * 300):
+        told = {"If-None-Match": etag, "A-IM": "attestd-delta"}
+        assert world.proxy.get("/v1/bundle", headers=told).status_code == 200
 
 
 def test_a_bundle_holds_no_ek_hash_and_no_device_id(world: World) -> None:
     device = world.enrolled()
-    content = bundle(world).to_bytes()
+    content = b"".join(bundle(world).parts().values())
     assert device.ek_hash.hex().encode() not in content
     assert device.id.encode() not in content
 
