@@ -117,6 +117,22 @@ def test_another_schemes_challenge_is_not_answered(ask: Ask, edge: Guarded) -> N
     assert edge.statuses == ["401"]
 
 
+@pytest.mark.parametrize(
+    ("challenge", "again"),
+    [
+        ('DPoP algs="ES256"', True),
+        ('Basic realm="DPoP"', False),
+        ("Basic, DPoP", True),
+        ("Bearer", False),
+        (None, False),
+    ],
+)
+def test_what_was_shown_nothing_asks_for_it_by_its_scheme(
+    presenter: Presenter, edge: Guarded, challenge: str | None, again: bool
+) -> None:
+    assert presenter.may_try_again(edge.origin, 401, challenge, presented=False) is again
+
+
 def test_no_origin_but_the_named_ones(ask: Ask, stranger: Guarded, speaker: SoftwareSpeaker) -> None:
     with pytest.raises(OriginNotNamed):
         ask("GET", f"{stranger.origin}/orders")

@@ -196,7 +196,7 @@ class TestSlowPrograms:
         with open_door(path, speaker), socket.socket(socket.AF_UNIX) as slow:
             slow.settimeout(20)
             slow.connect(str(path))
-            slow.sendall(b"POST /v1/presentations HTTP/1.1\r\nContent-Length: 100\r\n\r\n")
+            slow.sendall(b"POST /v1/presentations HTTP/1.1\r\nContent-Length: 8000\r\n\r\n")
 
             def drip() -> None:
                 while not over.wait(0.05):
@@ -235,6 +235,20 @@ class TestTheSocket:
         with open_door(path, speaker, mode=mode):
             assert stat.S_IMODE(path.stat().st_mode) == mode
         assert not path.exists()
+
+    def test_nobody_could_connect_before_its_mode_was_right(
+        self, path: Path, speaker: SoftwareSpeaker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before: list[int] = []
+        change = Path.chmod
+
+        def look(changed: Path, mode: int) -> None:
+            before.append(stat.S_IMODE(changed.stat().st_mode))
+            change(changed, mode)
+
+        monkeypatch.setattr(Path, "chmod", look)
+        with open_door(path, speaker):
+            assert before == [0]
 
     def test_its_group(self, path: Path, speaker: SoftwareSpeaker) -> None:
         mine = grp.getgrgid(os.getgid()).gr_name
