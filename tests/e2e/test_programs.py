@@ -32,7 +32,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
+def play(tmp_path_factory: pytest.TempPathFactory, loggers_as_before: None) -> Iterator[Play]:
     """An instance, its service, an edge, and a device that has enrolled."""
     world = World(tmp_path_factory.mktemp("programs") / "instance")
     play = Play(Story(), world)

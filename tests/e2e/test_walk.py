@@ -41,7 +41,7 @@ STALE_AFTER = 6.0  # seconds
 
 
 @pytest.fixture(scope="module")
-def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
+def play(tmp_path_factory: pytest.TempPathFactory, loggers_as_before: None) -> Iterator[Play]:
     """An instance, its service, an edge and two enrolled devices; bundles go stale within seconds."""
     world = World(tmp_path_factory.mktemp("walk") / "instance")
     play = Play(Story(), world)
