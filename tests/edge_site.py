@@ -128,11 +128,11 @@ to = {{ tier = "edge", site = "munich" }}
         )
 
     @contextlib.contextmanager
-    def serving(self, *options: str) -> Iterator[subprocess.Popen[str]]:
+    def serving(self, *options: str, command: tuple[str, ...] = ("serve",)) -> Iterator[subprocess.Popen[str]]:
         """A running edge, with more options if there are; its stderr is in serve.log."""
         with (self.folder / "serve.log").open("w") as log:
             process = subprocess.Popen(
-                self.command("serve", "--config", str(self.config), "--json", *options),
+                self.command(*command, "--config", str(self.config), "--json", *options),
                 env=environment(),
                 stdout=subprocess.PIPE,
                 stderr=log,

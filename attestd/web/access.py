@@ -114,6 +114,7 @@ DOORS: Final[Mapping[str, Door]] = {
     "GET /v1/jwks": Door(Who.PUBLIC, nonce=False),
     "GET /.well-known/jwks.json": Door(Who.PUBLIC, nonce=False),
     "GET /v1/crl": Door(Who.PUBLIC, nonce=False),
+    "GET /v1/status-list": Door(Who.PUBLIC, nonce=False),
     "GET /v1/openapi.json": Door(Who.PUBLIC, nonce=False),
     "GET /v1/policy/schema": Door(Who.PUBLIC, nonce=False),
     "GET /v1/bundle": _bare(Who.PROXY),

@@ -90,6 +90,9 @@ DESCRIBED: Final[Mapping[str, Described]] = {
     "GET /v1/jwks": Described("The token keys", {200: ("application/jwk-set+json", ref("Jwks"))}),
     "GET /.well-known/jwks.json": Described("The token keys", {200: ("application/jwk-set+json", ref("Jwks"))}),
     "GET /v1/crl": Described("The certificate revocation list (DER)", {200: ("application/pkix-crl", _BINARY)}),
+    "GET /v1/status-list": Described(
+        "The states of all devices, as a Token Status List", {200: ("application/statuslist+jwt", _JWS)}
+    ),
     "GET /v1/policy/schema": Described(
         "The schema of policies, in Cedar's language", {200: ("text/plain", {"type": "string"})}
     ),

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 
 from attestd.errors import AttestdError, Misconfigured
 from attestd_edge.edge import Edge
@@ -99,13 +100,12 @@ def examine(settings: Settings, *, now: datetime, online: bool) -> Iterator[Find
         return ", ".join(settings.boundaries) or "none: only the middleware can be used, with boundaries of its own"
 
     def listener() -> str:
-        if isinstance(settings.listen, UnixListen):
-            return f"unix:{settings.listen.path}, mode {settings.listen.mode:04o}"
-        if isinstance(settings.listen, TlsListen):
-            for file in (settings.listen.certificate, settings.listen.key, settings.listen.hop_ca):
-                read_file(file, limit=MAX_PEM)
-            return f"TLS on {settings.listen.host}:{settings.listen.port}, for certificates of {settings.listen.hop_ca}"
-        return "none: only the middleware can be used"
+        return _place(settings.listen) if settings.listen is not None else "none: only the middleware can be used"
+
+    def envoy() -> str:
+        if find_spec("grpc") is None or find_spec("envoy") is None:
+            raise Unwell("What Envoy's gRPC service takes is not installed.", remedy="Install the extra `envoy`.")
+        return _place(settings.envoy) if settings.envoy is not None else "none"
 
     steps: list[tuple[str, Callable[[], str], tuple[list[bytes] | list[ProxyIdentity] | list[Edge], ...]]] = [
         ("root", root, ()),
@@ -116,6 +116,7 @@ def examine(settings: Settings, *, now: datetime, online: bool) -> Iterator[Find
         ("bundle", bundle, (edges,)),
         ("boundaries", boundaries, ()),
         ("listener", listener, ()),
+        *([("envoy", envoy, ())] if settings.envoy is not None else []),
         *([("nats", lambda: _nats(settings), ())] if settings.nats is not None else []),
     ]
     if online:
@@ -130,6 +131,14 @@ def examine(settings: Settings, *, now: datetime, online: bool) -> Iterator[Find
             yield Finding(name, False, str(error), error.what_to_do)
         except OSError as error:
             yield Finding(name, False, str(error))
+
+
+def _place(where: UnixListen | TlsListen) -> str:
+    if isinstance(where, UnixListen):
+        return f"unix:{where.path}, mode {where.mode:04o}"
+    for file in (where.certificate, where.key, where.hop_ca):
+        read_file(file, limit=MAX_PEM)
+    return f"TLS on {where.host}:{where.port}, for certificates of {where.hop_ca}"
 
 
 def _nats(settings: Settings) -> str:

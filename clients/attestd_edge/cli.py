@@ -14,6 +14,7 @@ import typer
 from attestd_edge import starter
 from attestd_edge.checkup import examine
 from attestd_edge.edge import Edge
+from attestd_edge.envoy.cli import app as envoy_app
 from attestd_edge.failing import FAILED, failing
 from attestd_edge.forward_auth import ForwardAuth
 from attestd_edge.journal import log_to_stderr
@@ -124,6 +125,7 @@ def serve(
 
 
 app.add_typer(nats_app)
+app.add_typer(envoy_app)
 
 
 def main() -> None:

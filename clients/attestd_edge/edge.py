@@ -13,8 +13,9 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -55,6 +56,13 @@ class Asked:
     request: Request
     request_id: str | None = None
 
+    def again(self, target: str, request_id: str | None) -> Asked:
+        """The same for another path, under another id. As `dataclasses.replace`, which takes three times as long."""
+        request = self.request
+        if target != request.target:
+            request = replace(request, target=target)
+        return Asked(self.presented, request, request_id)
+
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
@@ -71,11 +79,22 @@ class _Attempt:
     """One request on its way through `admit`."""
 
     boundary: Boundary
-    request_id: str
+    entropy: Callable[[int], bytes]
     started: float
     now: datetime
     asked: Asked | None = None
     verdict: Verdict | None = None
+    known_as: str | None = None
+
+    @property
+    def request_id(self) -> str:
+        """The hop's if it gave a good one, else one of our own: drawn when it is asked for, and the same then."""
+        if self.known_as is None:
+            told = self.asked.request_id if self.asked is not None else None
+            if told is None or not _REQUEST_ID.fullmatch(told):
+                told = self.entropy(8).hex()
+            self.known_as = told
+        return self.known_as
 
     def seconds(self) -> float:
         """Since it began."""
@@ -132,7 +151,7 @@ class Edge:
         says so, until it has a good one.
         """
         roots = read_certificates(read_file(settings.root, limit=MAX_PEM), where=str(settings.root))
-        clock = EdgeClock(lambda: datetime.now(UTC), time.monotonic, datetime.fromtimestamp(0, UTC))
+        clock = EdgeClock(partial(datetime.now, UTC), time.monotonic, datetime.fromtimestamp(0, UTC))
         store = BundleStore(settings.state_dir, roots=roots, trust_domain=settings.trust_domain, clock=clock)
         try:
             store.load()
@@ -181,12 +200,10 @@ class Edge:
 
     def admit(self, boundary: Boundary, read: Callable[[], Asked]) -> Admitted | Refusal:
         """Judges one request. `read` takes it apart; what that raises is a refusal, too."""
-        attempt = _Attempt(boundary, self._entropy(8).hex(), time.perf_counter(), self.store.clock.now())
+        attempt = _Attempt(boundary, self._entropy, time.perf_counter(), self.store.clock.now())
         try:
             self.start()
             attempt.asked = asked = read()
-            if asked.request_id is not None and _REQUEST_ID.fullmatch(asked.request_id):
-                attempt.request_id = asked.request_id
             attempt.verdict = verdict = judge(
                 self.store.view(),
                 boundary=boundary,

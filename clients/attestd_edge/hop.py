@@ -23,10 +23,11 @@ from urllib.parse import unquote
 from attestd.errors import Misconfigured, Unauthenticated
 from attestd.protocol.encoding import b64encode
 from attestd_edge.decide import Presented
+from attestd_edge.envoy import forwarded
 
 MAX_HEADER = 64 * 1024  # characters of a certificate header
 # Headers that only a hop may set, and those that applications may take for our word.
-CERTIFICATE_HEADERS = frozenset({"client-cert", "client-cert-chain", "x-client-cert"})
+CERTIFICATE_HEADERS = frozenset({"client-cert", "client-cert-chain", "x-client-cert", forwarded.NAME})
 OUR_PREFIX = "attestd-"
 
 
@@ -39,7 +40,7 @@ class HeaderDuplicated(Unauthenticated):
 class CertificateHeaderMalformed(Unauthenticated):
     """The certificate header can't be read"""
 
-    remedy = "Let the reverse proxy write it: RFC 9440, or nginx's $ssl_client_escaped_cert."
+    remedy = "Let the reverse proxy write it: RFC 9440, nginx's $ssl_client_escaped_cert, Envoy's SANITIZE_SET."
 
 
 class AuthorizationMalformed(Unauthenticated):
@@ -69,6 +70,7 @@ class CertificateSource(StrEnum):
     TLS = "tls"  # this server's own TLS layer
     RFC9440 = "client-cert"  # Client-Cert and Client-Cert-Chain, from the hop
     NGINX = "x-client-cert"  # X-Client-Cert with $ssl_client_escaped_cert, from the hop
+    ENVOY = forwarded.NAME  # as Envoy writes it, from the hop
 
     @property
     def headers(self) -> frozenset[str]:
@@ -77,10 +79,12 @@ class CertificateSource(StrEnum):
             CertificateSource.TLS: frozenset[str](),
             CertificateSource.RFC9440: frozenset({"client-cert", "client-cert-chain"}),
             CertificateSource.NGINX: frozenset({"x-client-cert"}),
+            CertificateSource.ENVOY: frozenset({forwarded.NAME}),
         }[self]
 
 
-_CONTRADICTIONS = {source: CERTIFICATE_HEADERS - source.headers for source in CertificateSource}
+# Envoy's header is no contradiction where another proxy is the hop: meshes put it on requests that pass through them.
+_CONTRADICTIONS = {source: CERTIFICATE_HEADERS - source.headers - {forwarded.NAME} for source in CertificateSource}
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +206,9 @@ class Door:
         if self.source is CertificateSource.NGINX:
             escaped = headers.one("x-client-cert")
             return (_from_escaped_pem(escaped),) if escaped else ()
+        if self.source is CertificateSource.ENVOY:
+            told = headers.one(forwarded.NAME)
+            return (_from_forwarded(told),) if told else ()
         leaf, issuers = headers.one("client-cert"), headers.one("client-cert-chain")
         if not leaf:
             if issuers:
@@ -246,6 +253,15 @@ def _from_escaped_pem(text: str) -> bytes:
 
 def _from_escaped(text: str) -> bytes:
     return _from_pem(unquote(text) if len(text) <= MAX_HEADER else "")
+
+
+def _from_forwarded(text: str) -> bytes:
+    """Envoy's X-Forwarded-Client-Cert: the certificate, if it is the one of the digest beside it."""
+    found = forwarded.parse(text)
+    certificate = _from_escaped_pem(found.certificate)
+    if hashlib.sha256(certificate).hexdigest() != found.digest:
+        raise CertificateHeaderMalformed("The certificate is not the one that the proxy's digest is of.")
+    return certificate
 
 
 def from_pem(text: str) -> bytes:

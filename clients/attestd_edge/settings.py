@@ -12,7 +12,12 @@ certificate = "/var/lib/attestd-edge/proxy.pem"
 unix = "/run/attestd-edge/auth.sock"            # or: tls = "10.0.0.5:9443", certificate, key, hop_ca
 mode = "0660"
 group = "www-data"
-certificate_header = "x-client-cert"            # or "client-cert" (RFC 9440)
+certificate_header = "x-client-cert"            # or "client-cert" (RFC 9440), "x-forwarded-client-cert" (Envoy)
+
+[envoy]                                         # for `attestd-edge envoy serve` only (docs/envoy.md)
+unix = "/run/attestd-edge-envoy/envoy.sock"     # or: tls = "10.0.0.5:9444", certificate, key, hop_ca
+mode = "0660"
+group = "envoy"
 
 [tokens]                                        # left out: certificates only
 audience = "edge"
@@ -101,6 +106,7 @@ class Settings:
     certificate_header: CertificateSource
     nats: Mapping[str, Any] | None = None  # unread: its own room reads it (attestd_edge.nats.settings)
     folder: Path = Path()  # that relative paths begin at
+    envoy: UnixListen | TlsListen | None = None  # where Envoy asks over gRPC
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -116,6 +122,7 @@ class Settings:
         """From TOML already parsed. Raises SettingsInvalid, which names the setting."""
         top = _Table(members, "", base)
         edge, tokens, listen = top.table("edge", required=True), top.table("tokens"), top.table("listen")
+        envoy = top.table("envoy")
         boundaries: dict[str, Guarded] = {}
         for number, table in enumerate(top.tables("boundary"), 1):
             guarded = _boundary(table)
@@ -140,8 +147,9 @@ class Settings:
             listen=_listen(listen),
             nats=top.unread("nats"),
             folder=base,
+            envoy=_listen(envoy),
         )
-        for table in (top, edge, tokens, listen):
+        for table in (top, edge, tokens, listen, envoy):
             table.done()
         return settings
 
@@ -273,11 +281,10 @@ def _name(text: str) -> str:
 
 def _certificate_header(table: _Table) -> CertificateSource:
     text = table.text("certificate_header") or CertificateSource.NGINX.value
-    if text not in (CertificateSource.NGINX.value, CertificateSource.RFC9440.value):
+    known = [source.value for source in CertificateSource if source is not CertificateSource.TLS]
+    if text not in known:
         raise SettingsInvalid(
-            "listen.certificate_header is not one that is read here.",
-            seen=repr(text),
-            expected=f"{CertificateSource.NGINX.value} or {CertificateSource.RFC9440.value}",
+            "listen.certificate_header is not one that is read here.", seen=repr(text), expected=" or ".join(known)
         )
     return CertificateSource(text)
 
@@ -285,12 +292,12 @@ def _certificate_header(table: _Table) -> CertificateSource:
 def _listen(table: _Table) -> UnixListen | TlsListen | None:
     """Where the hop connects. There is no plain TCP: a loopback address authenticates nobody."""
     if "unix" in table and "tls" in table:
-        raise SettingsInvalid("listen.unix and listen.tls exclude each other.")
+        raise SettingsInvalid(f"{table.name('unix')} and {table.name('tls')} exclude each other.")
     if "unix" in table:
         mode = table.text("mode") or "0660"
         if not re.fullmatch(r"0?[0-7]{3}", mode) or int(mode, 8) & 0o007:
             raise SettingsInvalid(
-                "listen.mode lets everybody on this machine pose as the reverse proxy, or is no mode.",
+                f"{table.name('mode')} lets everybody on this machine pose as the reverse proxy, or is no mode.",
                 seen=mode,
                 expected="a mode such as 0660, with nothing for others",
             )
@@ -298,7 +305,9 @@ def _listen(table: _Table) -> UnixListen | TlsListen | None:
     if "tls" in table:
         match = _HOST_PORT.fullmatch(table.required("tls"))
         if match is None or int(match[2]) >= 1 << 16:
-            raise SettingsInvalid("listen.tls is not an address.", seen=table.text("tls"), expected="<host>:<port>")
+            raise SettingsInvalid(
+                f"{table.name('tls')} is not an address.", seen=table.text("tls"), expected="<host>:<port>"
+            )
         return TlsListen(
             host=match[1].strip("[]"),
             port=int(match[2]),

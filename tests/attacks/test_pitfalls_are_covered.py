@@ -21,6 +21,7 @@ TPM, WEB, CREDENTIALS, EDGE = (
     "unit/credentials/test_",
     "unit/attestd_edge/test_edge_",
 )
+ENVOY = "unit/attestd_edge/envoy/test_envoy_"
 ATTACK = "attacks/test_"
 RUNTIME = "unit/appraisal/test_runtime"
 ISSUANCE = "unit/issuance/test_"
@@ -425,6 +426,10 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
         f"{ATTACK}edge.py::test_a_certificate_header_that_comes_twice",
         "e2e/test_gates.py::test_a_certificate_header_of_ones_own",
         "e2e/test_gates.py::test_an_identity_that_is_called_hop_by_hop",
+        "e2e/test_envoy.py::test_a_header_of_ones_own_is_nothing",
+        f"{ENVOY}checks.py::test_a_clients_own_header_is_no_certificate",
+        f"{ENVOY}checks.py::test_a_principal_is_not_believed",
+        f"{ENVOY}forwarded.py::test_not_from_anybody_else",
         f"{WEB}front.py::test_headers_with_underscores_can_not_pose_as_others",
     ),
     ("headers of a proxy that is not there", "CWE-444"): (
@@ -517,6 +522,28 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
         f"{ATTACK}policies.py::test_a_sender_labels_nothing",
         f"{ATTACK}policies.py::test_nobody_else_speaks_for_the_hop",
         "e2e/test_policy_at_the_edge.py::test_labels_on_their_way",
+        f"{ENVOY}checks.py::test_labels_are_the_routes",
+        f"{ENVOY}checks.py::test_beside_a_certificate_they_are_removed",
+        f"{ENVOY}configuration.py::test_what_only_we_may_say_is_taken_from_clients",
+    ),
+    (
+        "an unverified certificate writes into a proxy's header",
+        "Envoy, x-forwarded-client-cert: By, URI and DNS unescaped",
+    ): (
+        f"{ENVOY}forwarded.py::test_the_certificate_must_be_the_digests",
+        f"{ENVOY}forwarded.py::test_anything_else",
+        f"{ENVOY}http_mode.py::test_two_proxies_words",
+        f"{ENVOY}configuration.py::test_the_certificate_is_written_anew",
+    ),
+    ("a proxy lets pass what its authority could not answer", "Envoy ext_authz, failure_mode_allow"): (
+        f"{ENVOY}configuration.py::test_what_fails_is_refused",
+        f"{ENVOY}checks.py::test_what_nobody_foresaw",
+        f"{ENVOY}checks.py::test_no_status_says_ok_with_a_refusal_inside",
+        "e2e/test_envoy.py::test_a_question_beyond_all_measure",
+    ),
+    ("two equal headers become one on the way", "Envoy, AttributeContext.HttpRequest.headers"): (
+        f"{ENVOY}checks.py::test_two_of_them",
+        f"{ENVOY}checks.py::test_headers_in_both_forms",
     ),
     ("of two equal names in a header the last one wins", "RFC 8941, 3.2"): (
         f"{ATTACK}policies.py::test_what_cant_be_read_passes_nowhere",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -12,17 +13,23 @@ from urllib.parse import quote
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
+from google.protobuf.message import DecodeError
 
 from attestd.credentials.dpop import EdgeNonces, ReplayCache
+from attestd.errors import MalformedInput
 from attestd.ids import Site, Tier
 from attestd.policy import default_policy
 from attestd.policy.decisions import Boundary
 from attestd_edge.asgi import read_headers, read_peer
 from attestd_edge.decide import Request, TokenRules, View, encode_path, judge, read_path
-from attestd_edge.hop import CertificateSource, Door, Headers, OnlyPeerHop, is_reserved
-from attestd_edge.settings import Settings
+from attestd_edge.envoy import checks, forwarded
+from attestd_edge.heads import HeadReader
+from attestd_edge.hop import CertificateSource, Door, Headers, OnlyPeerHop, from_pem, is_reserved
+from attestd_edge.settings import Guarded, Settings
 from attestd_edge.store import Floor
 from tests import authority as a
+from tests.envoy_asker import question
 from tests.fuzz.harness import Target, once
 
 _BOUNDARY = Boundary("gate", Tier.DEVICE, Site("munich"), Tier.EDGE, Site("munich"))
@@ -39,6 +46,9 @@ _WORDS = (
     b"X-Forwarded-Uri: ",
     b"X-Forwarded-Method: ",
     b"-----BEGIN%20CERTIFICATE-----%0A",
+    b"X-Forwarded-Client-Cert: Hash=",
+    b';Cert="',
+    b";URI=",
     b"%2e%2e",
     b"%2f",
     b"//",
@@ -95,6 +105,22 @@ def _by_rfc9440() -> list[bytes]:
 
 
 @once
+def _by_envoy() -> list[bytes]:
+    digest = hashlib.sha256(from_pem(_pem())).hexdigest()
+    said = f'By=spiffe://example.org/x;Hash={digest};Cert="{quote(_pem(), safe="")}"'
+    return [_lines(X_Forwarded_Client_Cert=said), _lines(X_Forwarded_Client_Cert=f'{said};Subject="CN=a";URI=x')]
+
+
+@once
+def _checks() -> list[bytes]:
+    """CheckRequests of Envoy's: by certificate and by token, with headers apart and joined."""
+    token = a.token()
+    proven = (("authorization", f"DPoP {token}"), ("dpop", a.proof(token, nonce=_NONCES.issue(a.NOW))))
+    questions = [question(a.leaf()), question(a.leaf(), raw=False), question(None, *proven)]
+    return [made.SerializeToString() for made in questions]
+
+
+@once
 def _by_token() -> list[bytes]:
     token = a.token()
     proof = a.proof(token, nonce=_NONCES.issue(a.NOW))
@@ -127,6 +153,42 @@ def _question(source: CertificateSource, data: bytes) -> None:
     verdict = judge(_view(), boundary=_BOUNDARY, presented=presented, request=request, tokens=rules, now=a.NOW)
     assert str(verdict.identity.spiffe_id) == a.BIKE
     assert presented.chain or presented.token
+
+
+def _head(data: bytes) -> None:
+    """A head that is taken says the same to the simplest reader: line by line, name and value, and no more."""
+    head = HeadReader().read(data)
+    line, *fields, last, rest = data.decode("latin-1").split("\r\n")
+    assert (last, rest) == ("", "")
+    assert line in (f"{head.method} {head.target} HTTP/1.{minor}" for minor in (0, 1))
+    told = [field.partition(":") for field in fields]
+    assert all(name.isascii() and name.strip() == name != "" for name, _, _ in told)
+    simple = Headers.of([(name, value.lstrip(" \t")) for name, _, value in told])
+    assert simple == head.headers
+    assert "transfer-encoding" not in head.headers.values
+    assert set((head.headers.one("content-length") or "0").strip()) == {"0"}
+
+
+def _check(data: bytes) -> None:
+    """A CheckRequest, through to the verdict. Its headers alone are no certificate."""
+    try:
+        attributes = CheckRequest.FromString(data).attributes
+    except DecodeError as error:
+        raise MalformedInput from error
+    asked = checks.read(attributes, Guarded(_BOUNDARY, MappingProxyType({})))
+    rules = TokenRules(a.AUDIENCE, frozenset({_ORIGIN}), _NONCES, ReplayCache())
+    verdict = judge(
+        _view(), boundary=_BOUNDARY, presented=asked.presented, request=asked.request, tokens=rules, now=a.NOW
+    )
+    assert str(verdict.identity.spiffe_id) == a.BIKE
+    assert bool(asked.presented.chain) is bool(attributes.source.certificate)
+    assert checks.names_of(attributes)
+
+
+def _forwarded(data: bytes) -> None:
+    found = forwarded.parse(data.decode("latin-1"))
+    assert len(found.digest) == 64
+    assert found.certificate
 
 
 def _path(data: bytes) -> None:
@@ -170,8 +232,35 @@ def _floor(data: bytes) -> None:
 TARGETS = (
     Target("hop-nginx", lambda data: _question(CertificateSource.NGINX, data), _by_nginx, _WORDS),
     Target("hop-rfc9440", lambda data: _question(CertificateSource.RFC9440, data), _by_rfc9440, _WORDS),
+    Target("hop-envoy", lambda data: _question(CertificateSource.ENVOY, data), _by_envoy, _WORDS),
+    Target(
+        "forwarded-client-cert",
+        _forwarded,
+        lambda: [b"Hash=" + b"0a" * 32 + b';Cert="a%0Ab";Subject="CN=\\"x";URI=y;DNS=z'],
+        (b";Cert=", b";Hash=", b",", b'"', b"\\", b";By="),
+    ),
+    Target("envoy-check", _check, _checks, (b"attestd-boundary", b"dpop", b"authorization", b"x-client-cert")),
     Target("hop-token", lambda data: _question(CertificateSource.NGINX, data), _by_token, _WORDS),
     Target("no-hop", _without_hop, _by_nginx, _WORDS, refuses=False),
+    Target(
+        "hop-head",
+        _head,
+        lambda: [b"GET /auth?x=1 HTTP/1.1\r\n" + _lines(X_Empty="").replace(b"\n", b"\r\n") + b"\r\n\r\n"],
+        (
+            b"\r\n",
+            b"\r\n\r\n",
+            b"\n",
+            b"\r",
+            b" ",
+            b"\t",
+            b":",
+            b"Content-Length: 0\r\n",
+            b"Content-Length: 5\r\n",
+            b"Transfer-Encoding: chunked\r\n",
+            b"Connection: upgrade\r\nUpgrade: h2c\r\n",
+            b"GET / HTTP/1.1\r\n\r\n",
+        ),
+    ),
     Target("path", _path, lambda: [b"/orders/7?page=2", b"/%7Euser/%C3%BC"], _WORDS, limit=2048),
     Target(
         "edge-settings", _settings, lambda: [_SETTINGS], (b"[[boundary]]\n", b"[tokens]\n", b"= -1\n", b"1979-05-27")

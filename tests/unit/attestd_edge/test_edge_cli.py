@@ -120,7 +120,7 @@ class TestServe:
 def test_nothing_heavy_is_imported_by_the_middleware():
     """A library user's process: the doors import without the server's and the agent's world."""
     code = BLOCKER + "import attestd_edge.wsgi, attestd_edge.asgi, attestd_edge.edge, attestd_edge.hop\n"
-    code += "heavy = {'typer', 'uvicorn', 'attestd.tpm', 'attestd.appraisal'} & set(sys.modules)\n"
+    code += "heavy = {'typer', 'uvloop', 'httptools', 'attestd.tpm', 'attestd.appraisal'} & set(sys.modules)\n"
     code += "raise SystemExit(f'imported: {heavy}' if heavy else 0)"
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -152,6 +152,15 @@ class TestCheck:
         assert not found["key"]["ok"]
         assert found["certificate"]["detail"].startswith("not looked at")
         assert found["bundle"]["ok"]
+
+    def test_where_envoy_asks(self, site):
+        assert "envoy" not in check(site)
+        site.configure(more='[envoy]\nunix = "envoy.sock"\n')
+        assert check(site)["envoy"] == {
+            "name": "envoy", "ok": True, "detail": f"unix:{site.folder / 'envoy.sock'}, mode 0660", "remedy": "",
+        }  # fmt: skip
+        site.configure(more='[envoy]\ntls = "127.0.0.1:1"\ncertificate = "x"\nkey = "x"\nhop_ca = "x"\n')
+        assert not check(site)["envoy"]["ok"]
 
     def test_a_root_that_is_not_there(self, site):
         (site.folder / "root.pem").unlink()

@@ -80,6 +80,18 @@ def test_tls(tmp_path):
     assert found.listen == TlsListen("::1", 9443, tmp_path / "c.pem", tmp_path / "k.pem", tmp_path / "h.pem")
 
 
+def test_envoy(tmp_path):
+    assert read(tmp_path).envoy is None
+    found = read(tmp_path, envoy={"unix": "envoy.sock", "group": "envoy"})
+    assert found.envoy == UnixListen(tmp_path / "envoy.sock", 0o660, "envoy")
+    assert found.listen == UnixListen(tmp_path / "auth.sock", 0o660, "www-data")
+    assert read(tmp_path, envoy=TLS).envoy == TlsListen(
+        "::1", 9443, tmp_path / "c.pem", tmp_path / "k.pem", tmp_path / "h.pem"
+    )
+    found = read(tmp_path, listen__certificate_header="x-forwarded-client-cert")
+    assert found.certificate_header is CertificateSource.ENVOY
+
+
 @pytest.mark.parametrize(
     ("change", "value", "told"),
     [
@@ -105,6 +117,14 @@ def test_tls(tmp_path):
         ("listen", {"tls": "host:9443", "certificate": "c", "key": "k"}, "listen.hop_ca is missing"),
         ("listen", {"tcp": "127.0.0.1:9000"}, "listen.tcp is not a setting"),
         ("listen__certificate_header", "x-ssl-cert", "certificate_header"),
+        ("listen__certificate_header", "tls", "certificate_header"),
+        ("envoy", {"tcp": "127.0.0.1:9000"}, "envoy.tcp is not a setting"),
+        ("envoy", {"mode": "0660"}, "envoy.mode is not a setting"),
+        ("envoy", {"unix": "e.sock", "mode": "0666"}, "envoy.mode lets everybody"),
+        ("envoy", {**TLS, "unix": "e.sock"}, "envoy.unix and envoy.tls exclude"),
+        ("envoy", {**TLS, "tls": "9443"}, "envoy.tls is not an address"),
+        ("envoy", {"tls": "host:9443", "certificate": "c", "key": "k"}, "envoy.hop_ca is missing"),
+        ("envoy", "envoy.sock", "envoy is of the wrong kind"),
         ("tokens__origins", [], "belong together"),
         ("tokens__origins", ["http://api.example.org"], "tokens.origins[1]"),
         ("tokens__origins", ["https://api.example.org", "https://api.example.org/x"], "tokens.origins[2]"),

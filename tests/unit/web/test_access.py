@@ -73,6 +73,7 @@ def test_the_table_is_the_protocol_s() -> None:
         "GET /v1/crl",
         "GET /v1/openapi.json",
         "GET /v1/policy/schema",
+        "GET /v1/status-list",
         "GET /healthz",
         "GET /readyz",
         "GET /metrics",
