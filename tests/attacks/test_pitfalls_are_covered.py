@@ -424,7 +424,8 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("a forwarded certificate header from anyone", "RFC 9440, 4"): (
         f"{ATTACK}edge.py::test_a_certificate_header_counts_from_the_hop_alone",
         f"{ATTACK}edge.py::test_a_certificate_header_that_comes_twice",
-        "e2e/test_nginx_forward_auth.py::test_a_certificate_header_of_ones_own",
+        "e2e/test_gates.py::test_a_certificate_header_of_ones_own",
+        "e2e/test_gates.py::test_an_identity_that_is_called_hop_by_hop",
         "e2e/test_envoy.py::test_a_header_of_ones_own_is_nothing",
         f"{ENVOY}checks.py::test_a_clients_own_header_is_no_certificate",
         f"{ENVOY}checks.py::test_a_principal_is_not_believed",

@@ -119,6 +119,8 @@ class Bench:
                     "ssl_verify_client optional_no_ca;": "",
                     "X-Client-Cert      $ssl_client_escaped_cert;": f'X-Client-Cert "{escaped}";',
                 }
+            if authority != "edge":  # the shipped file lets nobody in whom the edge does not name
+                changes["http://$attestd_application"] = "http://application"
             if authority == "static":
                 changes["http://attestd_edge/"] = "http://static/"
             elif authority == "none":
