@@ -200,5 +200,5 @@ def test_how_stale_a_boundary_may_be(tmp_path):
         {"max_staleness": 900, "when_stale": ""},
         {"max_staleness": 900, "when_stale": "every thing"},
     ):
-        with pytest.raises(SettingsInvalid, match="staleness|when_stale"):
+        with pytest.raises(SettingsInvalid, match=r"staleness|when_stale"):
             rule(**wrong)
