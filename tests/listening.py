@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ from attestd_edge.decide import Presented, Request
 from attestd_edge.edge import Asked, Edge
 from attestd_edge.identity import ProxyIdentity, read_certificates
 from attestd_edge.problems import Refusal
-from attestd_edge.refresh import Refresher
+from attestd_edge.refresh import Feed, Refresher
 from attestd_edge.service import Service
 from attestd_edge.store import BundleStore
 from tests.load.running import Running, attestd, enroll, serving
@@ -45,7 +45,9 @@ DOMAIN = "example.org"
 class Listening:
     """One edge. `taken` is when it took up its newest bundle (`time.perf_counter`)."""
 
-    def __init__(self, folder: Path, service: Running, key: SoftwareKey, presented: Presented) -> None:
+    def __init__(
+        self, folder: Path, service: Running, key: SoftwareKey, presented: Presented, feed: Feed | None = None
+    ) -> None:
         root = x509.load_pem_x509_certificate((service.folder / "ca" / "root.pem").read_bytes())
         roots = [root.public_bytes(serialization.Encoding.DER)]
         clock = EdgeClock(lambda: datetime.now(UTC), time.monotonic, datetime.fromtimestamp(0, UTC))
@@ -68,6 +70,7 @@ class Listening:
             certificate_file=certificate,
             trust_domain=domain,
             chance=random.random,
+            feed=feed,
         )
         self.edge = Edge(self.store, tokens=None)
         self._presented = presented
@@ -103,8 +106,16 @@ class Fleet:
 
 
 @contextmanager
-def listening(folder: Path, count: int, **settings: str) -> Iterator[Fleet]:
-    """Everything made and connected; it ends with the block."""
+def listening(
+    folder: Path,
+    count: int,
+    *,
+    prepare: Callable[[Path], object] = lambda home: None,
+    feed: Callable[[Path], Feed | None] = lambda place: None,
+    **settings: str,
+) -> Iterator[Fleet]:
+    """Everything made and connected; it ends with the block. `prepare` sees the instance's folder before the service
+    starts; `feed` gives the edge of a folder, which has its key and chain, another source of bundles."""
     home = folder / "instance"
     attestd(home, "init", "--trust-domain", DOMAIN)
     keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(count)]
@@ -118,14 +129,21 @@ def listening(folder: Path, count: int, **settings: str) -> Iterator[Fleet]:
         place.mkdir()
         chain = instance.service.operations.add_proxy(f"edge-{number}", SITE, public.decode(), act)
         (place / "proxy.pem").write_text(chain)
+        (place / "proxy.key.pem").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
     instance.service.registry.close()
+    prepare(home)
     with serving(home, **settings) as service:
         device = enroll(service, ["127.0.0.1"])[0]
         assert device.answer is not None
         chain = x509.load_pem_x509_certificates(device.answer.chain.encode())
         presented = Presented(tuple(one.public_bytes(serialization.Encoding.DER) for one in chain))
         edges = [
-            Listening(place, service, SoftwareKey(key), presented) for key, place in zip(keys, folders, strict=True)
+            Listening(place, service, SoftwareKey(key), presented, feed(place))
+            for key, place in zip(keys, folders, strict=True)
         ]
         for edge in edges:
             edge.refresher.start()

@@ -28,10 +28,10 @@ import nats
 from cryptography import x509
 from nats.aio.client import Client
 
+from attestd.broker.links import KeyClient
 from attestd.credentials.facts import Facts
 from attestd_edge.edge import Edge
-from attestd_edge.nats.keys import Keys, make
-from attestd_edge.nats.links import KeyClient
+from attestd_edge.nats.keys import Keys, make, make_distribution
 from attestd_edge.nats.site import NatsSite
 from attestd_edge.settings import Settings
 from tests import authority as a
@@ -171,6 +171,7 @@ class NatsSiteOnDisk:
         self.lifetime = lifetime
         self.configure(CARRY + more if carry else more)
         make(folder / "keys", entropy=os.urandom)
+        make_distribution(folder / "distribution", entropy=os.urandom)
         self._certify_server()
         self.changes = {
             'include "keys.conf"': f'include "{folder.name}-keys.conf"',
@@ -205,6 +206,8 @@ class NatsSiteOnDisk:
     def server(self, shipped: str = "edge.conf", remote: NatsSiteOnDisk | None = None, **changes: str) -> NatsServer:
         """Its nats-server; `remote`: the cloud that its uplink leads to."""
         all_changes = {**self.changes, **changes}
+        if shipped == "cloud.conf":
+            all_changes['include "distribution.conf"'] = 'include "distribution/distribution.conf"'
         if shipped == "edge.conf":
             port = remote.leaf_port if remote is not None else 1
             all_changes["tls://nats.cloud.example.org:7422"] = f"tls://{HOST}:{port}"

@@ -40,15 +40,19 @@ class NatsMissing(Misconfigured):
 @app.command()
 def keys(
     folder: Annotated[Path, typer.Argument(help="Where the keys go; made if it is missing.")],
+    distribution: Annotated[
+        bool, typer.Option("--distribution", help="The two that bundles are published and read with.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make the keys between this edge and its nats-server. Private ones stay here (mode 0600)."""
     with failing(as_json=as_json):
         _check_installed()
-        from attestd_edge.nats.keys import make
+        from attestd_edge.nats.keys import make, make_distribution
 
-        path = make(folder, entropy=os.urandom)
-        text = f"Wrote five keys into {folder}. nats-server's configuration includes {path}."
+        path = (make_distribution if distribution else make)(folder, entropy=os.urandom)
+        count = "two" if distribution else "five"
+        text = f"Wrote {count} keys into {folder}. nats-server's configuration includes {path}."
         typer.echo(json.dumps({"public": str(path)}) if as_json else text)
 
 

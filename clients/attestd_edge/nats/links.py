@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
@@ -14,7 +13,8 @@ from urllib.parse import urlsplit
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from attestd_edge.nats.nkeys import SigningKey
+from attestd.broker.links import KeyClient, close
+from attestd.broker.nkeys import SigningKey
 from attestd_edge.nats.settings import NatsSettings
 
 logger = logging.getLogger("attestd_edge.nats")
@@ -32,19 +32,6 @@ def tls_to(settings: NatsSettings, key: Path, certificate: Path) -> ssl.SSLConte
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(str(certificate), str(key))
     return context
-
-
-class KeyClient(Client):  # type: ignore[misc]
-    """nats-py's client that logs in with an nkey. It can do so by itself only with a package that comes as source."""
-
-    def __init__(self, key: SigningKey) -> None:
-        super().__init__()
-        self._public_nkey = key.public  # what CONNECT names; without a user and password it would say nothing at all
-        self.login: dict[str, Any] = {
-            "user": key.public,
-            "password": "-",
-            "signature_cb": lambda challenge: base64.b64encode(key.sign(challenge.encode())),
-        }
 
 
 async def keep(
@@ -84,7 +71,7 @@ async def keep(
             work.cancel()
             end.cancel()
             await asyncio.gather(work, end, return_exceptions=True)
-            await _close(client)
+            await close(client)
         await asyncio.sleep(_PAUSE)
 
 
@@ -126,10 +113,3 @@ async def _connected(
         2 * _CONNECT,
     )
     return client
-
-
-async def _close(client: Client) -> None:
-    try:
-        await asyncio.wait_for(client.close(), _CONNECT)
-    except (TimeoutError, NatsError, OSError):
-        logger.debug("a connection did not close in time")

@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
 
+from attestd.broker.addresses import check_address
 from attestd.errors import InputTooLarge, MalformedInput
 from attestd.protocol.encoding import Members
 from attestd_edge.nats.subjects import Template
@@ -41,7 +41,6 @@ MAX_GRANTS, MAX_PATTERNS = 64, 64
 _ACCOUNT = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _STREAM = _ACCOUNT
 KEY_NAMES = ("issuer", "sealing", "callout", "watch", "carry")  # of the files <name>.seed in nats.keys
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,7 @@ class NatsSettings:
     def _read(cls, table: Members, settings: Settings) -> Self:
         server = table.text("server")
         ca = settings.folder / table.text("ca") if "ca" in table else None
-        _check_address(server, ca)
+        check_address("nats.server", server, ca, SettingsInvalid)
         lifetime = table.seconds("lifetime") if "lifetime" in table else DEFAULT_LIFETIME
         if not MIN_LIFETIME <= lifetime <= MAX_LIFETIME:
             raise SettingsInvalid(
@@ -116,17 +115,6 @@ class NatsSettings:
         )
         table.done()
         return found
-
-
-def _check_address(server: str, ca: Path | None) -> None:
-    """With TLS, or on this machine alone: the callout's word opens the site."""
-    parts = urlsplit(server)
-    if parts.scheme not in ("tls", "nats") or not parts.hostname or parts.path or parts.username is not None:
-        raise SettingsInvalid("nats.server is not an address.", seen=repr(server[:80]), expected="tls://<host>:<port>")
-    if parts.scheme == "nats" and parts.hostname not in _LOOPBACK:
-        raise SettingsInvalid("nats.server is elsewhere and without TLS.", seen=server[:80], expected="tls://…")
-    if (parts.scheme == "tls") != (ca is not None):
-        raise SettingsInvalid("nats.ca and TLS belong together.", expected="tls:// with nats.ca, or neither")
 
 
 def _named(text: str, pattern: re.Pattern[str], name: str) -> str:

@@ -19,6 +19,7 @@ from nats.js import JetStreamContext
 from nats.js.api import RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import NotFoundError
 
+from attestd.broker.nkeys import SigningKey
 from attestd.credentials.dpop import ReplayCache
 from attestd.errors import AttestdError
 from attestd_edge.decide import View
@@ -29,7 +30,6 @@ from attestd_edge.nats.carry import Fate, Judged, judge_message
 from attestd_edge.nats.keys import Keys
 from attestd_edge.nats.ledger import Ledger
 from attestd_edge.nats.links import keep, tls_to
-from attestd_edge.nats.nkeys import SigningKey
 from attestd_edge.nats.request import SUBJECT, XKEY_HEADER
 from attestd_edge.nats.settings import Carriage, NatsSettings
 from attestd_edge.nats.subjects import write_name

@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("nacl", reason="PyNaCl is not installed")
 
+from attestd.broker.nkeys import Kind, NkeyMalformed, write_seed
 from attestd_edge.files import FileUnreadable
 from attestd_edge.nats.keys import Keys, KeysMade, make
-from attestd_edge.nats.nkeys import Kind, NkeyMalformed, write_seed
 from attestd_edge.nats.settings import NatsSettings
 from attestd_edge.settings import Settings, SettingsInvalid
 from tests.unit.attestd_edge.nats.conftest import members
