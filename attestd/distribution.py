@@ -39,7 +39,7 @@ from attestd.broker.messages import (
     order,
     whole_subject,
 )
-from attestd.credentials.copies import HEAD, Copy
+from attestd.credentials.copies import HEAD, Copy, Delta
 from attestd.credentials.transparency import Head
 from attestd.errors import AttestdError, Unavailable
 from attestd.ids import TrustDomain
@@ -75,6 +75,7 @@ class Distribution:
         self._deltas, self._wholes = delta_subject(trust_domain), whole_subject(trust_domain)
         self._alive = alive_subject(trust_domain)
         self._whole: Whole | None = None  # the last copy in the stream
+        self._own = 0  # the number of the last delta that was published here
         self._octets_since = 0  # of deltas
         self._octets_of_whole = 1 << 62  # until one was published here
         self._heads: deque[tuple[int, int]] = deque(maxlen=MOST_PROOFS)  # log and size, of the last bundles
@@ -111,9 +112,7 @@ class Distribution:
         js = client.jetstream(timeout=_ANSWER)
         await _ensure_stream(js)
         self._room = max(0, client.max_payload - _ROOM)
-        self._whole = None
-        if (copy := await _last(js, self._wholes)) is not None:
-            self._whole, self._octets_since = _read(copy).whole, 0
+        self._whole = await self._last_whole(js)
         loop, told, sent = asyncio.get_running_loop(), 0.0, ""
         while not ended.is_set():
             if closed.is_set():
@@ -130,7 +129,7 @@ class Distribution:
             except APIError as error:
                 if error.err_code not in _WRONG_LAST_SEQUENCE:
                     raise
-                self._whole = None  # whatever else was published, look again
+                self._whole = await self._last_whole(js)  # whatever else was published
             except AttestdError as error:
                 self._say("bundle", f"nothing is published for now: {_named(error)}")
             await asyncio.sleep(_LOOK)
@@ -139,29 +138,48 @@ class Distribution:
         """Publishes what leads from the stream's last bundle to the newest; returns what the stream has now."""
         found = await _last(js, self._deltas)
         last, before = (found.seq or 0, _read(found)) if found is not None else (0, None)
-        if before is not None and order(before.name) >= order(newest):
-            again = await asyncio.to_thread(self._publication.bundle, self._clock())
-            if before.name == again.name:
-                return again.name
-            if order(before.name) < order(again.name):
-                return ""  # another service had signed it, and was faster
-            self._say("foreign", f"the stream told of bundle {before.name}, which this service never signed")
+        if before is not None and last != self._own and not await self._is_ours(js, before):
+            self._say("stream", f"the stream ends with a bundle {before.name} that is not known here; it begins anew")
             before = None
+        if before is not None and order(before.name) >= order(newest):
+            return before.name  # another one was faster
         name, content, is_delta = await asyncio.to_thread(self._publication.update, before.name if before else "")
-        if self._whole is None and (copy := await _last(js, self._wholes)) is not None:
-            self._whole = _read(copy).whole
         if is_delta and len(content) <= self._room:
             proofs = await asyncio.to_thread(self._proofs, name, before.name if before else "")
             message = BundleMessage(name, before.name if before else None, self._whole, content, proofs)
-            last = await self._put(js, self._deltas, message, last)
+            self._own = last = await self._put(js, self._deltas, message, last)
             self._octets_since += len(content)
             if self._is_whole_due(last):
                 await self._put_whole(js, name, last + 1)
         else:
             # Who reads the notice must find the copy, so that comes first; whoever has it skips the notice.
             await self._put_whole(js, name, last + 1)
-            await self._put(js, self._deltas, BundleMessage(name, None, self._whole), last)
+            self._own = await self._put(js, self._deltas, BundleMessage(name, None, self._whole), last)
         return name
+
+    async def _is_ours(self, js: JetStreamContext, told: BundleMessage) -> bool:
+        """Whether it leads to a bundle that this service signed and keeps: whoever else may publish there could have
+        written anything."""
+        if told.content:
+            return await asyncio.to_thread(self._is_signed, told)
+        found = await _last(js, self._wholes)
+        copy = None if found is None else _read(found)
+        return copy is not None and copy.name == told.name and await asyncio.to_thread(self._is_signed, copy)
+
+    def _is_signed(self, told: BundleMessage) -> bool:
+        """By the statement, which is the signed part; what is wrong beside it, edges find out."""
+        known = self._publication.copy(told.name)
+        try:
+            read: Copy | Delta = Delta.read(told.content) if told.is_delta else Copy.read(told.content)
+        except AttestdError:
+            return False
+        return known is not None and read.statement == known.statement
+
+    async def _last_whole(self, js: JetStreamContext) -> Whole | None:
+        """The last copy, if it is ours."""
+        found = await _last(js, self._wholes)
+        copy = None if found is None else _read(found)
+        return copy.whole if copy is not None and await asyncio.to_thread(self._is_signed, copy) else None
 
     def _is_whole_due(self, last: int) -> bool:
         """Whether reading the last copy and all since takes long enough that another copy pays."""

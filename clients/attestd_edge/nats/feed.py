@@ -132,8 +132,8 @@ class Feed:
             step = None if copy is None else copy.whole
             if copy is not None and _is_news(copy, known()):
                 yield copy
-        number = 0 if step is None else step.next
-        for _ in range(_STEPS if number else 0):
+        number = 1 if step is None else step.next
+        for _ in range(_STEPS):
             found = await _look(js, self._deltas, number)
             if found is None:
                 break
