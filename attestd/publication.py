@@ -17,9 +17,10 @@ from attestd.auditing.log import AuditLog, NotSealed
 from attestd.ca.bundles import sign_bundle, sign_time
 from attestd.ca.hierarchy import Hierarchy, jwks
 from attestd.ca.revocation import build_crl
+from attestd.ca.tokens import sign_status_list
 from attestd.config import Settings
 from attestd.credentials.bundle import Bundle
-from attestd.credentials.copies import HEAD, Copy, read_name
+from attestd.credentials.copies import HEAD, STATUS, Copy, read_name
 from attestd.credentials.status import Status, StatusList
 from attestd.errors import AttestdError, MalformedInput, Unavailable
 from attestd.ids import Serial
@@ -31,6 +32,7 @@ _REFRESH = 1 / 6
 # A head is some two thousand octets, and each edge asks for a proof that goes with it. So what is urgent travels with
 # the head of the bundle before, and a new head follows after this time.
 _HEAD_PATIENCE = timedelta(seconds=60)
+_STATUS_TTL = timedelta(seconds=15)
 _CRL_LIFETIME = timedelta(hours=1)
 _KEEP = 16  # stored bundles, to each of which the newest can be told as a delta
 
@@ -65,6 +67,7 @@ class Publication:
         self._copies: OrderedDict[str, Copy] = OrderedDict()
         self._deltas: dict[str, bytes] = {}  # to the newest, by the name of the one that they begin at
         self._head_waits_since: datetime | None = None
+        self._status_list: tuple[str, str] | None = None  # and the name of the bundle that it is of
 
     @property
     def root_pem(self) -> str:
@@ -96,6 +99,26 @@ class Publication:
             now=now,
             next_update=now + _CRL_LIFETIME,
         )
+
+    def status_list(self, now: datetime) -> str:
+        """The newest bundle's states as a Status List Token (`sign_status_list`), signed once for each bundle."""
+        name = self.bundle(now).name
+        with self._lock:
+            if self._status_list is None or self._status_list[0] != name:
+                copy = self._copy(name)
+                if copy is None:
+                    raise NotSealed("The newest bundle can't be read.")
+                signed = sign_status_list(
+                    self._hierarchy.token_key,
+                    StatusList(copy.parts[STATUS]),
+                    issuer=self._settings.server.url,
+                    uri=self._settings.server.status_list,
+                    now=now,
+                    ttl=_STATUS_TTL,
+                    lifetime=self._settings.bundle.stale_after,
+                )
+                self._status_list = name, signed
+            return self._status_list[1]
 
     def signed_time(self, nonce: bytes, now: datetime) -> str:
         """The time, signed in answer to a device's nonce (docs/protocol.md, section 7)."""

@@ -38,6 +38,7 @@ TRUST_DOMAIN = TrustDomain("example.org")
 BIKE = "spiffe://example.org/device/munich/bike-1"
 TOKEN_ISSUER = "https://attestd.example.org"
 AUDIENCE = "https://shop.example.org"
+STATUS_LIST = "https://attestd.example.org/v1/status-list"
 
 FACTS = Facts(
     vector={"instance-identity": 2, "executables": 2},
@@ -270,7 +271,8 @@ def token_header(**lies: Any) -> dict[str, Any]:
 
 
 def token_claims(**lies: Any) -> dict[str, Any]:
-    now = int(NOW.timestamp())
+    now, facts = int(NOW.timestamp()), lies.get("attestd", FACTS.to_members())
+    index = facts.get("idx", FACTS.status_index) if isinstance(facts, Mapping) else FACTS.status_index
     return without(
         {
             "iss": TOKEN_ISSUER,
@@ -283,6 +285,7 @@ def token_claims(**lies: Any) -> dict[str, Any]:
             "cnf": {"jkt": jwk_thumbprint(LEAF_KEY.public_key())},
             "srl": f"{77:040x}",
             "attestd": FACTS.to_members(),
+            "status": {"status_list": {"idx": index, "uri": STATUS_LIST}},
             **lies,
         }
     )

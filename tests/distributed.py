@@ -22,7 +22,7 @@ from attestd_edge.nats.feed import Feed
 from attestd_edge.nats.keys import make, make_distribution
 from tests import authority as a
 from tests.edge_site import pem, private_pem
-from tests.listening import DOMAIN, Fleet, listening
+from tests.listening import DOMAIN, Fleet, connected, home
 from tests.nats_site import NatsServer, free_port
 
 
@@ -65,8 +65,8 @@ def distributed(folder: Path, count: int, **settings: str) -> Iterator[tuple[Fle
     """Everything made, and edges that hear; it ends with the block. The service shows the first proxy's certificate."""
     server = BundleServer(folder / "nats")
 
-    def prepare(home: Path) -> None:
-        shutil.copy(home / "ca" / "root.pem", server.folder / "root.pem")
+    def prepare(place: Path) -> None:
+        shutil.copy(place / "ca" / "root.pem", server.folder / "root.pem")
         server.start()
 
     settings |= {
@@ -77,7 +77,7 @@ def distributed(folder: Path, count: int, **settings: str) -> Iterator[tuple[Fle
         "distribution_key": str(folder / "edge-0" / "proxy.key.pem"),
     }
     try:
-        with listening(folder, count, prepare=prepare, feed=server.feed, **settings) as fleet:
-            yield fleet, server
+        with home(folder, count, prepare=prepare, **settings) as made, connected(made.folders, server.feed) as edges:
+            yield Fleet(made, edges), server
     finally:
         server.stop()

@@ -7,11 +7,12 @@ number of the certificate that it stems from, and ends no later than that.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from attestd.ca.signer import TokenKey
 from attestd.credentials.facts import Facts
 from attestd.credentials.jws import sign_jws
+from attestd.credentials.status import BITS, STATUS_LIST_TYP, StatusList
 from attestd.credentials.tokens import TOKEN_TYP
 from attestd.errors import Conflict, Misconfigured
 from attestd.ids import Serial, SpiffeId
@@ -55,10 +56,11 @@ def mint_token(
     certificate_not_after: datetime,
     confirmation: Mapping[str, str],
     token_id: str,
+    status_list: str,
     now: datetime,
     expires_at: datetime,
 ) -> str:
-    """A signed token for one audience.
+    """A signed token for one audience. `status_list`: the URI of the list that has the device's state.
 
     `confirmation` is `cnf`: x5t#S256 (RFC 8705, section 3.1) or jkt (RFC 9449, section 6.1), exactly one.
     Raises TokenUnbound, TokenKeyNotCurrent, TokenOutlivesCertificate, TokenLifetimeExhausted.
@@ -85,6 +87,30 @@ def mint_token(
         "jti": token_id,
         "cnf": dict(confirmation),
         "srl": str(certificate_serial),
+        "status": {"status_list": {"idx": facts.status_index, "uri": status_list}},
         "attestd": facts.to_members(),
     }
     return sign_jws({"kid": key.kid}, write_object(claims), typ=TOKEN_TYP, sign=key.key.sign)
+
+
+def sign_status_list(
+    key: TokenKey, status: StatusList, *, issuer: str, uri: str, now: datetime, ttl: timedelta, lifetime: timedelta
+) -> str:
+    """The states of all devices as a Status List Token (draft-ietf-oauth-status-list-21, section 5.1), for relying
+    parties that know the service's JWK set and hold no bundle.
+
+    `ttl`: for how long one may be kept before it is fetched again; `lifetime`: after which it says nothing any more.
+    Raises TokenKeyNotCurrent.
+    """
+    if key.state != "current":
+        raise TokenKeyNotCurrent(seen=key.state)
+    issued_at = int(now.timestamp())
+    claims = {
+        "iss": issuer,
+        "sub": uri,
+        "iat": issued_at,
+        "exp": issued_at + int(lifetime.total_seconds()),
+        "ttl": int(ttl.total_seconds()),
+        "status_list": {"bits": BITS, "lst": status.encode()},
+    }
+    return sign_jws({"kid": key.kid}, write_object(claims), typ=STATUS_LIST_TYP, sign=key.key.sign)

@@ -16,6 +16,7 @@ from attestd.cli.calls import service
 from attestd.cli.devices import UnreadableFile, read_file
 from attestd.cli.options import DEFAULT_DIR, Dir, Json, elsewhere
 from attestd.cli.output import FAILED, emit, failing, moment, say, table
+from attestd.cli.receipts import app as receipts_app
 from attestd.config import Settings
 from attestd.errors import MalformedInput
 from attestd.protocol.encoding import write_object
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from attestd.auditing.examination import Examination
 
 app = typer.Typer(help="The audit trail: list, prove one row, examine all of it.", no_args_is_help=True)
+app.add_typer(receipts_app, name="receipts")
 
 _COLUMNS = {"number": "NUMBER", "when": "WHEN", "actor": "ACTOR", "act": "ACT", "subject": "SUBJECT", "leaf": "LEAF"}
 _TOLD_EVERY = 2.0  # seconds between words about progress

@@ -57,6 +57,11 @@ class ServerSettings:
         """Every origin under which the service is itself: the public one, and each of its names at its own port."""
         return frozenset({self.url, *(self._at(name) for name in self.all_names)})
 
+    @property
+    def status_list(self) -> str:
+        """Where other relying parties find the states of all devices; tokens name it."""
+        return f"{self.url}/v1/status-list"
+
     def _at(self, host: str) -> str:
         return f"https://[{host}]:{self.port}" if ":" in host else f"https://{host}:{self.port}"
 
@@ -225,6 +230,7 @@ class RetentionSettings:
     """`[retention]`: what the service forgets by itself (docs/operations.md)."""
 
     certificates: timedelta = timedelta(days=30)  # after their end, with their revocations
+    receipts: timedelta = timedelta(days=365)  # after they came; where their chains stand is kept for ever
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ def delegated_signer(
     chain = header.texts("x5c", most=1 + MAX_CROSSES, limit=MAX_HEADER)
     if not chain:
         raise MalformedJson("x5c holds no certificate.", expected="the signer's certificate")
-    return delegated_path([_standard_base64(text) for text in chain], roots, purpose)
+    return delegated_path([standard_base64(text) for text in chain], roots, purpose)
 
 
 def delegated_path(
@@ -77,7 +77,7 @@ def _path(
     raise refusal
 
 
-def _standard_base64(text: str) -> bytes:
+def standard_base64(text: str) -> bytes:
     """RFC 7515, 4.1.6: x5c is base64, not base64url. One spelling only."""
     try:
         data = base64.b64decode(text, validate=True)

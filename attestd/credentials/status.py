@@ -16,6 +16,7 @@ from attestd.errors import InputTooLarge, MalformedInput
 from attestd.protocol.encoding import b64decode, b64encode
 
 BITS = 2
+STATUS_LIST_TYP = "statuslist+jwt"  # section 5.1
 PER_OCTET = 4
 _EACH = 0b01_01_01_01  # times a status: an octet that is full of it
 MAX_OCTETS = 16 * 1024 * 1024  # 67 million devices

@@ -43,7 +43,7 @@ _TEXT, _SECONDS = r"([ !#-\[\]-~]{0,2048})", r"([1-9][0-9]{0,11})"
 _AFTER_FACTS = re.compile(
     rf'"{_TEXT}","cnf":\{{"(x5t#S256|jkt)":"([A-Za-z0-9_-]{{42}}[AEIMQUYcgkosw048])"\}},"exp":{_SECONDS},'
     rf'"iat":{_SECONDS},"iss":"{_TEXT}","jti":"({_JTI.pattern})","nbf":{_SECONDS},"srl":"([0-9a-f]{{1,40}})",'
-    rf'"sub":"{_TEXT}"\}}',
+    rf'"status":\{{"status_list":\{{"idx":(0|[1-9][0-9]{{0,9}}),"uri":"{_TEXT}"\}}\}},"sub":"{_TEXT}"\}}',
     re.ASCII,
 )
 
@@ -199,10 +199,13 @@ def _claims(payload: bytes) -> _Claims:
         except (MalformedInput, InputTooLarge):
             pass  # the long way names the fault
         else:
-            audience, binding, thumbprint, expires, issued_at, issuer, jti, not_before, serial, subject = match.groups()
-            times = int(expires), int(issued_at), int(not_before)
-            kind: Literal["x5t#S256", "jkt"] = "jkt" if binding == "jkt" else "x5t#S256"
-            return _Claims(said, audience, kind, thumbprint, *times, issuer, jti, serial, subject)
+            audience, binding, thumbprint, expires, issued_at, issuer, jti, not_before, serial, index, _, subject = (
+                match.groups()
+            )
+            if int(index) == said.status_index:
+                times = int(expires), int(issued_at), int(not_before)
+                kind: Literal["x5t#S256", "jkt"] = "jkt" if binding == "jkt" else "x5t#S256"
+                return _Claims(said, audience, kind, thumbprint, *times, issuer, jti, serial, subject)
     return _read_claims(payload)
 
 
@@ -215,9 +218,22 @@ def _read_claims(payload: bytes) -> _Claims:
     binding, thumbprint = _confirmation(claims.object("cnf"))
     facts = Facts.read(claims.object("attestd"), octets=len(payload))
     jti, serial = _jti(claims.text("jti", limit=64)), claims.text("srl", limit=40)
+    if "status" in claims:
+        _same_status(claims.object("status"), facts)
     claims.done()
     times = expires, issued_at, not_before
     return _Claims(facts, audience, binding, thumbprint, *times, issuer, jti, serial, subject)
+
+
+def _same_status(status: Members, facts: Facts) -> None:
+    """Where other relying parties look (draft-ietf-oauth-status-list-21, section 6.2): the entry that we look at."""
+    listed = status.object("status_list")
+    index = listed.integer("idx")
+    listed.text("uri", limit=2048)
+    if index != facts.status_index:
+        raise MalformedJson("The token names two entries of the status list.", seen=index, expected=facts.status_index)
+    listed.done()
+    status.done()
 
 
 def _time(claims: Members, name: str) -> int:

@@ -155,6 +155,7 @@ class Lifecycle:
                 else {"jkt": jwk_thumbprint(asked.device.key)}
             ),
             token_id=token_id,
+            status_list=self.settings.server.status_list,
             now=now,
             expires_at=ends,
         )

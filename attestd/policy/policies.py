@@ -23,9 +23,10 @@ from cedarpy import pst
 
 from attestd.policy.apart import set_apart, stands_apart
 from attestd.policy.reads import Asked, Reads
-from attestd.policy.scopes import applicable, resources_named
+from attestd.policy.scopes import applicable, of_class, resources_named
 from attestd.policy.source import Flaw, PolicyInvalid, Source
 
+_Part = tuple[str, str | None, str | None]  # the kind of resource, the one that is named, the class
 _REQUEST: Final = frozenset({"method", "path"})
 
 
@@ -74,7 +75,7 @@ class PolicySet:
     handle: cedarpy.PolicySet = field(repr=False)
     _tree: pst.PolicySet | None = field(default=None, repr=False)  # None for a part, which has no parts
     _named: frozenset[tuple[str, str]] = field(default=frozenset(), repr=False)
-    _parts: dict[tuple[str, str | None], Self] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _parts: dict[_Part, Self] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def parse(cls, text: str, version: int) -> Self:
@@ -130,9 +131,13 @@ class PolicySet:
         handle = cedarpy.PolicySet.from_pst(set_apart(tree) if stands_apart(reads.device) else tree)
         return cls(version, text, reads.context, reads.device, reads.asked, ids, handle)
 
-    def for_crossing(self, boundary: str) -> Self:
-        """Those that can apply to crossings of the boundary of this name."""
-        return self._part("cross", "Boundary", boundary)
+    def for_crossing(self, boundary: str, *, stale: str | None = None) -> Self:
+        """Those that can apply to crossings of the boundary of this name.
+
+        `stale`: an edge that has not heard from its service for too long lets only this class cross. Of the permits
+        only those count that say so by the annotation `@when_stale`; every forbid does, as always.
+        """
+        return self._part("cross", "Boundary", boundary, stale)
 
     def for_token(self, audience: str) -> Self:
         """Those that can apply to tokens for this audience."""
@@ -150,15 +155,16 @@ class PolicySet:
         alone = pst.PolicySet(templates={}, static_policies={policy.id: policy}, template_links=())
         return self._of(alone, self.version, self.text, self.ids)
 
-    def _part(self, action: str, kind: str, name: str) -> Self:
+    def _part(self, action: str, kind: str, name: str, stale: str | None = None) -> Self:
         if self._tree is None:
             return self
-        # One for each resource that a policy names, and one for all others: callers can't make up more.
-        key = kind, name if (kind, name) in self._named else None
+        # One for each resource that a policy names, and one for all others, by class: callers can't make up more.
+        key = kind, name if (kind, name) in self._named else None, stale
         part = self._parts.get(key)
         if part is None:
             resource = pst.EntityUid(pst.EntityType(kind), name)
-            part = self._of(applicable(self._tree, action, resource), self.version, self.text, self.ids)
+            tree = self._tree if stale is None else of_class(self._tree, stale)
+            part = self._of(applicable(tree, action, resource), self.version, self.text, self.ids)
             self._parts[key] = part
         return part
 

@@ -12,6 +12,8 @@ from dataclasses import replace
 
 from cedarpy import pst
 
+WHEN_STALE = "when_stale"
+
 
 def resources_named(tree: pst.PolicySet) -> frozenset[tuple[str, str]]:
     """The resources, by type and id, that some policy is about alone."""
@@ -25,6 +27,19 @@ def applicable(tree: pst.PolicySet, action: str, resource: pst.EntityUid) -> pst
     policies = tree.static_policies.items()
     return replace(
         tree, static_policies={name: policy for name, policy in policies if can_apply(policy, action, resource)}
+    )
+
+
+def of_class(tree: pst.PolicySet, stale: str) -> pst.PolicySet:
+    """Every forbid, and of the permits those annotated with `@when_stale` and this class."""
+    policies = tree.static_policies.items()
+    return replace(
+        tree,
+        static_policies={
+            name: policy
+            for name, policy in policies
+            if policy.effect != "permit" or policy.annotations.get(WHEN_STALE) == stale
+        },
     )
 
 

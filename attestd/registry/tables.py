@@ -12,7 +12,7 @@ from sqlalchemy import JSON, BigInteger, Index, Integer, MetaData, String, Table
 from sqlmodel import AutoString, Field, SQLModel
 
 # The newest migration. Opening a database of another revision fails; a test keeps this equal to Alembic's head.
-SCHEMA = "0004"
+SCHEMA = "0005"
 
 # Every constraint has a name, or a later migration could not drop it.
 NAMES = {
@@ -378,6 +378,50 @@ class HeldRow(_Stored, table=True):
     result: dict[str, Any] = Field(sa_type=_Json, nullable=False)
 
 
+class ReceiptChainRow(_Stored, table=True):
+    """One chain of an edge's receipts: how it began, and where it stands. `attestd.registry.receipts`."""
+
+    __tablename__ = "receipt_chains"
+    __table_args__ = (Index(None, "edge", "chain"),)
+
+    chain: str = Field(primary_key=True)
+    edge: str
+    site: str
+    public_key: bytes
+    beginning: str
+    why: str
+    began_at: int = Field(sa_type=BigInteger)
+    next: int = Field(sa_type=BigInteger)
+    digest: bytes
+    last_at: int = Field(sa_type=BigInteger)
+    heard_at: int = Field(sa_type=BigInteger)
+    lost: list[list[int]] = Field(sa_type=_Json, nullable=False)
+
+
+class ReceiptRow(_Stored, table=True):
+    """One receipt as it was signed, and what it is found by. `attestd.registry.receipts`."""
+
+    __tablename__ = "receipts"
+    __table_args__ = (
+        Index(None, "chain", "seq", unique=True),
+        Index(None, "edge", "number"),
+        Index(None, "boundary", "number"),
+        Index(None, "device_id", "number"),
+        Index(None, "received_at"),
+    )
+
+    number: int | None = Field(default=None, primary_key=True, sa_type=_RowNumber)
+    chain: str
+    seq: int = Field(sa_type=BigInteger)
+    edge: str
+    at: int = Field(sa_type=BigInteger)
+    boundary: str | None = None
+    device_id: str | None = None
+    decision: str | None = None
+    received_at: int = Field(sa_type=BigInteger)
+    jws: str
+
+
 class CounterRow(_Stored, table=True):
     """Numbers that only grow: the revision, the epoch, the next free status index. `attestd.registry.revision`."""
 
@@ -426,4 +470,6 @@ told = _table("told")
 brake = _table("brake")
 quarantines = _table("quarantines")
 held = _table("held")
+receipt_chains = _table("receipt_chains")
+receipts = _table("receipts")
 counters = _table("counters")

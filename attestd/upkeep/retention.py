@@ -7,6 +7,7 @@
 | requests that nobody decided on | once they are old | enrollment.pending_lifetime |
 | what watched manifests said of devices | once they count no longer | – |
 | event logs that no kept evidence names | a day after they were last sent | – |
+| edges' receipts, not where their chains stand | some time after they came | retention.receipts |
 | audit rows, not their leaf hashes | into files, once they are old | audit.retention |
 
 Bundles are forgotten as new ones are signed. Devices, blocked EKs, operators, proxies and policies stay: they are few,
@@ -24,7 +25,7 @@ from typing import Final
 from attestd.auditing.archives import FOLDER, archive_audit
 from attestd.config import Settings
 from attestd.errors import AttestdError
-from attestd.registry import admission, contents, issued, references, spends
+from attestd.registry import admission, contents, issued, receipts, references, spends
 from attestd.registry.engine import Connection, Registry
 
 BATCH: Final = 250  # rows that one act takes
@@ -45,6 +46,7 @@ class Swept:
     requests: int
     watched: int
     eventlogs: int
+    receipts: int
     archived: int
     errors: tuple[AttestdError, ...]
 
@@ -53,6 +55,7 @@ def sweep(registry: Registry, settings: Settings, *, now: datetime, pause: Calla
     """One round. `pause` waits for so many seconds, or returns at once when the service ends. Raises nothing."""
     at = int(now.timestamp())
     ended = int((now - settings.retention.certificates).timestamp())
+    delivered = int((now - settings.retention.receipts).timestamp())
     undecided = int((now - settings.enrollment.pending_lifetime).timestamp())
     errors: list[AttestdError] = []
 
@@ -78,6 +81,7 @@ def sweep(registry: Registry, settings: Settings, *, now: datetime, pause: Calla
         requests=forget(lambda c, _: admission.purge_pending(c, older_than=undecided)),  # few, by max_pending
         watched=forget(lambda c, most: references.purge_watched(c, now=at, limit=most)),
         eventlogs=forget(lambda c, most: contents.purge(c, now=at, limit=most)),
+        receipts=forget(lambda c, most: receipts.purge(c, before=delivered, limit=most)),
         archived=_archive(registry, settings, now, pause, errors),
         errors=tuple(errors),
     )

@@ -72,6 +72,7 @@ _CERTIFICATES: Final = frozenset(
 _SIGNED_BODY: Final = MAX_BODY * 4 // 3 + MAX_SMALL
 _SIGNED_SMALL: Final = 2 * MAX_SMALL
 _POLICY: Final = 512 * 1024
+_RECEIPTS: Final = 640 * 1024
 _TRUST: Final = 4 * 1024 * 1024
 _MANIFEST: Final = frozenset({"application/toml", "application/json"})
 
@@ -114,12 +115,14 @@ DOORS: Final[Mapping[str, Door]] = {
     "GET /v1/jwks": Door(Who.PUBLIC, nonce=False),
     "GET /.well-known/jwks.json": Door(Who.PUBLIC, nonce=False),
     "GET /v1/crl": Door(Who.PUBLIC, nonce=False),
+    "GET /v1/status-list": Door(Who.PUBLIC, nonce=False),
     "GET /v1/openapi.json": Door(Who.PUBLIC, nonce=False),
     "GET /v1/policy/schema": Door(Who.PUBLIC, nonce=False),
     "GET /v1/bundle": _bare(Who.PROXY),
     "GET /v1/bundle/stream": _bare(Who.PROXY),
     "GET /v1/audit/consistency": _bare(Who.PROXY),
     "POST /v1/proxies/renewals": _acts(Who.PROXY),
+    "POST /v1/receipts": _acts(Who.PROXY, _RECEIPTS),
     # Operators
     "GET /v1/admin/overview": _bare(Who.VIEWER),
     "GET /v1/admin/devices": _bare(Who.VIEWER),
@@ -144,6 +147,8 @@ DOORS: Final[Mapping[str, Door]] = {
     "GET /v1/admin/audit/head": _bare(Who.VIEWER),
     "GET /v1/admin/audit/consistency": _bare(Who.VIEWER),
     "GET /v1/admin/audit/<number>/proof": _bare(Who.VIEWER),
+    "GET /v1/admin/receipts": _bare(Who.VIEWER),
+    "GET /v1/admin/receipts/chains": _bare(Who.VIEWER),
     "GET /v1/admin/operators": _bare(Who.VIEWER),
     "POST /v1/admin/operators": _acts(Who.ADMIN),
     "POST /v1/admin/operators/<name>/disable": _acts(Who.ADMIN),

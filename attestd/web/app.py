@@ -23,6 +23,7 @@ from attestd.web import (
     openapi,
     problems,
     publishing,
+    receipts,
 )
 from attestd.web.context import Service
 
@@ -59,7 +60,7 @@ def create_app(service: Service) -> Flask:
 
     for door in (
         *(devices, demands, publishing, openapi),
-        *(admin, admin_fleet, admin_views, admin_evidence, admin_references, admin_settings, audit),
+        *(admin, admin_fleet, admin_views, admin_evidence, admin_references, admin_settings, audit, receipts),
     ):
         app.register_blueprint(door.blueprint(service))
     return app

@@ -90,6 +90,9 @@ DESCRIBED: Final[Mapping[str, Described]] = {
     "GET /v1/jwks": Described("The token keys", {200: ("application/jwk-set+json", ref("Jwks"))}),
     "GET /.well-known/jwks.json": Described("The token keys", {200: ("application/jwk-set+json", ref("Jwks"))}),
     "GET /v1/crl": Described("The certificate revocation list (DER)", {200: ("application/pkix-crl", _BINARY)}),
+    "GET /v1/status-list": Described(
+        "The states of all devices, as a Token Status List", {200: ("application/statuslist+jwt", _JWS)}
+    ),
     "GET /v1/policy/schema": Described(
         "The schema of policies, in Cedar's language", {200: ("text/plain", {"type": "string"})}
     ),
@@ -108,6 +111,12 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         refusals=frozenset({404, 409}),
     ),
     "POST /v1/proxies/renewals": Described("A proxy's next certificate", {200: "ProxyAnswer"}, "Nothing"),
+    "POST /v1/receipts": Described(
+        "An edge's receipts, in their order; none: which one is wanted next",
+        {200: "ReceiptsAnswer"},
+        "ReceiptsMessage",
+        refusals=frozenset({403, 409}),
+    ),
     "GET /v1/admin/overview": Described("How the fleet stands", {200: "Overview"}),
     "GET /v1/admin/devices": Described(
         "Devices, page by page",
@@ -166,6 +175,24 @@ DESCRIBED: Final[Mapping[str, Described]] = {
     ),
     "GET /v1/admin/audit/<number>/proof": Described(
         "That a row is under the newest head", {200: "AuditProof"}, refusals=frozenset({409})
+    ),
+    "GET /v1/admin/receipts": Described(
+        "What crossed at edges, in the order in which it was delivered",
+        {200: "Receipts"},
+        query={
+            "edge": text(200),
+            "chain": text(200),
+            "boundary": text(200),
+            "device": text(200),
+            "since": _NUMBER,
+            "after": _NUMBER,
+            "limit": _LIMIT,
+        },
+    ),
+    "GET /v1/admin/receipts/chains": Described(
+        "Chains of receipts, and where each stands",
+        {200: "ReceiptChains"},
+        query={"edge": text(200), "chain": text(200), "after": text(200), "limit": _LIMIT},
     ),
     "GET /v1/admin/operators": Described("Operators", {200: "Operators"}),
     "POST /v1/admin/operators": Described(

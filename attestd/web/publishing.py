@@ -17,6 +17,7 @@ from attestd.web.streams import FOLLOWS, MEDIA_TYPE, event
 # those who have nothing else.
 _CACHE_KEYS = "public, max-age=300"
 _CACHE_CRL = "public, max-age=60"
+_CACHE_STATUS = "public, max-age=15"
 _JSON = "application/json"
 
 
@@ -46,6 +47,14 @@ class _Publishing:
             self.service.publication.crl(exchange().now),
             content_type="application/pkix-crl",
             headers={"Cache-Control": _CACHE_CRL},
+        )
+
+    def status_list(self) -> Response:
+        """GET /v1/status-list (draft-ietf-oauth-status-list-21, section 8.1 names the media type)"""
+        return Response(
+            self.service.publication.status_list(exchange().now),
+            content_type="application/statuslist+jwt",
+            headers={"Cache-Control": _CACHE_STATUS},
         )
 
     def policy_schema(self) -> Response:
@@ -107,6 +116,7 @@ def blueprint(service: Service) -> Blueprint:
     routes.get("/v1/jwks")(door.jwks)
     routes.get("/.well-known/jwks.json", endpoint="well_known_jwks")(door.jwks)
     routes.get("/v1/crl")(door.crl)
+    routes.get("/v1/status-list")(door.status_list)
     routes.get("/v1/policy/schema")(door.policy_schema)
     routes.get("/v1/bundle")(door.bundle)
     routes.get("/v1/bundle/stream")(door.stream)

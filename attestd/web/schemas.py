@@ -10,7 +10,9 @@ from typing import Any, Final
 
 from attestd.appraisal.manifests import Stage
 from attestd.appraisal.record import MAX_RECORD
+from attestd.credentials.receipts import MAX_RECEIPT, WHYS
 from attestd.ids import Tier
+from attestd.operations.receipts import MAX_RECEIPTS
 from attestd.operations.references import MAX_GOLDEN
 from attestd.policy.source import MAX_POLICY
 from attestd.protocol.encoding import MAX_SECONDS
@@ -34,6 +36,7 @@ Schema = Mapping[str, Any]
 
 _SEGMENT: Final = "^[a-z0-9][a-z0-9._-]{0,63}$"
 _TIMES: Final = {"type": "integer", "minimum": 0, "description": "unix seconds"}
+_CHAIN: Final = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
 _COUNT: Final = {"type": "integer", "minimum": 0}
 _VERSION: Final = {"const": 1}
 
@@ -273,6 +276,11 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         }
     ),
     "ProxyAnswer": _answer(chain=PEM, renew_after=_SECONDS, expires_in=_SECONDS),
+    "ReceiptsMessage": _message(
+        {"chain": _CHAIN, "receipts": _list(text(MAX_RECEIPT), MAX_RECEIPTS)},
+        lost={"type": "boolean", "description": "the edge has none of those that are left out"},
+    ),
+    "ReceiptsAnswer": _answer(next=_COUNT),
     "Bundle": _answer(statement=_JWS, signer=_list(octets(MAX_CERTIFICATE)), parts=closed(_PARTS, head=_JWS)),
     "BundleDelta": _answer(
         statement=_JWS, base={"type": "string", "pattern": r"^\d+\.\d+$"}, parts={"type": "object", "maxProperties": 5}
@@ -380,6 +388,43 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         path=_list(octets(32, least=32)),
         head={"type": "string"},
         root_sha256=DIGEST,
+    ),
+    "Receipts": _answer(
+        receipts=_list(
+            closed(
+                {
+                    "number": _COUNT,
+                    "chain": _CHAIN,
+                    "seq": _COUNT,
+                    "edge": SEGMENT,
+                    "received_at": _TIMES,
+                    "jws": text(MAX_RECEIPT),
+                }
+            ),
+            1000,
+        ),
+        after=_or_null(_COUNT),
+    ),
+    "ReceiptChains": _answer(
+        chains=_list(
+            closed(
+                {
+                    "chain": _CHAIN,
+                    "edge": SEGMENT,
+                    "site": SEGMENT,
+                    "why": {"enum": list(WHYS)},
+                    "began_at": _TIMES,
+                    "next": _COUNT,
+                    "digest": octets(32, least=32),
+                    "last_at": _TIMES,
+                    "heard_at": _TIMES,
+                    "lost": _list({**_list(_COUNT, 2), "minItems": 2}),
+                    "beginning": text(MAX_RECEIPT),
+                }
+            ),
+            1000,
+        ),
+        after=_or_null(_CHAIN),
     ),
     "BrakeStanding": _answer(
         enabled={"type": "boolean"},

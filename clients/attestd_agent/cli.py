@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +12,6 @@ from typing import Annotated, Any
 import typer
 from cryptography import x509
 
-from attestd.errors import AttestdError
 from attestd.protocol.messages import WaitAnswer
 from attestd_agent.agent import Agent, NotEnrolled
 from attestd_agent.assemble import DEFAULT_TCTI, Options, assemble, open_clock, open_device, read_file
@@ -23,7 +19,23 @@ from attestd_agent.checkins import DEFAULT_INTERVAL
 from attestd_agent.daemon import StopRequest
 from attestd_agent.ekcerts import read_certificate_file
 from attestd_agent.journal import configure
-from attestd_agent.outcomes import CODES, EXPIRED, NOT_ENROLLED, OK, WAITING, report
+from attestd_agent.options import (
+    DEFAULT_STATE,
+    CaOption,
+    EkCertOption,
+    EkOption,
+    EventLogOption,
+    IakCertOption,
+    IakOption,
+    ImaOption,
+    JsonOption,
+    ServerOption,
+    StateOption,
+    TctiOption,
+    reported,
+)
+from attestd_agent.outcomes import CODES, EXPIRED, NOT_ENROLLED, OK, WAITING
+from attestd_agent.programs.cli import serve
 from attestd_agent.records import Enrolled
 from attestd_agent.resident import become
 from attestd_agent.state import StateDir
@@ -38,7 +50,8 @@ app = typer.Typer(
       attestd-agent enroll --server https://attestd.example.org:8443 --ca root.pem
       attestd-agent run            attests and renews from now on (better: the systemd unit)
 
-    The key never leaves the TPM. Programs use STATE/credentials/key.pem and chain.pem through OpenSSL's tpm2 provider.
+    The key never leaves the TPM. Programs use STATE/credentials/key.pem and chain.pem through OpenSSL's tpm2 provider,
+    or ask `attestd-agent serve` for a token and a proof.
     """,
     epilog=CODES,
     no_args_is_help=True,
@@ -46,84 +59,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-StateOption = Annotated[
-    Path,
-    typer.Option(
-        "--state-dir", envvar="ATTESTD_AGENT_STATE_DIR", help="Where the agent keeps its keys and what it knows (0700)."
-    ),
-]
-TctiOption = Annotated[
-    str,
-    typer.Option(
-        "--tcti",
-        envvar="ATTESTD_AGENT_TCTI",
-        help="The TPM: device:/dev/tpmrm0, swtpm:path=SOCKET or swtpm:host=HOST,port=PORT.",
-    ),
-]
-ServerOption = Annotated[
-    str | None,
-    typer.Option(
-        "--server", envvar="ATTESTD_AGENT_SERVER", help="The service: https://HOST[:PORT]. Remembered after enrolling."
-    ),
-]
-CaOption = Annotated[
-    str | None,
-    typer.Option(
-        "--ca",
-        envvar="ATTESTD_AGENT_CA",
-        help="The service's root: a PEM file, or sha256:FINGERPRINT to fetch and pin it. Remembered.",
-    ),
-]
-EkOption = Annotated[
-    str | None,
-    typer.Option(
-        "--ek",
-        envvar="ATTESTD_AGENT_EK",
-        help="Which endorsement key, where the TPM has several: rsa-2048, ecc-p256, ecc-p384-high, …",
-    ),
-]
-EkCertOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--ek-cert",
-        envvar="ATTESTD_AGENT_EK_CERT",
-        help="The EK certificate (DER or PEM, issuers may follow), where the TPM itself holds none.",
-    ),
-]
-IakOption = Annotated[
-    str | None,
-    typer.Option(
-        "--iak",
-        envvar="ATTESTD_AGENT_IAK",
-        help="Enroll by the machine maker's identity key (IAK) at this persistent handle, such as 0x81020001.",
-    ),
-]
-IakCertOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--iak-cert",
-        envvar="ATTESTD_AGENT_IAK_CERT",
-        help="The IAK's certificate (DER or PEM, issuers may follow).",
-    ),
-]
-EventLogOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--eventlog",
-        envvar="ATTESTD_AGENT_EVENTLOG",
-        help="The firmware's event log, where it is not the kernel's for this TPM.",
-    ),
-]
-ImaOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--ima", envvar="ATTESTD_AGENT_IMA", help="IMA's measurement list, where it is not the kernel's for this TPM."
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON; logs too.")]
-
-DEFAULT_STATE = Path(os.environ.get("STATE_DIRECTORY", "/var/lib/attestd-agent").partition(":")[0])
 
 
 @app.command(epilog=CODES)
@@ -146,7 +81,7 @@ def enroll(
 
     A device that the inventory does not know waits for an operator's approval (exit code 4): run it again, or --wait.
     """
-    with _reported(as_json):
+    with reported(as_json):
         agent = assemble(Options(state_dir, tcti, server, ca, ek, ek_cert, iak, iak_cert, eventlog, ima))
         known, now = None if again else agent.state.load(), agent.clock.now().timestamp()
         if known is not None and known.record.expires_at > now:
@@ -200,7 +135,7 @@ def run(
     if not once:
         become(options, check_in=check_in, as_json=as_json, debug=debug)
     configure(objects=as_json, debug=debug)
-    with _reported(as_json):
+    with reported(as_json):
         agent = assemble(options)
         waiting = agent.state.waiting()
         pending = waiting is not None and waiting.state == "pending"
@@ -222,7 +157,7 @@ def renew(
     as_json: JsonOption = False,
 ) -> None:
     """Get a new certificate now, without a new quote, while the last attestation still counts."""
-    with _reported(as_json):
+    with reported(as_json):
         _show_answer("renewed", _enrolled(state_dir, tcti, eventlog, ima).renew(new_key=new_key), as_json)
 
 
@@ -239,7 +174,7 @@ def token(
     as_json: JsonOption = False,
 ) -> None:
     """Print an access token, bound to this device's key: worthless without it."""
-    with _reported(as_json):
+    with reported(as_json):
         agent = _enrolled(state_dir, tcti, eventlog, ima)
         answer = agent.token(audience, binding="tls" if tls else "dpop")
         _show({"token": answer.token, "expires_in": answer.expires_in}, answer.token, as_json)
@@ -251,7 +186,7 @@ def status(state_dir: StateOption = DEFAULT_STATE, as_json: JsonOption = False) 
 
     Exit code 0: healthy. 3: not enrolled. 4: waiting for approval, or quarantined. 5: the certificate has expired.
     """
-    with _reported(as_json):
+    with reported(as_json):
         state = StateDir(state_dir)
         known, waiting = state.load(), state.waiting()
         now = open_clock(state).now().timestamp()
@@ -281,7 +216,7 @@ def evidence(
     tcti: TctiOption = DEFAULT_TCTI, ek: EkOption = None, ek_cert: EkCertOption = None, as_json: JsonOption = False
 ) -> None:
     """Show what this TPM is: its EK hash (for the inventory), EK certificate and PCRs. Asks nobody but the TPM."""
-    with _reported(as_json):
+    with reported(as_json):
         given = () if ek_cert is None else read_certificate_file(read_file(ek_cert))
         device = open_device(tcti)
         maker, found = device.properties(), device.endorsement(kind=ek, given=given)
@@ -311,6 +246,9 @@ def evidence(
         _show(members, "\n".join(lines), as_json)
 
 
+app.command(epilog=CODES)(serve)
+
+
 # ---- What people and machines are shown -----------------------------------------------------------------------------
 
 
@@ -319,15 +257,6 @@ def _enrolled(state_dir: Path, tcti: str, eventlog: Path | None, ima: Path | Non
     if StateDir(state_dir).load() is None:
         raise NotEnrolled(seen=str(state_dir))
     return assemble(Options(state_dir, tcti, eventlog=eventlog, ima=ima))
-
-
-@contextmanager
-def _reported(as_json: bool) -> Iterator[None]:
-    """Ends the command with a typed error's exit code, after its report."""
-    try:
-        yield
-    except AttestdError as error:
-        raise typer.Exit(report(error, as_json=as_json)) from None
 
 
 def _show(members: dict[str, Any], text: str, as_json: bool) -> None:

@@ -3,6 +3,7 @@
     session = DeviceSession.open(Path("/var/lib/attestd-agent"))
     headers = session.dpop_headers("GET", "https://shop-17.example/readings", audience="readings")
 
+A program that runs as another user asks `attestd-agent serve` instead (attestd_agent.programs).
 With mutual TLS no session is needed: OpenSSL's tpm2 provider uses `credentials/key.pem` and `chain.pem` as they are.
 """
 
@@ -104,3 +105,25 @@ class DeviceSession:
                 entropy=self._entropy,
             )
         return {"Authorization": f"DPoP {token}", "DPoP": proof}
+
+
+class LastingSession:
+    """The session of a process that stays for months: opened with the first question, so that it may start before the
+    device is enrolled, and anew when the daemon has followed the service to another root."""
+
+    def __init__(self, open: Callable[[], DeviceSession], *, roots: Callable[[], bytes | None]) -> None:
+        self._open = open
+        self._roots = roots
+        self._lock = threading.Lock()
+        self._opened: tuple[bytes | None, DeviceSession] | None = None
+
+    def dpop_headers(self, method: str, url: str, *, audience: str, edge_nonce: str = "") -> dict[str, str]:
+        """As a DeviceSession's."""
+        return self._session().dpop_headers(method, url, audience=audience, edge_nonce=edge_nonce)
+
+    def _session(self) -> DeviceSession:
+        roots = self._roots()
+        with self._lock:
+            if self._opened is None or self._opened[0] != roots:
+                self._opened = (roots, self._open())
+            return self._opened[1]

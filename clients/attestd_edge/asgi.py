@@ -27,6 +27,7 @@ from attestd_edge.edge import Admitted, Asked, Edge
 from attestd_edge.hop import CertificateSource, Door, Headers, Hop, Peer, from_pem, is_reserved
 from attestd_edge.labels import NOTHING, claims_of, labels_of
 from attestd_edge.problems import Refusal
+from attestd_edge.receipts.crossings import claimed_digest
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -73,7 +74,7 @@ class EdgeMiddleware:
             return
         if scope["type"] not in ("http", "websocket"):
             raise NotImplementedError(f"attestd does not judge ASGI scopes of type {scope['type']!r}")
-        answer = self._edge.admit(self._boundary, lambda: self._read(scope))
+        answer = await self._edge.admit_soon(self._boundary, lambda: self._read(scope))
         if isinstance(answer, Refusal):
             await _refuse(answer, scope, receive, send)
             return
@@ -93,7 +94,7 @@ class EdgeMiddleware:
             labels=labels_of(self._guarded, headers, door=self._door, peer=peer, told=told),
             claims=claims_of(headers),
         )
-        return Asked(self._door.present(headers, peer), request)
+        return Asked(self._door.present(headers, peer), request, digest_claimed=claimed_digest(headers))
 
     async def _go_on(self, answer: Admitted, scope: Scope, receive: Receive, send: Send) -> None:
         inner = dict(scope)

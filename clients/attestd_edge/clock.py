@@ -25,11 +25,12 @@ class EdgeClock:
     def now(self) -> datetime:
         """The system's time, but never before what has passed here."""
         with self._lock:
-            counted = self._monotonic()
-            passed = timedelta(seconds=max(0.0, counted - self._counted))
-            self._latest = max(self._wall(), self._latest + passed)
+            wall, counted = self._wall(), self._monotonic()
+            passed = counted - self._counted
+            least = self._latest + timedelta(seconds=passed) if passed > 0 else self._latest
             self._counted = counted
-            return self._latest
+            self._latest = latest = max(wall, least)
+            return latest
 
     def ahead(self) -> timedelta:
         """By how much the system's clock is behind: zero when it can be believed."""

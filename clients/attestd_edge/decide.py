@@ -98,6 +98,10 @@ class CrossingDenied(Forbidden):
     remedy = "Ask the operator of this boundary; the reasons are in its log under this request id."
 
 
+class BoundaryStale(BundleStale):
+    """This edge has not heard from the service for longer than this boundary allows"""
+
+
 class BundleUnusable(Unavailable):
     """The bundle can't be decided with"""
 
@@ -129,6 +133,15 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Staleness:
+    """How long an edge may go without hearing from its service before a boundary notices, in seconds; and the class of
+    crossings that go on then, until the bundle's own limit: those of which policies say `@when_stale`. None: none."""
+
+    after: int
+    allows: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TokenRules:
     """How this edge takes tokens: for one audience, at its own origins (`https://host[:port]`)."""
 
@@ -140,11 +153,13 @@ class TokenRules:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Who it is, and whether it may cross; `remembered` if policy had been asked before."""
+    """Who it is, and whether it may cross; `remembered` if policy had been asked before; `stale`: the class that alone
+    might, since nothing was heard for long."""
 
     identity: VerifiedIdentity
     decision: Decision
     remembered: bool = False
+    stale: str | None = None
 
 
 Credential = TypeVar("Credential", VerifiedCertificate, VerifiedToken)
@@ -178,11 +193,20 @@ class Decisions:
         self.policies = policies
         self._found: Memo[Hashable, Decision] = Memo(DECISIONS, octets=DECISIONS_OCTETS)
 
-    def about(self, identity: VerifiedIdentity, crossing: Crossing, circumstances: Hashable, now: datetime) -> Decision:
-        """`circumstances`: what beside the machine sets this crossing apart from others, as `judge` writes it."""
-        policies = self.policies.for_crossing(crossing.boundary.name)
+    def about(
+        self,
+        identity: VerifiedIdentity,
+        crossing: Crossing,
+        circumstances: Hashable,
+        now: datetime,
+        *,
+        stale: str | None = None,
+    ) -> Decision:
+        """`circumstances`: what beside the machine sets this crossing apart from others, as `judge` writes it; `stale`:
+        the class that alone may cross (`View.standing`)."""
+        policies = self.policies.for_crossing(crossing.boundary.name, stale=stale)
         look = Look.of(policies, identity)
-        key = (look, circumstances)
+        key = (look, circumstances, stale)
         found = self._found.get(key)
         if found is None:
             found = decide(policies, look, crossing, now)
@@ -236,6 +260,28 @@ class View:
             raise BundleUnusable(f"Bundle {bundle.epoch}.{bundle.version} can't be used: {error}") from error
         return cls(bundle, roots, authorities, keys, decisions, proofs, bundle.age_limit)
 
+    def standing(self, rule: Staleness | None, now: datetime) -> str | None:
+        """None while everything may cross here that policy permits; else the class that alone may.
+
+        Raises BundleStale when nothing may.
+        """
+        if now >= self.stale_at:
+            check_fresh(self.bundle, now)
+        if rule is None or now < self.notices(rule):
+            return None
+        if rule.allows is None:
+            since = _shown(self.notices(rule))
+            raise BoundaryStale(
+                f"This edge has not heard from the service in time for this boundary, since {since}.",
+                seen=f"issued {_shown(datetime.fromtimestamp(self.bundle.issued_at, UTC))}",
+                expected=f"at most {rule.after} s ago",
+            )
+        return rule.allows
+
+    def notices(self, rule: Staleness | None) -> datetime:
+        """When that changes next, if nothing is heard."""
+        return self.stale_at if rule is None else datetime.fromtimestamp(self.bundle.issued_at + rule.after, UTC)
+
     def _rests_on(self, bundle: Bundle, pinned: tuple[bytes, ...]) -> bool:
         return (self.pinned, _signers(self.bundle)) == (pinned, _signers(bundle))
 
@@ -256,18 +302,18 @@ def judge(
     request: Request,
     tokens: TokenRules | None,
     now: datetime,
+    staleness: Staleness | None = None,
 ) -> Verdict:
     """Who wants to cross, and may it? A denial by policy is a Verdict; everything before it raises an AttestdError."""
-    # 1. Fresh.
-    if now >= view.stale_at:
-        check_fresh(view.bundle, now)
+    # 1. Fresh, or fresh enough for some.
+    stale = view.standing(staleness, now)
     path = read_path(request.target)
     # Was just this judged before? Then nothing is left but the time.
     labels = tuple(sorted(request.labels.items())) if request.labels else ()
-    policies = view.decisions.policies.for_crossing(boundary.name)
+    policies = view.decisions.policies.for_crossing(boundary.name, stale=stale)
     # What the sender claims is looked at only where a policy does: else senders could crowd out what is remembered.
     claims = tuple(sorted(request.claims.items())) if request.claims and policies.reads_claims else ()
-    circumstances = (boundary.key, labels, claims, (request.method, path) if policies.reads_request else None)
+    circumstances = (boundary.key, labels, claims, (request.method, path) if policies.reads_request else None, stale)
     key: Hashable = None
     if presented.token is None or presented.scheme == "bearer":
         key = (presented.chain, presented.token, None if tokens is None else tokens.audience, circumstances)
@@ -278,10 +324,10 @@ def judge(
     identity = identify(view, presented, request, tokens, now)
     # 6. May it?
     crossing = Crossing(boundary, request.method, path, request.labels, request.claims)
-    decision = view.decisions.about(identity, crossing, circumstances, now)
-    verdict = Verdict(identity, decision)
+    decision = view.decisions.about(identity, crossing, circumstances, now, stale=stale)
+    verdict = Verdict(identity, decision, stale=stale)
     if key is not None and decision.cacheable:
-        held = _Held(Verdict(identity, decision, remembered=True), now, identity.not_after)
+        held = _Held(Verdict(identity, decision, remembered=True, stale=stale), now, identity.not_after)
         size = _octets(presented.chain) + len(presented.token or "") + _octets_of(crossing)
         view.verdicts.keep(key, held, octets=VERDICT_OBJECTS + size)
     return verdict

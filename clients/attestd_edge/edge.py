@@ -1,4 +1,6 @@
-"""An edge, put together: settings -> store, clock, service, refresher -> `admit`, which every door calls.
+"""An edge, put together: settings -> store, clock, service, refresher, receipts -> `admit`, which every door calls.
+
+Where a boundary demands receipts, nothing is admitted before its receipt is on the disk (docs/receipts.md).
 
 `admit` never raises and never lets a request through on a fault: whatever is not a permit becomes a refusal, with its
 reasons in the log and no more than its kind on the wire.
@@ -6,15 +8,16 @@ reasons in the log and no more than its kind on the wire.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -22,39 +25,40 @@ from typing import Any, Self
 from attestd.broker.addresses import require_client
 from attestd.credentials.dpop import EdgeNonces, ReplayCache
 from attestd.credentials.identity import VerifiedIdentity
+from attestd.credentials.receipts import Crossed
 from attestd.errors import AttestdError, Forbidden, Unavailable
-from attestd.policy import Boundary, Crossing, Decision
-from attestd.policy.recorded import record as record_decision
-from attestd.policy.situations import Situation
+from attestd.policy import Boundary, Decision
+from attestd_edge.attempts import Asked, Attempt
 from attestd_edge.clock import EdgeClock
-from attestd_edge.decide import CrossingDenied, Presented, Request, TokenRules, Verdict, check_fresh, judge, read_path
+from attestd_edge.decide import (
+    CrossingDenied,
+    TokenRules,
+    check_fresh,
+    judge,
+)
 from attestd_edge.files import read_file
 from attestd_edge.identity import MAX_PEM, ProxyIdentity, read_certificates
 from attestd_edge.metrics import Metrics
 from attestd_edge.problems import EdgeFailed, Refusal, refusal
+from attestd_edge.receipts.delivery import Delivery
+from attestd_edge.receipts.folders import ChainFolder, Waiting
+from attestd_edge.receipts.keeper import Keeper
+from attestd_edge.receipts.spool import ReceiptNotKept
+from attestd_edge.receipts.tallies import Tallies
 from attestd_edge.refresh import Feed, Refresher
 from attestd_edge.service import Service
-from attestd_edge.settings import Guarded, Settings, SettingsInvalid
+from attestd_edge.settings import Guarded, Receipted, Settings, SettingsInvalid
 from attestd_edge.store import BundleStore
 
-logger = logging.getLogger("attestd_edge.decisions")
+__all__ = ["Admitted", "Asked", "ConnectionAged", "Edge"]
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
+logger = logging.getLogger("attestd_edge.decisions")
 
 
 class ConnectionAged(Forbidden):
     """The connection has lasted as long as one verdict may"""
 
     remedy = "Connect again."
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a door read from a request. `request_id` is the hop's, if an authenticated one gave it."""
-
-    presented: Presented
-    request: Request
-    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,39 +71,7 @@ class Admitted:
     request_id: str
 
 
-@dataclass(slots=True)
-class _Attempt:
-    """One request on its way through `admit`."""
-
-    boundary: Boundary
-    request_id: str
-    started: float
-    now: datetime
-    asked: Asked | None = None
-    verdict: Verdict | None = None
-
-    def seconds(self) -> float:
-        """Since it began."""
-        return time.perf_counter() - self.started
-
-    def record(self) -> dict[str, Any]:
-        """For the log. Never a token, a proof, a query or an EK hash."""
-        record: dict[str, Any] = {"request_id": self.request_id, "boundary": self.boundary.name}
-        if self.asked is not None:
-            request = self.asked.request
-            record |= {"method": request.method[:32], "path": request.target.partition("?")[0][:256]}
-        if self.verdict is not None and self.asked is not None:
-            identity, decision, request = self.verdict.identity, self.verdict.decision, self.asked.request
-            crossing = Crossing(
-                self.boundary, request.method, read_path(request.target), request.labels, request.claims
-            )
-            record |= {
-                "spiffe_id": str(identity.spiffe_id),
-                "credential": identity.credential_id,
-                "kind": identity.kind,
-                "remembered": self.verdict.remembered,
-            } | record_decision(Situation.of(identity, crossing, self.now), decision)
-        return record
+Later = Callable[[], Admitted | Refusal]
 
 
 class Edge:
@@ -112,8 +84,10 @@ class Edge:
         tokens: TokenRules | None,
         boundaries: Mapping[str, Guarded] = MappingProxyType({}),
         make_refresher: Callable[[], Refresher] | None = None,
+        make_delivery: Callable[[Tallies], Delivery] | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
+        """`make_refresher` and `make_delivery` are called in each process that judges."""
         self.store = store
         self.boundaries = boundaries
         self.metrics = Metrics()
@@ -123,6 +97,11 @@ class Edge:
         self._refresher: Refresher | None = None
         self._started_in: int | None = None
         self._starting = threading.Lock()
+        self._staleness = {name: guarded.staleness for name, guarded in boundaries.items()}
+        self._receipted = {name: guarded.receipts for name, guarded in boundaries.items()}
+        self._make_delivery = make_delivery if any(map(self.demands, boundaries)) else None
+        self._delivery: Delivery | None = None
+        self._tallies = Tallies(self.metrics.registry) if any(map(self.demands, boundaries)) else None
         self._watch()
 
     @classmethod
@@ -133,7 +112,7 @@ class Edge:
         says so, until it has a good one.
         """
         roots = read_certificates(read_file(settings.root, limit=MAX_PEM), where=str(settings.root))
-        clock = EdgeClock(lambda: datetime.now(UTC), time.monotonic, datetime.fromtimestamp(0, UTC))
+        clock = EdgeClock(partial(datetime.now, UTC), time.monotonic, datetime.fromtimestamp(0, UTC))
         store = BundleStore(settings.state_dir, roots=roots, trust_domain=settings.trust_domain, clock=clock)
         try:
             store.load()
@@ -148,6 +127,7 @@ class Edge:
             tokens=tokens,
             boundaries=settings.boundaries,
             make_refresher=lambda: _refresher(settings, store, feed),
+            make_delivery=lambda tallies: _delivery(settings, store, tallies),
         )
 
     @classmethod
@@ -164,46 +144,110 @@ class Edge:
         return self.boundaries[named].boundary
 
     def start(self) -> None:
-        """Begins to refresh in the background, once in each process: threads do not survive a fork."""
-        if self._make_refresher is None or self._started_in == os.getpid():
+        """Begins to refresh and to deliver in the background, once in each process: threads do not survive a fork."""
+        if self._started_in == os.getpid():
             return
         with self._starting:
             if self._started_in != os.getpid():
-                self._refresher = self._make_refresher()
-                self._refresher.start()
+                if self._make_refresher is not None:
+                    self._refresher = self._make_refresher()
+                    self._refresher.start()
+                if self._make_delivery is not None and self._tallies is not None:
+                    self._delivery = self._make_delivery(self._tallies)
+                    self._delivery.start()
                 self._started_in = os.getpid()
 
     def stop(self) -> None:
-        """Ends the background thread of this process and keeps what has to be kept."""
+        """Ends the background threads of this process and keeps what has to be kept."""
         with self._starting:
-            if self._refresher is not None and self._started_in == os.getpid():
-                self._refresher.stop()
-            self._refresher, self._started_in = None, None
+            if self._started_in == os.getpid():
+                if self._refresher is not None:
+                    self._refresher.stop()
+                if self._delivery is not None:
+                    self._delivery.stop()
+            self._refresher, self._delivery, self._started_in = None, None, None
+
+    def demands(self, boundary: str) -> bool:
+        """Whether nothing crosses this boundary without a receipt."""
+        return self._receipted.get(boundary, Receipted.NOTHING) is not Receipted.NOTHING
 
     def admit(self, boundary: Boundary, read: Callable[[], Asked]) -> Admitted | Refusal:
-        """Judges one request. `read` takes it apart; what that raises is a refusal, too."""
-        attempt = _Attempt(boundary, self._entropy(8).hex(), time.perf_counter(), self.store.clock.now())
+        """Judges one request. `read` takes it apart; what that raises is a refusal, too.
+
+        Where receipts are demanded it waits for the disk: the other two are for event loops.
+        """
+        answer = self.admit_at_once(boundary, read)
+        return answer() if callable(answer) else answer
+
+    async def admit_soon(self, boundary: Boundary, read: Callable[[], Asked]) -> Admitted | Refusal:
+        """As `admit`; while one crossing waits for the disk, others are judged, and their receipts share its next
+        sync."""
+        answer = self.admit_at_once(boundary, read)
+        return await asyncio.to_thread(answer) if callable(answer) else answer
+
+    def admit_at_once(self, boundary: Boundary, read: Callable[[], Asked]) -> Admitted | Refusal | Later:
+        """As `admit`, without waiting; where a receipt has to be kept first, what does that and has the answer then."""
+        attempt, error = self._judge(boundary, read)
+        if error is not None or not self.demands(boundary.name):
+            return self._answer(attempt, error)
+        return lambda: self._answer(attempt, self._keep(attempt))
+
+    def keep(self, crossed: Crossed) -> None:
+        """Returns once this crossing, which somebody else judged, has its receipt on the disk; for a refusal, at once.
+
+        Raises ReceiptNotKept. Without a demand for receipts it does nothing.
+        """
+        if not self.demands(crossed.where.boundary):
+            return
+        self.start()
+        if crossed.allowed:
+            if self._delivery is None:
+                raise ReceiptNotKept("This edge was made without a place for receipts.")
+            self._delivery.keeper.keep(crossed)
+        elif self._receipted[crossed.where.boundary] is Receipted.ALL and self._delivery is not None:
+            self._delivery.keeper.note(crossed)
+
+    def _judge(self, boundary: Boundary, read: Callable[[], Asked]) -> tuple[Attempt, AttestdError | None]:
+        """The attempt, and what refuses it."""
+        attempt = Attempt(boundary, self._entropy, time.perf_counter(), self.store.clock.now())
         try:
             self.start()
             attempt.asked = asked = read()
-            if asked.request_id is not None and _REQUEST_ID.fullmatch(asked.request_id):
-                attempt.request_id = asked.request_id
+            attempt.view = view = self.store.view()
             attempt.verdict = verdict = judge(
-                self.store.view(),
+                view,
                 boundary=boundary,
                 presented=asked.presented,
                 request=asked.request,
                 tokens=self._tokens,
                 now=attempt.now,
+                staleness=self._staleness.get(boundary.name),
             )
         except AttestdError as error:
-            return self._refuse(error, attempt)
+            return attempt, error
         except Exception as error:  # the door stays shut on what nobody foresaw
             logger.exception("a request could not be judged", extra={"attestd": attempt.record()})
-            return self._refuse(EdgeFailed(f"{type(error).__name__}: {error}"[:300]), attempt)
+            return attempt, EdgeFailed(f"{type(error).__name__}: {error}"[:300])
         if not verdict.decision.allowed:
-            return self._refuse(CrossingDenied("; ".join(verdict.decision.reasons)), attempt)
-        self.metrics.allowed(boundary.name, attempt.seconds(), remembered=verdict.remembered)
+            return attempt, CrossingDenied("; ".join(verdict.decision.reasons))
+        return attempt, None
+
+    def _keep(self, attempt: Attempt) -> AttestdError | None:
+        """What kept this crossing from having its receipt on the disk."""
+        try:
+            self.keep(attempt.crossed(""))
+        except AttestdError as error:
+            return error
+        except Exception as error:
+            logger.exception("a receipt could not be written", extra={"attestd": attempt.record()})
+            return EdgeFailed(f"{type(error).__name__}: {error}"[:300])
+        return None
+
+    def _answer(self, attempt: Attempt, error: AttestdError | None) -> Admitted | Refusal:
+        verdict, asked = attempt.verdict, attempt.asked
+        if error is not None or verdict is None or asked is None:
+            return self._refuse(error or EdgeFailed(), attempt)
+        self.metrics.allowed(attempt.boundary.name, attempt.seconds(), remembered=verdict.remembered)
         if logger.isEnabledFor(logging.INFO):
             logger.info("allowed", extra={"attestd": attempt.record()})
         nonce = self._nonce(attempt.now) if asked.presented.proof is not None else None
@@ -223,6 +267,8 @@ class Edge:
         ready, why = self.readiness()
         found: dict[str, Any] = {"ready": ready, "why": why, "clock_behind_seconds": _seconds(self.store)}
         found["connection"] = self._refresher.connection if self._refresher is not None else "not started"
+        if self._tallies is not None:
+            found["receipts_waiting"] = self._waiting().count
         found["audit_refusals"] = self.store.history.refusals
         if (known := self.store.history.known) is not None:
             found |= {"audit_log": known.head.log, "audit_size": known.head.size, "audit_logs_begun": known.logs_begun}
@@ -238,14 +284,24 @@ class Edge:
             "stale_at": int(bundle.age_limit.timestamp()),
         }
 
-    def _refuse(self, error: AttestdError, attempt: _Attempt) -> Refusal:
+    def _refuse(self, error: AttestdError, attempt: Attempt) -> Refusal:
         answer = refusal(error, request_id=attempt.request_id, nonce=self._nonce(attempt.now))
+        if self.demands(attempt.boundary.name):
+            try:
+                self.keep(attempt.crossed(type(error).slug()))
+            except Exception:  # it is refused all the same
+                logger.exception("a refusal got no receipt", extra={"attestd": attempt.record()})
         remembered = attempt.verdict is not None and attempt.verdict.remembered
         self.metrics.refused(attempt.boundary.name, attempt.seconds(), type(error).slug(), remembered=remembered)
-        reasons = attempt.verdict.decision.reasons if attempt.verdict is not None else (str(error),)
+        verdict = attempt.verdict
+        reasons = (str(error),) if verdict is None or verdict.decision.allowed else verdict.decision.reasons
         record = {"problem": type(error).slug(), "status": answer.status, "reasons": reasons}
         logger.warning("refused: %s", "; ".join(reasons), extra={"attestd": attempt.record() | record})
         return answer
+
+    def _waiting(self) -> Waiting:
+        """Of all processes on this state folder."""
+        return sum((folder.waiting() for folder in ChainFolder.all_in(self.store.folder)), Waiting())
 
     def _nonce(self, now: datetime) -> str | None:
         return self._tokens.nonces.issue(now) if self._tokens is not None else None
@@ -264,6 +320,8 @@ class Edge:
         watch("audit_size", "Entries under that head.", of_bundle("audit_size"))
         watch("audit_logs_begun", "How often a restore began a new audit log.", of_bundle("audit_logs_begun"))
         watch("audit_refusals", "Bundles refused for their audit head since the start.", of_bundle("audit_refusals"))
+        if self._tallies is not None:
+            self._tallies.watch(self._waiting, lambda: self.store.clock.now().timestamp())
         watch("clock_behind_seconds", "By how much the system's clock is behind.", of_bundle("clock_behind_seconds"))
 
 
@@ -291,3 +349,19 @@ def _refresher(settings: Settings, store: BundleStore, feed: Feed | None) -> Ref
         chance=random.random,
         feed=feed,
     )
+
+
+def _delivery(settings: Settings, store: BundleStore, tallies: Tallies) -> Delivery:
+    def load() -> ProxyIdentity:
+        return ProxyIdentity.load(settings.key, settings.certificate)
+
+    keeper = Keeper(
+        store.folder,
+        load_identity=load,
+        identity_files=(settings.key, settings.certificate),
+        clock=store.clock,
+        octets=settings.receipts_octets,
+        entropy=os.urandom,
+        tallies=tallies,
+    )
+    return Delivery(keeper, store, Service(settings.server, roots=store.roots), load_identity=load, tallies=tallies)

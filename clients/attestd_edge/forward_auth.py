@@ -9,28 +9,65 @@
 - `GET /metrics`: Prometheus.
 
 Everything here believes its peer, so it must be served on a listener that only the hop can reach: `listen` opens those.
+No I/O: a head in, octets out.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
+import re
+from dataclasses import dataclass
+from typing import Final
 
+from attestd.credentials.identity import VerifiedIdentity
+from attestd.policy import Boundary
 from attestd_edge import metrics
-from attestd_edge.asgi import Receive, Scope, Send, read_headers, read_peer
 from attestd_edge.decide import Request
 from attestd_edge.edge import Admitted, Asked, Edge
 from attestd_edge.envoy.http_mode import PREFIX, HttpMode
-from attestd_edge.hop import CertificateSource, Door, Headers, HopIncomplete, OnlyPeerHop
+from attestd_edge.heads import Answer, Head, HeadReader, write
+from attestd_edge.hop import CertificateSource, Door, Headers, HopIncomplete, OnlyPeerHop, Peer
 from attestd_edge.labels import claims_of, labels_of
-from attestd_edge.problems import MEDIA_TYPE, URN
+from attestd_edge.memo import Memo
+from attestd_edge.problems import MEDIA_TYPE, URN, Refusal
+from attestd_edge.receipts.crossings import claimed_digest
+from attestd_edge.server import Later
 from attestd_edge.settings import Guarded, Settings, SettingsInvalid
 
-_AUTH = "/auth"
+_AUTH: Final = "/auth"
+_HOP: Final = Peer()  # the listener has authenticated it
+_ID: Final = "Attestd-Request-Id"
+_REQUEST_ID: Final = "x-request-id"
+_URI: Final = "x-forwarded-uri"
+_ID_LINE: Final = b"\r\nX-Request-Id: "  # as the shipped configurations spell it; any other spelling is only slower
+_URI_LINE: Final = b"\r\nX-Forwarded-Uri: "
+_VISIBLE: Final = re.compile(rb"[!-~]+")
+_OK: Final = b"HTTP/1.1 200 OK\r\n"
+# How many questions are remembered, how many octets they may take together, and what the objects made of one take
+# beside its octets (tests/unit/attestd_edge/test_edge_memory.py weighs them).
+QUESTIONS: Final = 32 * 1024
+QUESTIONS_OCTETS: Final = 64 << 20
+_QUESTION_OBJECTS: Final = 4 * 1024
+
+
+@dataclass(slots=True)
+class _Question:
+    """What was asked at a boundary, as far as it can come again: all but the path and the hop's number for it."""
+
+    guarded: Guarded
+    headers: Headers
+    keep_alive: bool
+    asked: Asked | None = None  # once it was read
+    identity: VerifiedIdentity | None = None  # that `told` is about
+    told: bytes = b""  # the answer behind the request's id
 
 
 class ForwardAuth:
-    """The ASGI application."""
+    """What the edge answers to its hop.
+
+    Most questions of a hop are earlier ones of the same client over again, but for the request's id and its path. What
+    reading the rest gave is remembered by its octets; judging it is not left out (docs/adr/0041).
+    """
 
     def __init__(self, edge: Edge, settings: Settings) -> None:
         """Raises SettingsInvalid without a boundary."""
@@ -44,36 +81,38 @@ class ForwardAuth:
         self._routes = {f"{_AUTH}/{name}": guarded for name, guarded in settings.boundaries.items()}
         if len(settings.boundaries) == 1:
             self._routes[_AUTH] = next(iter(settings.boundaries.values()))
+        self._known: Memo[bytes, _Question] = Memo(QUESTIONS, octets=QUESTIONS_OCTETS)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, or the server's life."""
-        if scope["type"] == "lifespan":
-            await self._live(receive, send)
-        elif scope["type"] == "http":
-            status, headers, body = self._answer(scope)
-            headers = [*headers, ("Content-Length", str(len(body)))]
-            raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-            await send({"type": "http.response.start", "status": status, "headers": raw})
-            await send({"type": "http.response.body", "body": body})
-        else:
-            await receive()  # websocket.connect: nothing is asked over WebSockets here
-            await send({"type": "websocket.close"})
-
-    async def _live(self, receive: Receive, send: Send) -> None:
-        await receive()  # lifespan.startup
+    def start(self) -> None:
+        """Begins to refresh in the background."""
         self._edge.start()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()  # lifespan.shutdown
-        await asyncio.to_thread(self._edge.stop)
-        await send({"type": "lifespan.shutdown.complete"})
 
-    def _answer(self, scope: Scope) -> tuple[int, list[tuple[str, str]], bytes]:
-        path = scope["path"]
-        if self._envoy is not None and path.startswith(PREFIX):
-            target = (scope["raw_path"] + (b"?" if scope["query_string"] else b"") + scope["query_string"]).decode()
-            return self._envoy.answer(scope["method"], target, lambda: read_headers(scope))
-        if (guarded := self._routes.get(path)) is not None:
-            return self._judge(scope, guarded)
+    def stop(self) -> None:
+        """Ends that and keeps what has to be kept. Waits for it."""
+        self._edge.stop()
+
+    def answer(self, octets: bytes, reader: HeadReader) -> Answer | Later:
+        """The answer to a whole head, which `reader` reads if it was not read before; or what waits for the disk and
+        has it then. Raises HeadRefused."""
+        told = _told_of(octets)
+        if told is not None and (question := self._known.get(told.rest)) is not None:
+            return self._judge(question, told)
+        head = reader.read(octets)
+        bodiless = head.method == "HEAD"
+        guarded = self._routes.get(head.target.partition("?")[0])
+        if guarded is None:
+            status, headers, body = self._elsewhere(head)
+            return Answer(write(status, headers, body, bodiless=bodiless), head.keep_alive)
+        question = _Question(guarded, head.headers, head.keep_alive)
+        answer = self._judge(question, None, bodiless=bodiless)
+        if question.told and told is not None and told.is_all_of(head.headers):
+            self._known.keep(told.rest, question, octets=_QUESTION_OBJECTS + 2 * len(told.rest))
+        return answer
+
+    def _elsewhere(self, head: Head) -> tuple[int, list[tuple[str, str]], bytes]:
+        if self._envoy is not None and head.target.startswith(PREFIX):
+            return self._envoy.answer(head.method, head.target, lambda: head.headers)
+        path = head.target.partition("?")[0]
         if path == "/healthz":
             return _json(200, {"status": "alive"})
         if path == "/readyz":
@@ -85,33 +124,84 @@ class ForwardAuth:
         document = {"type": f"{URN}no-such-boundary", "title": "No such boundary is configured here", "status": 403}
         return 403, [("Content-Type", MEDIA_TYPE), ("Cache-Control", "no-store")], json.dumps(document).encode()
 
-    def _judge(self, scope: Scope, guarded: Guarded) -> tuple[int, list[tuple[str, str]], bytes]:
-        answer = self._edge.admit(guarded.boundary, lambda: self._read(scope, guarded))
-        if not isinstance(answer, Admitted):
-            return answer.status, list(answer.headers), answer.body
-        identity = answer.identity
-        headers = [
-            ("Attestd-Identity", str(identity.spiffe_id)),
-            ("Attestd-Tier", identity.tier.value),
-            ("Attestd-Site", str(identity.site)),
-            ("Attestd-Device", str(identity.device_id)),
-            ("Attestd-Credential", identity.kind),
-            ("Attestd-Boundary", guarded.boundary.name),
-            ("Attestd-Request-Id", answer.request_id),
-            ("Cache-Control", "no-store"),
-        ]
-        return 200, [*headers, *answer.headers], b""
+    def _judge(self, question: _Question, told: _Told | None, *, bodiless: bool = False) -> Answer | Later:
+        """`told`: what this request says for itself, if the question came before; else its headers say all."""
+        answer = self._edge.admit_at_once(question.guarded.boundary, lambda: self._read(question, told))
+        if callable(answer):
+            later = answer
+            return lambda: Answer(self._write(question, later(), bodiless=bodiless), question.keep_alive)
+        return Answer(self._write(question, answer, bodiless=bodiless), question.keep_alive)
 
-    def _read(self, scope: Scope, guarded: Guarded) -> Asked:
-        headers, peer = read_headers(scope), read_peer(scope)
+    def _write(self, question: _Question, answer: Admitted | Refusal, *, bodiless: bool) -> bytes:
+        boundary = question.guarded.boundary
+        if not isinstance(answer, Admitted):
+            return write(answer.status, answer.headers, answer.body, bodiless=bodiless)
+        if answer.headers:  # a nonce, for this answer alone
+            return write(200, [(_ID, answer.request_id), *_identity(answer.identity, boundary), *answer.headers])
+        if question.identity is not answer.identity:
+            question.identity = answer.identity
+            question.told = write(200, _identity(answer.identity, boundary)).removeprefix(_OK)
+        return b"%b%b: %b\r\n%b" % (_OK, _ID.encode("ascii"), answer.request_id.encode("ascii"), question.told)
+
+    def _read(self, question: _Question, told: _Told | None) -> Asked:
+        if told is not None and (asked := question.asked) is not None:
+            return asked.again(told.target, told.request_id)
+        headers = question.headers
         request = Request(
             method=_told(headers, "x-forwarded-method"),
             origin=f"{_told(headers, 'x-forwarded-proto')}://{_told(headers, 'x-forwarded-host')}",
-            target=_told(headers, "x-forwarded-uri"),
-            labels=labels_of(guarded, headers, door=self._door, peer=peer),
+            target=_told(headers, _URI),
+            labels=labels_of(question.guarded, headers, door=self._door, peer=_HOP),
             claims=claims_of(headers),
         )
-        return Asked(self._door.present(headers, peer), request, headers.one("x-request-id"))
+        question.asked = Asked(
+            self._door.present(headers, _HOP), request, headers.one(_REQUEST_ID), claimed_digest(headers)
+        )
+        return question.asked
+
+
+@dataclass(slots=True)
+class _Told:
+    """A head as two lines that change from one request to the next, and the rest of it."""
+
+    rest: bytes
+    target: str
+    request_id: str | None
+
+    def is_all_of(self, headers: Headers) -> bool:
+        """Whether a reader found the same in these two lines, and no more of their names in the rest."""
+        ids = () if self.request_id is None else (self.request_id,)
+        return headers.values.get(_URI) == (self.target,) and headers.values.get(_REQUEST_ID, ()) == ids
+
+
+def _told_of(octets: bytes) -> _Told | None:
+    """None for a head that is not of the shipped configurations' form: it is read as a whole each time."""
+    begin = octets.find(_URI_LINE)
+    end = octets.find(b"\r\n", begin + 2)
+    target = octets[begin + len(_URI_LINE) : end]
+    if begin < 0 or _VISIBLE.fullmatch(target) is None:
+        return None
+    rest, request_id = octets[:begin] + octets[end:], None
+    begin = rest.find(_ID_LINE)
+    if begin >= 0:
+        end = rest.find(b"\r\n", begin + 2)
+        number = rest[begin + len(_ID_LINE) : end]
+        if not number.isalnum():
+            return None
+        rest, request_id = rest[:begin] + rest[end:], number.decode("ascii")
+    return _Told(rest, target.decode("ascii"), request_id)
+
+
+def _identity(identity: VerifiedIdentity, boundary: Boundary) -> list[tuple[str, str]]:
+    return [
+        ("Attestd-Identity", str(identity.spiffe_id)),
+        ("Attestd-Tier", identity.tier.value),
+        ("Attestd-Site", str(identity.site)),
+        ("Attestd-Device", str(identity.device_id)),
+        ("Attestd-Credential", identity.kind),
+        ("Attestd-Boundary", boundary.name),
+        ("Cache-Control", "no-store"),
+    ]
 
 
 def _told(headers: Headers, name: str) -> str:

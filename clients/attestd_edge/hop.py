@@ -59,7 +59,7 @@ class HopIncomplete(Misconfigured):
     """The reverse proxy does not say what is being asked"""
 
     remedy = (
-        "Let it set X-Forwarded-Method, -Proto, -Host and -Uri (deploy/nginx shows how), and Attestd-Labels for a "
+        "Let it set X-Forwarded-Method, -Proto, -Host and -Uri (docs/proxies.md), and Attestd-Labels for a "
         "boundary with labels_from_hop."
     )
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from attestd.credentials.requests import SoftwareKey
 from attestd.credentials.x509 import Authorities, VerifiedCertificate, verify_chain
 from attestd.errors import Misconfigured
-from attestd.ids import TrustDomain
+from attestd.ids import SpiffeId, TrustDomain
 from attestd_edge.files import read_file, replace_file
 
 MAX_PEM = 64 * 1024  # octets
@@ -67,6 +67,16 @@ class ProxyIdentity:
     def kid(self) -> str:
         """The key's RFC 7638 thumbprint: how the service knows the caller, whatever certificate it has just now."""
         return self.key.thumbprint
+
+    @property
+    def name(self) -> SpiffeId:
+        """What the certificate calls this proxy. Raises ProxyIdentityWrong or MalformedName."""
+        try:
+            names = self.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
+        except (x509.ExtensionNotFound, ValueError):
+            raise ProxyIdentityWrong("The proxy's certificate names nobody.") from None
+        return SpiffeId.parse(uri)
 
     @property
     def half_life(self) -> datetime:

@@ -3,25 +3,30 @@ authority (docs/protocol.md, section 6). There is no third kind."""
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import shutil
 import signal
 import socket
 import ssl
 import stat
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import uvicorn
+import uvloop
 
 from attestd.errors import Misconfigured
-from attestd_edge.asgi import App
+from attestd_edge.forward_auth import ForwardAuth
+from attestd_edge.server import Connection, Server
 from attestd_edge.settings import TlsListen, UnixListen
 
 _BACKLOG = 512
-_MAX_HEAD = 128 * 1024  # octets of a request's head; an escaped certificate takes a few thousand
-_GRACE = 10  # seconds for requests that are under way at the end
+HANDSHAKE_SECONDS = 5.0  # for a peer to prove who it is
+SHUTDOWN_SECONDS = 5.0  # for it to say goodbye
+_TURN = 0.0005  # seconds of another thread's work that a request may wait for; Python's own is ten times that
 
 
 class ListenerFailed(Misconfigured):
@@ -71,82 +76,73 @@ def _clear(path: Path) -> None:
             raise ListenerFailed(f"Somebody listens on {path} already.")
 
 
-class _Server(uvicorn.Server):
-    """Says when it listens, and ends by returning: uvicorn's own would send itself the signal again and leave the
-    socket behind."""
-
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._ready = ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """uvicorn's, after which connections are accepted."""
-        await super().startup(sockets=sockets)
-        if self.started:
-            self._ready()
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """SIGTERM and SIGINT ask for a graceful end; a second SIGINT does not wait for it."""
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+def tls_context(where: TlsListen) -> ssl.SSLContext:
+    """A server's context that lets in who shows a certificate of the hop's authority. Raises ListenerFailed."""
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_cert_chain(where.certificate, where.key)
+        context.load_verify_locations(where.hop_ca)
+    except (OSError, ssl.SSLError) as error:
+        raise ListenerFailed(f"TLS can't be set up: {error}") from error
+    # A server that leaves verification out without a word has been seen elsewhere; here it would open every boundary.
+    if context.verify_mode is not ssl.CERT_REQUIRED or not context.get_ca_certs():
+        raise ListenerFailed("The server does not verify its peers' certificates.")
+    return context
 
 
-def serve(app: App, where: UnixListen | TlsListen, *, ready: Callable[[], None]) -> None:
+def serve(door: ForwardAuth, where: UnixListen | TlsListen, *, ready: Callable[[], None]) -> None:
     """Serves until SIGTERM or SIGINT, then ends what is under way; `ready` is called once connections are accepted.
 
     Raises ListenerFailed.
     """
-    listener: socket.socket | None = None
-    if isinstance(where, UnixListen):
-        listener = open_unix(where)
-        server = _Server(_config(app), ready)
-    else:
-        server = _Server(_tls_config(app, where), ready)
+    if isinstance(where, TlsListen):
+        uvloop.run(_serve(door, where, tls_context(where), ready))
+        return
+    listener = open_unix(where)
     try:
-        server.run(sockets=None if listener is None else [listener])
+        uvloop.run(_serve(door, listener, None, ready))
     finally:
-        if listener is not None and isinstance(where, UnixListen):
-            listener.close()
-            where.path.unlink(missing_ok=True)
+        listener.close()
+        where.path.unlink(missing_ok=True)
 
 
-def _tls_config(app: App, where: TlsListen) -> uvicorn.Config:
+async def _serve(
+    door: ForwardAuth, where: socket.socket | TlsListen, tls: ssl.SSLContext | None, ready: Callable[[], None]
+) -> None:
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, ended.set)
+    server = Server(door, loop)
+    listening = await listen(server, where, tls)
+    door.start()
+    server.begin()
+    # The thread that takes up a bundle computes for milliseconds, and a request that comes then waits for a turn of it.
+    sys.setswitchinterval(_TURN)
+    gc.collect()
+    gc.freeze()  # what is here now stays: collections need not look at it again
+    ready()
+    await ended.wait()
+    listening.close()
+    await server.end()
+    await asyncio.to_thread(door.stop)
+
+
+async def listen(server: Server, where: socket.socket | TlsListen, tls: ssl.SSLContext | None) -> asyncio.Server:
+    """Connections come to `server` from now on. Raises ListenerFailed."""
+    loop, accept = asyncio.get_running_loop(), partial(Connection, server)
+    if not isinstance(where, TlsListen):
+        return await loop.create_unix_server(accept, sock=where, backlog=_BACKLOG)
     try:
-        config = _config(
-            app,
-            host=where.host,
-            port=where.port,
-            ssl_certfile=str(where.certificate),
-            ssl_keyfile=str(where.key),
-            ssl_ca_certs=str(where.hop_ca),
-            ssl_cert_reqs=int(ssl.CERT_REQUIRED),
+        return await loop.create_server(
+            accept,
+            where.host,
+            where.port,
+            ssl=tls,
+            backlog=_BACKLOG,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS,
+            ssl_shutdown_timeout=SHUTDOWN_SECONDS,
         )
-        config.load()
-    except (OSError, ssl.SSLError) as error:
-        raise ListenerFailed(f"TLS can't be set up: {error}") from error
-    # A server that leaves verification out without a word has been seen elsewhere; here it would open every boundary.
-    if config.ssl is None or config.ssl.verify_mode is not ssl.CERT_REQUIRED or not config.ssl.get_ca_certs():
-        raise ListenerFailed("The server does not verify its peers' certificates.")
-    return config
-
-
-def _config(app: App, **more: object) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        lifespan="on",
-        http="h11",
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,  # uvicorn would believe any loopback peer about addresses and schemes
-        h11_max_incomplete_event_size=_MAX_HEAD,
-        timeout_graceful_shutdown=_GRACE,
-        backlog=_BACKLOG,
-        **more,  # type: ignore[arg-type]
-    )
+    except OSError as error:
+        raise ListenerFailed(f"{where.host}:{where.port}: {error}") from error

@@ -34,6 +34,12 @@ from = { tier = "device", site = "munich" }     # without a site: from every sit
 to = { tier = "edge", site = "munich" }
 labels = { class = "telemetry" }                # of all data that crosses here
 labels_from_hop = true                          # the reverse proxy tells more, in Attestd-Labels; left out: it does not
+receipts = "allowed"                            # nothing crosses without one; "all": refusals get one, too
+max_staleness = 900                             # seconds without news of the service; left out: the bundle's limit
+when_stale = "telemetry"                        # then, what @when_stale("telemetry") permits; left out: nothing
+
+[receipts]
+octets = 268435456                              # that they may take on the disk; then nothing crosses there
 """
 
 from __future__ import annotations
@@ -42,6 +48,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self, TypeVar
@@ -51,11 +58,13 @@ from attestd.errors import AttestdError, Misconfigured
 from attestd.ids import Site, Tier, TrustDomain
 from attestd.policy import Boundary
 from attestd.policy.situations import LabelsMalformed, read_labels
+from attestd_edge.decide import Staleness
 from attestd_edge.files import read_file
 from attestd_edge.hop import CertificateSource
 
 Parsed = TypeVar("Parsed")
 MAX_SETTINGS = 1024 * 1024  # octets
+RECEIPTS, LEAST_RECEIPTS = 256 << 20, 4 << 20  # octets of receipts on the disk
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})", re.ASCII)
 
 
@@ -65,6 +74,14 @@ class SettingsInvalid(Misconfigured):
     remedy = "Correct the named setting, then try `attestd-edge check`."
 
 
+class Receipted(Enum):
+    """What gets a receipt at a boundary (docs/receipts.md)."""
+
+    NOTHING = ""
+    ALLOWED = "allowed"
+    ALL = "all"
+
+
 @dataclass(frozen=True, slots=True)
 class Guarded:
     """A boundary and the labels of the data that crosses it here; `labels_from_hop`: the reverse proxy tells more."""
@@ -72,6 +89,8 @@ class Guarded:
     boundary: Boundary
     labels: Mapping[str, str]
     labels_from_hop: bool = False
+    receipts: Receipted = Receipted.NOTHING
+    staleness: Staleness | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +130,7 @@ class Settings:
     certificate_header: CertificateSource
     nats: Mapping[str, Any] | None = None  # unread: its own room reads it (attestd_edge.nats.settings)
     folder: Path = Path()  # that relative paths begin at
+    receipts_octets: int = RECEIPTS
     envoy: UnixListen | TlsListen | None = None  # where Envoy asks over gRPC
     push: Mapping[str, Any] | None = None  # unread: attestd_edge.nats.push reads it
 
@@ -128,6 +148,7 @@ class Settings:
         """From TOML already parsed. Raises SettingsInvalid, which names the setting."""
         top = _Table(members, "", base)
         edge, tokens, listen = top.table("edge", required=True), top.table("tokens"), top.table("listen")
+        receipts = top.table("receipts")
         envoy = top.table("envoy")
         boundaries: dict[str, Guarded] = {}
         for number, table in enumerate(top.tables("boundary"), 1):
@@ -153,10 +174,11 @@ class Settings:
             listen=_listen(listen),
             nats=top.unread("nats"),
             folder=base,
+            receipts_octets=receipts.number("octets", default=RECEIPTS, least=LEAST_RECEIPTS),
             envoy=_listen(envoy),
             push=edge.unread("push"),
         )
-        for table in (top, edge, tokens, listen, envoy):
+        for table in (top, edge, tokens, listen, envoy, receipts):
             table.done()
         return settings
 
@@ -192,6 +214,14 @@ class _Table:
     def switch(self, name: str) -> bool:
         """True or false; false without the setting."""
         value: bool = self._take(name, bool) or False
+        return value
+
+    def number(self, name: str, *, default: int, least: int) -> int:
+        """A whole number of at least `least`."""
+        self._asked.add(name)
+        value = self._members.get(name, default)
+        if type(value) is not int or value < least:
+            raise SettingsInvalid(f"{self.name(name)} is not such a number.", seen=value, expected=f"at least {least}")
         return value
 
     def required(self, name: str) -> str:
@@ -276,6 +306,8 @@ def _boundary(table: _Table) -> Guarded:
         ),
         table.labels("labels"),
         table.switch("labels_from_hop"),
+        _receipted(table),
+        _staleness(table),
     )
     for used in (start, end, table):
         used.done()
@@ -284,6 +316,27 @@ def _boundary(table: _Table) -> Guarded:
 
 def _name(text: str) -> str:
     return str(Site(text))  # the same spelling as a site's: it stands in paths, policies and metrics
+
+
+def _receipted(table: _Table) -> Receipted:
+    text = table.text("receipts")
+    if text is None:
+        return Receipted.NOTHING
+    if text not in (Receipted.ALLOWED.value, Receipted.ALL.value):
+        raise SettingsInvalid(f"{table.name('receipts')} is not known.", seen=repr(text), expected="allowed or all")
+    return Receipted(text)
+
+
+def _staleness(table: _Table) -> Staleness | None:
+    if "max_staleness" not in table:
+        if "when_stale" in table:
+            raise SettingsInvalid(
+                f"{table.name('when_stale')} says what happens after a time that nothing names.",
+                expected=table.name("max_staleness"),
+            )
+        return None
+    allows = table.parsed("when_stale", _name) if "when_stale" in table else None
+    return Staleness(table.number("max_staleness", default=0, least=1), allows)
 
 
 def _certificate_header(table: _Table) -> CertificateSource:

@@ -29,6 +29,7 @@ from attestd_edge.edge import Asked, ConnectionAged, Edge
 from attestd_edge.hop import CertificateSource, Door, Headers, Hop, Peer, from_pem, is_reserved
 from attestd_edge.labels import NOTHING, claims_of, labels_of
 from attestd_edge.problems import Refusal
+from attestd_edge.receipts.crossings import claimed_digest
 
 Environ = dict[str, Any]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
@@ -109,7 +110,7 @@ class EdgeMiddleware:
             labels=labels_of(self._guarded, headers, door=self._door, peer=peer, told=told),
             claims=claims_of(headers),
         )
-        return Asked(self._door.present(headers, peer), request)
+        return Asked(self._door.present(headers, peer), request, digest_claimed=claimed_digest(headers))
 
 
 def _target(environ: Environ) -> str:

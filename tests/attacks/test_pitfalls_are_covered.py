@@ -424,7 +424,8 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("a forwarded certificate header from anyone", "RFC 9440, 4"): (
         f"{ATTACK}edge.py::test_a_certificate_header_counts_from_the_hop_alone",
         f"{ATTACK}edge.py::test_a_certificate_header_that_comes_twice",
-        "e2e/test_nginx_forward_auth.py::test_a_certificate_header_of_ones_own",
+        "e2e/test_gates.py::test_a_certificate_header_of_ones_own",
+        "e2e/test_gates.py::test_an_identity_that_is_called_hop_by_hop",
         "e2e/test_envoy.py::test_a_header_of_ones_own_is_nothing",
         f"{ENVOY}checks.py::test_a_clients_own_header_is_no_certificate",
         f"{ENVOY}checks.py::test_a_principal_is_not_believed",
@@ -577,6 +578,23 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("lifetimes that do not nest", "spire#7199"): (
         "unit/ca/test_profiles.py::test_each_contradiction_is_refused_with_the_arithmetic",
         f"{WEB}health.py::test_not_ready_when_the_issuer_is_about_to_end",
+    ),
+    (
+        "logs on a machine that is not trusted can be cut, changed or dropped",
+        "Schneier and Kelsey, USENIX Security 1998",
+    ): (
+        f"{ATTACK}receipts.py::test_an_edges_disk_is_no_place_to_change_history",
+        f"{ATTACK}receipts.py::test_a_tail_that_is_cut_off_after_delivery_is_a_fork",
+        f"{ATTACK}receipts.py::test_a_copied_disk_speaks_for_nobody_else",
+        f"{ATTACK}receipts.py::test_receipts_of_one_chain_are_no_others",
+        f"{ATTACK}receipts.py::test_the_databases_owner_can_not_rewrite_what_is_sealed",
+        f"{ATTACK}receipts.py::test_a_full_disk_lets_nothing_pass",
+        f"{ATTACK}receipts.py::test_strangers_can_not_fill_the_room_of_those_who_may_cross",
+        "unit/attestd_edge/receipts/test_keeping_receipts.py::test_a_clock_that_went_back_begins_a_new_chain",
+        f"{WEB}receipts.py::test_receipts_from_the_future_are_held_back",
+        f"{WEB}receipts.py::test_what_is_wrong_is_refused_whole_and_written_down",
+        "unit/auditing/test_receipts_examined.py::test_what_is_wrong_is_named",
+        "e2e/test_receipts.py::test_tampering_with_the_service_is_found",
     ),
     ("a verifier that died unnoticed", "keylime#1091"): (
         f"{EDGE}doors.py::test_a_stale_edge_is_an_alarm",

@@ -19,7 +19,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-NAMES = ("enrollment", "attestation", "renewals", "edge", "eventlog", "ima", "nats", "scale", "footprint")
+NAMES = (
+    "enrollment",
+    "attestation",
+    "renewals",
+    "edge",
+    "eventlog",
+    "ima",
+    "nats",
+    "nginx",
+    "bundle",
+    "revocation",
+    "scale",
+    "footprint",
+)
 _FILE = Path("build", "bench.json")
 _MEMBERS = ("name", "value", "unit", "against", "ratio", "goal", "met")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,21 @@ from tests.software_tpm import SoftwareTpm, missing_programs
 from tests.unit.attestd_agent.conftest import ready
 
 FIRMWARE = b"firmware 1.0"
+
+
+@pytest.fixture(scope="module")
+def loggers_as_before() -> Iterator[None]:
+    """A demonstration in this process turns logs off, which other tests look at."""
+    names = ("attestd_agent", "httpx", "attestd_edge.decisions")
+    before = {name: (logger.level, logger.propagate, logger.handlers[:]) for name, logger in _loggers(names)}
+    yield
+    for name, logger in _loggers(names):
+        logger.level, logger.propagate, logger.handlers[:] = before[name]
+        logger.setLevel(logger.level)  # what loggers below remember of it goes, too
+
+
+def _loggers(names: tuple[str, ...]) -> list[tuple[str, logging.Logger]]:
+    return [(name, logging.getLogger(name)) for name in names]
 
 
 @pytest.fixture

@@ -25,14 +25,11 @@ pytest.importorskip("nats", reason="nats-py is not installed")
 
 import nats.errors
 import nats.js.errors
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from nats.aio.client import Client
 
 from attestd.broker.links import close
 from attestd.broker.messages import STREAM, BundleMessage, Whole, delta_subject, order, whole_subject
 from attestd.cli.instance import Instance, now, open_instance
-from attestd.credentials.requests import SoftwareKey
 from attestd.distribution import Distribution
 from attestd.errors import AttestdError
 from attestd.ids import DeviceId, TrustDomain
@@ -62,7 +59,7 @@ class World:
     def act(self, event: Event) -> None:
         """An operator's act, written past the service's doors."""
         act = Act(actor="operator:test", now=datetime.now(UTC), request_id=os.urandom(4).hex(), reason="")
-        device = DeviceId(str(self.fleet.device.id))
+        device = DeviceId(str(self.fleet.home.device.id))
         self.instance.service.operations.change_state(device, event, act=act, expected_version=None)
 
     @contextlib.contextmanager
@@ -137,9 +134,9 @@ def asked(world: World) -> int:
 
 def test_a_quarantine_reaches_edges_that_hear(world: World) -> None:
     before = asked(world)
-    world.fleet.quarantine()
+    world.fleet.home.quarantine()
     world.fleet.until("device-suspended")
-    world.fleet.release()
+    world.fleet.home.release()
     world.fleet.until("allowed")
     assert asked(world) == before
     assert world.all_hear()
@@ -165,10 +162,7 @@ def restarted(world: World, place: int) -> Listening:
     """The edge's process anew, on the same folder."""
     before, folder = world.fleet.edges[place], world.folder / f"edge-{place}"
     before.refresher.stop()
-    private = serialization.load_pem_private_key((folder / "proxy.key.pem").read_bytes(), None)
-    assert isinstance(private, ec.EllipticCurvePrivateKey)
-    key, feed = SoftwareKey(private), world.server.feed(folder)
-    after = Listening(folder, world.fleet.service, key, before._presented, feed)
+    after = Listening(folder, world.server.feed(folder))
     after.store.load()
     cast("list[Listening]", world.fleet.edges)[place] = after
     return after
@@ -231,30 +225,30 @@ def test_the_service_serves_while_nats_is_away(world: World) -> None:
     world.server.process.send_signal(signal.SIGSTOP)
     try:
         until(lambda: all(map(at_the_door, world.fleet.edges)), within=60)
-        world.fleet.quarantine()
+        world.fleet.home.quarantine()
         world.fleet.until("device-suspended", within=10)
-        world.fleet.release()
+        world.fleet.home.release()
         world.fleet.until("allowed", within=10)
     finally:
         world.server.process.send_signal(signal.SIGCONT)
     until(world.all_hear, within=60)
-    world.fleet.quarantine()
+    world.fleet.home.quarantine()
     world.fleet.until("device-suspended", within=5)
-    world.fleet.release()
+    world.fleet.home.release()
 
 
 def test_nats_starts_anew(world: World) -> None:
     """What is in its stream stays, and what was signed meanwhile is one delta."""
     world.server.stop()
-    world.fleet.quarantine()
+    world.fleet.home.quarantine()
     world.fleet.until("device-suspended")
-    world.fleet.release()
+    world.fleet.home.release()
     world.fleet.until("allowed")
     world.server.start()
     until(world.all_hear, within=60)
-    world.fleet.quarantine()
+    world.fleet.home.quarantine()
     world.fleet.until("device-suspended", within=5)
-    world.fleet.release()
+    world.fleet.home.release()
 
 
 def test_without_both_an_edge_goes_stale_and_comes_back(world: World) -> None:
@@ -347,9 +341,9 @@ def test_edges_go_on_after_a_lie(world: World, which: str, caplog: pytest.LogCap
     caplog.set_level(logging.WARNING, "attestd_edge")
     for _ in range(3):
         lie(world, subject, content, **headers)
-    world.fleet.quarantine()
+    world.fleet.home.quarantine()
     world.fleet.until("device-suspended", within=10)
-    world.fleet.release()
+    world.fleet.home.release()
     world.fleet.until("allowed", within=10)
     assert world.all_hear()
     said = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -26,8 +27,10 @@ import nats.errors
 from nats.js.api import StreamConfig
 
 from attestd.credentials.jwk import public_jwk
+from attestd.credentials.receipts import Crossed, read_unverified
 from attestd.credentials.status import Status, StatusList
 from attestd_edge.nats.present import login_options
+from attestd_edge.receipts.folders import ChainFolder
 from tests import authority as a
 from tests.edge_site import environment
 from tests.nats_site import CLOUD, HOST, ORIGIN, NatsServer, NatsSiteOnDisk, Visitor, facts, nats_server
@@ -536,6 +539,36 @@ def test_what_a_site_collected_while_cut_off_is_judged_by_the_state_at_the_cross
             assert (first.headers or {})["Attestd-Withheld"] == "device-suspended"
             assert (await js.stream_info("FIELD")).state.messages == 0
             await insider.close()
+
+    told(story)
+
+
+def test_what_is_carried_has_a_receipt_and_waits_for_it(tmp_path):
+    """A message that crosses has its digest in the chain; where its receipt can't be kept it waits."""
+    chain = Chain(tmp_path)
+    configuration = chain.munich.edge_site.config
+    demanding = 'to = { tier = "cloud", site = "cloud" }\nreceipts = "all"'
+    text = configuration.read_text().replace('to = { tier = "cloud", site = "cloud" }', demanding)
+    configuration.write_text(text + "\n[receipts]\noctets = 4194304\n")
+    state = chain.munich.folder / "state"
+
+    async def story() -> None:
+        async with chain.in_the_cloud() as (_, reader), chain.munich.running(remote=chain.cloud):
+            bike = await chain.munich.connect(chain.munich.device())
+            state.joinpath("receipts").write_text("where the folder should be")
+            await bike.client.publish("field.munich.bike-1.temperature", b"21")
+            await bike.client.flush()
+            with pytest.raises(nats.errors.TimeoutError):
+                await reader.fetch(1, timeout=3)
+            state.joinpath("receipts").unlink()
+            assert await taken(reader, 1) == [("cleared.munich.bike-1.temperature", b"21")]
+            (folder,) = ChainFolder.all_in(state)
+            _, receipt = map(read_unverified, folder.lines(0))
+            said = receipt.said
+            assert isinstance(said, Crossed)
+            assert (said.allowed, str(said.who), said.method) == (True, a.BIKE, "PUBLISH")
+            assert (said.path, said.digest) == ("/cleared/munich/bike-1/temperature", hashlib.sha256(b"21").digest())
+            assert said.request_id.startswith("munich/FIELD/")
 
     told(story)
 

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.commands import invoke
-
-from .test_nginx_forward_auth import NGINX, Gate
-
-pytestmark = pytest.mark.skipif(not Path(NGINX).exists(), reason="nginx is not installed (apt-get install nginx-light)")
+from tests.gates import Gate, Nginx
 
 POLICY = """
 @id("labelled-data-crosses") permit (principal, action == Action::"cross", resource) when {
@@ -35,31 +28,11 @@ SHIPPED = """        proxy_set_header Attestd-Labels     "";
 def gate(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Gate, bool]]:
     """A gate whose nginx labels, or the configuration as it is shipped; and whether it labels."""
     labelled = request.param == "labelled"
-    gate = Gate(tmp_path)
+    gate = Nginx(tmp_path, {SHIPPED: SHIPPED.replace('"";', """'residency="EU"';""") if labelled else SHIPPED})
     gate.site.configure(more=f"labels_from_hop = {str(labelled).lower()}\n")
     gate.site.publish(policy=POLICY, policy_version=3)
-    configuration = gate.configuration()
-    text = configuration.read_text()
-    assert text.count(SHIPPED) == 1
-    if labelled:
-        text = text.replace(SHIPPED, SHIPPED.replace('"";', """'residency="EU"';"""))
-    configuration.write_text(text)
-    threading.Thread(target=gate.application.serve_forever, daemon=True).start()
-    with gate.site.serving("--verbose"):
-        nginx = subprocess.Popen([NGINX, "-c", str(configuration), "-p", str(tmp_path), "-e", "stderr"])
-        try:
-            for _ in range(200):
-                try:
-                    gate.send()
-                    break
-                except OSError:
-                    time.sleep(0.05)
-            yield gate, labelled
-        finally:
-            nginx.send_signal(signal.SIGQUIT)
-            nginx.wait(20)
-            gate.application.shutdown()
-            gate.application.server_close()
+    with gate.site.serving("--verbose"), gate.running():
+        yield gate, labelled
 
 
 def test_labels_on_their_way(gate: tuple[Gate, bool], tmp_path: Path) -> None:

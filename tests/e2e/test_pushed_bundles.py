@@ -22,16 +22,16 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 def test_a_quarantine_reaches_edges_that_listen(fleet: Fleet) -> None:
     fleet.until("allowed")
-    fleet.quarantine()
+    fleet.home.quarantine()
     fleet.until("device-suspended")
-    fleet.release()
+    fleet.home.release()
     fleet.until("allowed")
     assert {edge.refresher.connection for edge in fleet.edges} == {"listening"}
 
 
 def answers(fleet: Fleet) -> bool:
     try:
-        fleet.api.get("/overview")
+        fleet.home.api.get("/overview")
     except AttestdError:
         return False
     return True
@@ -45,9 +45,9 @@ def test_they_come_back_after_the_service_was_away(fleet: Fleet) -> None:
     while fleet.service.workers() in ([], [worker]) or not answers(fleet):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    fleet.quarantine()
+    fleet.home.quarantine()
     fleet.until("device-suspended")
-    fleet.release()
+    fleet.home.release()
     fleet.until("allowed")
 
 
@@ -58,7 +58,7 @@ def test_a_proxy_that_was_disabled_hears_nothing_more(fleet: Fleet) -> None:
     while one.refresher.connection != "cut off":
         assert time.monotonic() < deadline, one.refresher.connection
         time.sleep(0.05)
-    fleet.quarantine()
+    fleet.home.quarantine()
     deadline = time.monotonic() + 60
     while other.asked() != "device-suspended":
         assert time.monotonic() < deadline

@@ -41,7 +41,7 @@ STALE_AFTER = 6.0  # seconds
 
 
 @pytest.fixture(scope="module")
-def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
+def play(tmp_path_factory: pytest.TempPathFactory, loggers_as_before: None) -> Iterator[Play]:
     """An instance, its service, an edge and two enrolled devices; bundles go stale within seconds."""
     world = World(tmp_path_factory.mktemp("walk") / "instance")
     play = Play(Story(), world)
@@ -126,12 +126,18 @@ def s_client(play: Play, port: int, *credential: str) -> subprocess.CompletedPro
     command = ["openssl", "s_client", "-provider", "default", "-provider", "tpm2", "-propquery", "?tpm2.signature=yes"]
     command += ["-verify_return_error", "-quiet"]
     command += ["-connect", f"127.0.0.1:{port}", "-CAfile", str(play.world.dir / "ca" / "root.pem"), *credential]
+    return beside_the_tpm(play, *command)
+
+
+def beside_the_tpm(play: Play, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A program whose OpenSSL reaches the device's TPM by the tpm2 provider."""
+    reached = {"TCTI": play.berlin.tpm.tcti, "TPM2OPENSSL_TCTI": "tabrmd:bus_type=session"}
     return subprocess.run(
         ["dbus-run-session", "--", "sh", "-c", _MANAGED, "sh", *command],
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"TCTI": play.berlin.tpm.tcti, "TPM2OPENSSL_TCTI": "tabrmd:bus_type=session"},
+        env=os.environ | reached | environment,
         timeout=60,
     )
 
@@ -167,6 +173,26 @@ def test_openssl_makes_a_mutual_tls_handshake_with_the_tpms_key(play: Play, tls_
     (shown,) = tls_server.shown
     names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.UniformResourceIdentifier) == [session.enrolled.record.spiffe_id]
+
+
+_IN_PYTHON = """
+import socket, ssl, sys
+chain, key, root, port = sys.argv[1:]
+context = ssl.create_default_context(cafile=root)
+context.load_cert_chain(chain, keyfile=key)
+with context.wrap_socket(socket.create_connection(("127.0.0.1", int(port))), server_hostname="127.0.0.1") as connection:
+    print(connection.recv(100).decode(), end="")
+"""
+
+
+@needs_openssl
+def test_a_python_program_does_so_too_by_the_shipped_settings(play: Play, tls_server: TlsServer) -> None:
+    session, root = play.berlin.session, play.world.dir / "ca" / "root.pem"
+    command = [sys.executable, "-c", _IN_PYTHON, str(session.chain_path), str(session.key_path), str(root)]
+    settings = Path(__file__).resolve().parents[2] / "deploy" / "openssl" / "tpm2.cnf"
+    done = beside_the_tpm(play, *command, str(tls_server.port), OPENSSL_CONF=str(settings))
+    assert done.stdout == "hello\n", done.stderr
+    assert len(tls_server.shown) == 1
 
 
 @needs_openssl

@@ -24,6 +24,7 @@ from attestd.policy.decisions import Boundary
 from attestd_edge.asgi import read_headers, read_peer
 from attestd_edge.decide import Request, TokenRules, View, encode_path, judge, read_path
 from attestd_edge.envoy import checks, forwarded
+from attestd_edge.heads import HeadReader
 from attestd_edge.hop import CertificateSource, Door, Headers, OnlyPeerHop, from_pem, is_reserved
 from attestd_edge.settings import Guarded, Settings
 from attestd_edge.store import Floor
@@ -154,6 +155,20 @@ def _question(source: CertificateSource, data: bytes) -> None:
     assert presented.chain or presented.token
 
 
+def _head(data: bytes) -> None:
+    """A head that is taken says the same to the simplest reader: line by line, name and value, and no more."""
+    head = HeadReader().read(data)
+    line, *fields, last, rest = data.decode("latin-1").split("\r\n")
+    assert (last, rest) == ("", "")
+    assert line in (f"{head.method} {head.target} HTTP/1.{minor}" for minor in (0, 1))
+    told = [field.partition(":") for field in fields]
+    assert all(name.isascii() and name.strip() == name != "" for name, _, _ in told)
+    simple = Headers.of([(name, value.lstrip(" \t")) for name, _, value in told])
+    assert simple == head.headers
+    assert "transfer-encoding" not in head.headers.values
+    assert set((head.headers.one("content-length") or "0").strip()) == {"0"}
+
+
 def _check(data: bytes) -> None:
     """A CheckRequest, through to the verdict. Its headers alone are no certificate."""
     try:
@@ -227,6 +242,25 @@ TARGETS = (
     Target("envoy-check", _check, _checks, (b"attestd-boundary", b"dpop", b"authorization", b"x-client-cert")),
     Target("hop-token", lambda data: _question(CertificateSource.NGINX, data), _by_token, _WORDS),
     Target("no-hop", _without_hop, _by_nginx, _WORDS, refuses=False),
+    Target(
+        "hop-head",
+        _head,
+        lambda: [b"GET /auth?x=1 HTTP/1.1\r\n" + _lines(X_Empty="").replace(b"\n", b"\r\n") + b"\r\n\r\n"],
+        (
+            b"\r\n",
+            b"\r\n\r\n",
+            b"\n",
+            b"\r",
+            b" ",
+            b"\t",
+            b":",
+            b"Content-Length: 0\r\n",
+            b"Content-Length: 5\r\n",
+            b"Transfer-Encoding: chunked\r\n",
+            b"Connection: upgrade\r\nUpgrade: h2c\r\n",
+            b"GET / HTTP/1.1\r\n\r\n",
+        ),
+    ),
     Target("path", _path, lambda: [b"/orders/7?page=2", b"/%7Euser/%C3%BC"], _WORDS, limit=2048),
     Target(
         "edge-settings", _settings, lambda: [_SETTINGS], (b"[[boundary]]\n", b"[tokens]\n", b"= -1\n", b"1979-05-27")

@@ -14,6 +14,7 @@ from tests.fuzz import (
     files,
     measurements,
     messages,
+    receipts,
     tpm_structures,
     trail_and_backups,
 )
@@ -26,6 +27,7 @@ FAMILIES: Final = (
     messages,
     credentials,
     edge,
+    receipts,
     agent,
     files,
     trail_and_backups,

@@ -29,6 +29,7 @@ from attestd_edge.envoy.answers import NO_SUCH_BOUNDARY, identity_headers, no_su
 from attestd_edge.hop import CertificateSource, Door, HeaderDuplicated, Headers, OnlyPeerHop, Peer, is_reserved
 from attestd_edge.labels import FROM_HOP, claims_of, labels_of
 from attestd_edge.problems import Refusal
+from attestd_edge.receipts.crossings import claimed_digest
 from attestd_edge.settings import Guarded
 
 BOUNDARY: Final = "attestd-boundary"
@@ -73,7 +74,7 @@ def read(attributes: AttributeContext, guarded: Guarded) -> Asked:
         labels=labels_of(guarded, headers, door=_DOOR, peer=peer),
         claims=claims_of(headers),
     )
-    return Asked(_DOOR.present(headers, peer), request, headers.one("x-request-id"))
+    return Asked(_DOOR.present(headers, peer), request, headers.one("x-request-id"), claimed_digest(headers))
 
 
 def _believed(attributes: AttributeContext) -> Iterator[tuple[str, str]]:

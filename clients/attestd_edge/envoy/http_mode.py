@@ -19,6 +19,7 @@ from attestd_edge.envoy import forwarded
 from attestd_edge.envoy.answers import identity_headers, no_such_boundary
 from attestd_edge.hop import CERTIFICATE_HEADERS, CertificateSource, Door, Headers, HopIncomplete, OnlyPeerHop, Peer
 from attestd_edge.labels import FROM_HOP, claims_of, labels_of
+from attestd_edge.receipts.crossings import claimed_digest
 from attestd_edge.settings import Guarded
 
 PREFIX: Final = "/envoy/"
@@ -58,7 +59,7 @@ def _read(method: str, target: str, headers: Headers, guarded: Guarded) -> Asked
         labels=labels_of(guarded, headers, door=_DOOR, peer=peer),
         claims=claims_of(headers),
     )
-    return Asked(_DOOR.present(headers, peer), request, headers.one("x-request-id"))
+    return Asked(_DOOR.present(headers, peer), request, headers.one("x-request-id"), claimed_digest(headers))
 
 
 def _told(headers: Headers, name: str) -> str:

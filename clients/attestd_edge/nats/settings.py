@@ -34,7 +34,7 @@ from attestd.broker.addresses import check_address
 from attestd.errors import InputTooLarge, MalformedInput
 from attestd.protocol.encoding import Members
 from attestd_edge.nats.subjects import Template
-from attestd_edge.settings import Guarded, Settings, SettingsInvalid, read_origin
+from attestd_edge.settings import Guarded, Receipted, Settings, SettingsInvalid, read_origin
 
 MIN_LIFETIME, DEFAULT_LIFETIME, MAX_LIFETIME = 10, 300, 900  # seconds
 MAX_GRANTS, MAX_PATTERNS = 64, 64
@@ -135,6 +135,12 @@ def _grant(table: Members, settings: Settings) -> Grant:
     found = Grant(_boundary(table, settings), _templates(patterns, "publish"), _templates(patterns, "subscribe"))
     if unknown := sorted(patterns.keys() - {"boundary", "publish", "subscribe"}):
         raise SettingsInvalid(f"nats.grant.{unknown[0]} is not a setting.")
+    if found.guarded.receipts is not Receipted.NOTHING:
+        raise SettingsInvalid(
+            "A grant's messages cross without this edge, so they can't have receipts.",
+            seen=found.guarded.boundary.name,
+            expected="a boundary without `receipts`; what nats.carry carries may have them",
+        )
     if not found.publish and not found.subscribe:
         raise SettingsInvalid("A [[nats.grant]] grants nothing.", expected="publish, subscribe or both")
     return found

@@ -219,6 +219,8 @@ class NatsSite:
             return Fate.LATER
         judged = judge_message(self._ledger, carriage, view, message.subject, self._edge.store.clock.now())
         if judged.fate is not Fate.LATER:
+            judged = await self._receipted(carriage, view, message, judged)
+        if judged.fate is not Fate.LATER:
             try:
                 headers = _headers(message, carriage, judged)
                 await js.publish(judged.subject, message.data, headers=headers, timeout=_ANSWER)
@@ -235,6 +237,18 @@ class NatsSite:
             logger.warning("withheld: %s", judged.why, extra={"attestd": record})
         return judged.fate
 
+    async def _receipted(self, carriage: Carriage, view: View, message: Msg, judged: Judged) -> Judged:
+        """The same, once its receipt is on the disk where that is demanded; else it waits."""
+        if not self._edge.demands(carriage.guarded.boundary.name):
+            return judged
+        message_id = _message_id(message, carriage)
+        crossed = judged.receipt(carriage.guarded, view.bundle, message_id=message_id, content=message.data)
+        try:
+            await asyncio.to_thread(self._edge.keep, crossed)
+        except AttestdError as error:
+            return Judged(Fate.LATER, message.subject, type(error).slug(), judged.device)
+        return judged
+
 
 def _confirmed(data: bytes) -> bool:
     """Whether nats-server ended the connection, or had no such one any more."""
@@ -250,15 +264,19 @@ def _headers(message: Msg, carriage: Carriage, judged: Judged) -> dict[str, str]
     """The sender's own headers, without those that NATS or this edge speak with, and then this edge's."""
     kept: Mapping[str, str] = message.headers or {}
     headers = {name: value for name, value in kept.items() if not name.lower().startswith(("nats-", "attestd-"))}
-    sequence, at = message.metadata.sequence.stream, message.metadata.timestamp
-    site = carriage.guarded.boundary.from_site or "any"
     headers |= {
-        # The same for the same message, so that one that is sent again is taken once.
-        "Nats-Msg-Id": f"{site}/{message.metadata.stream}/{sequence}/{at.isoformat()}",
+        "Nats-Msg-Id": _message_id(message, carriage),
         "Attestd-Boundary": carriage.guarded.boundary.name,
-        "Attestd-Collected": at.isoformat(),
+        "Attestd-Collected": message.metadata.timestamp.isoformat(),
     }
     return headers | ({"Attestd-Withheld": judged.why} if judged.why else {})
+
+
+def _message_id(message: Msg, carriage: Carriage) -> str:
+    """The same for the same message, so that one that is sent again is taken once."""
+    sequence, at = message.metadata.sequence.stream, message.metadata.timestamp
+    site = carriage.guarded.boundary.from_site or "any"
+    return f"{site}/{message.metadata.stream}/{sequence}/{at.isoformat()}"
 
 
 async def _stream(js: JetStreamContext, name: str, subject: str, retention: RetentionPolicy) -> None:

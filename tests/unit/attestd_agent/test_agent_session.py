@@ -13,7 +13,7 @@ from attestd.credentials.jwk import jwk_thumbprint
 from attestd.credentials.jws import verify_es256
 from attestd_agent.agent import Agent, NotEnrolled
 from attestd_agent.clock import DeviceClock
-from attestd_agent.session import DeviceSession
+from attestd_agent.session import DeviceSession, LastingSession
 from tests.software_tpm import SoftwareTpm
 from tests.unit.attestd_agent.conftest import MakeAgent
 from tests.unit.attestd_agent.fake_service import FakeService
@@ -108,3 +108,22 @@ def test_it_opens_from_the_state_folder_alone(
     assert opened.token("readings").startswith("token.readings")
     assert opened.chain_path.read_text() == session.enrolled.chain
     assert opened.key_path.read_bytes() == session.enrolled.ck.to_pem()
+
+
+def test_one_that_lasts_is_opened_when_it_is_needed_and_anew_with_another_root(session: DeviceSession) -> None:
+    roots, opened = [b"first"], []
+
+    def open_one() -> DeviceSession:
+        opened.append(roots[0])
+        if len(opened) == 1:
+            raise NotEnrolled
+        return session
+
+    lasting = LastingSession(open_one, roots=lambda: roots[0])
+    with pytest.raises(NotEnrolled):
+        lasting.dpop_headers("GET", URL, audience="readings")
+    for _ in range(2):
+        assert lasting.dpop_headers("GET", URL, audience="readings")["DPoP"]
+    roots[0] = b"second"
+    assert lasting.dpop_headers("GET", URL, audience="readings")["DPoP"]
+    assert opened == [b"first", b"first", b"second"]

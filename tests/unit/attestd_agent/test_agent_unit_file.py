@@ -43,22 +43,23 @@ def test_it_runs_with_least_privilege(service: configparser.SectionProxy, name: 
 
 
 def test_its_settings_are_options_that_the_command_knows() -> None:
-    from attestd_agent import cli
+    from attestd_agent import options
 
-    known = Path(cli.__file__).read_text()
+    known = Path(options.__file__).read_text()
     for name in ("ATTESTD_AGENT_SERVER", "ATTESTD_AGENT_CA"):
         assert name in UNIT.read_text()
         assert f'"{name}"' in known
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-def test_systemd_reads_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unit", [UNIT, FOLDER / "attestd-agent-programs.service"], ids=lambda unit: unit.stem)
+def test_systemd_reads_it(unit: Path) -> None:
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(UNIT)], capture_output=True, text=True, check=False, timeout=60
+        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False, timeout=60
     )
-    assert "attestd-agent.service" not in done.stderr, done.stderr
+    assert unit.name not in done.stderr, done.stderr
     rated = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(UNIT)],
+        ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(unit)],
         capture_output=True,
         text=True,
         check=False,

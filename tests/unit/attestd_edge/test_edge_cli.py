@@ -120,7 +120,7 @@ class TestServe:
 def test_nothing_heavy_is_imported_by_the_middleware():
     """A library user's process: the doors import without the server's and the agent's world."""
     code = BLOCKER + "import attestd_edge.wsgi, attestd_edge.asgi, attestd_edge.edge, attestd_edge.hop\n"
-    code += "heavy = {'typer', 'uvicorn', 'attestd.tpm', 'attestd.appraisal'} & set(sys.modules)\n"
+    code += "heavy = {'typer', 'uvloop', 'httptools', 'attestd.tpm', 'attestd.appraisal'} & set(sys.modules)\n"
     code += "raise SystemExit(f'imported: {heavy}' if heavy else 0)"
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
+import gc
 import json
 import os
 import socket
+import ssl
 import stat
-from dataclasses import replace
+import tracemalloc
+from dataclasses import fields, replace
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from urllib.parse import quote
 
 import pytest
@@ -17,9 +19,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from attestd_edge import listen as listen_module
+from attestd_edge.decide import Request
+from attestd_edge.edge import Asked
 from attestd_edge.forward_auth import ForwardAuth
+from attestd_edge.heads import HeadReader, HeadRefused
 from attestd_edge.hop import CertificateSource
-from attestd_edge.listen import ListenerFailed, open_unix
+from attestd_edge.listen import ListenerFailed, open_unix, tls_context
 from attestd_edge.settings import Guarded, Settings, SettingsInvalid, TlsListen, UnixListen
 from tests import authority as a
 
@@ -58,25 +63,17 @@ def settings(boundary, tmp_path):
     )  # fmt: skip
 
 
-def asked_of(app, *headers, path="/auth", kind="http", **more):
-    """Sends the app one request of a hop."""
-    answer = {"body": b""}
-
-    async def send(message):
-        if message["type"] == "http.response.start":
-            answer.update(status=message["status"], headers={k.decode(): v.decode() for k, v in message["headers"]})
-        else:
-            answer["body"] += message.get("body", b"")
-            answer.setdefault("status", message["type"])
-
-    async def receive():
-        return {"type": "http.request"}
-
-    raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
-    scope = {"type": kind, "method": "GET", "path": path, "headers": raw, "client": None, "server": ("/s", None)}
-    scope |= more
-    asyncio.run(app(scope, receive, send))
-    return answer
+def asked_of(door, *headers, path="/auth", method="GET"):
+    """One request of a hop, and its answer."""
+    head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers) + "\r\n"
+    octets, _ = door.answer(head.encode("latin-1"), HeadReader())
+    start, body = octets.split(b"\r\n\r\n", 1)
+    line, *fields = start.decode("latin-1").split("\r\n")
+    found = dict(field.split(": ", 1) for field in fields)
+    assert len(found) == len(fields)
+    return {
+        "status": int(line.split(" ")[1]), "headers": {k.lower(): v for k, v in found.items()}, "body": body,
+    }  # fmt: skip
 
 
 @pytest.fixture
@@ -135,7 +132,7 @@ class TestAnswers:
 
     def test_the_hops_request_id(self, ask):
         assert ask(*ASKED, ("X-Request-Id", "abcdef0123456789"))["headers"]["attestd-request-id"] == "abcdef0123456789"
-        for bad in ("short", "x" * 65, "has space", "a\nb-12345"):
+        for bad in ("short", "x" * 65, "has space", "a\tb-12345"):
             assert ask(*ASKED, ("X-Request-Id", bad))["headers"]["attestd-request-id"] != bad
 
     def test_the_hop_labels_where_the_boundary_says_so(self, edge, store, bundle, settings, boundary):
@@ -177,9 +174,6 @@ class TestAnswers:
         assert ask(*but(X_Client_Cert=None), item, app=app)["status"] == 200
         assert ask(*ASKED, app=app)["status"] == 401
 
-    def test_websockets_are_not_answered(self, ask):
-        assert ask(*ASKED, kind="websocket")["status"] == "websocket.close"
-
     def test_two_boundaries_have_to_be_named(self, ask, edge, settings, boundary):
         from dataclasses import replace
 
@@ -196,6 +190,148 @@ class TestAnswers:
             ForwardAuth(edge, replace(settings, boundaries={}))
 
 
+class TestRemembered:
+    """A question that came before is not read again; it is judged again, and its id is this request's."""
+
+    @pytest.fixture
+    def reads(self, monkeypatch):
+        counted = []
+        real = HeadReader.read
+        monkeypatch.setattr(HeadReader, "read", lambda reader, octets: counted.append(octets) or real(reader, octets))
+        return counted
+
+    def test_the_same_question_with_another_id(self, ask, reads):
+        for number in range(3):
+            told = f"abcdef012345678{number}"
+            answer = ask(*ASKED, ("X-Request-Id", told))
+            assert (answer["status"], answer["headers"]["attestd-request-id"]) == (200, told)
+            assert answer["headers"]["attestd-identity"] == a.BIKE
+        assert len(reads) == 1
+
+    def test_another_path(self, ask, reads, store, bundle):
+        policy = f'{CROSS} when {{ context.path like "/orders*" }};'
+        store.adopt(a.signed_bundle(bundle(version=6, policy=policy)))
+        for _ in range(2):
+            for target, status in (
+                ("/orders", 200), ("/orders/7?x=1", 200), ("/other", 403), ("/orders/../other", 403),
+                ("//orders", 403), ("/orders;x", 403), ("orders", 403), ("http://x/orders", 403),
+            ):  # fmt: skip
+                assert ask(*but(X_Forwarded_Uri=target))["status"] == status
+        assert len(reads) == 1
+
+    @pytest.mark.parametrize("target", [" ", "", "\t", "/orders\t", "/ord ers", "/orders /", "/\xe4", "/orders\r\n /x"])
+    def test_a_path_of_another_spelling_is_read_as_any(self, ask, reads, target):
+        assert ask(*ASKED)["status"] == 200
+        known = self._answer_of(ask, target)
+        edge_that_knows_nothing = self._answer_of(ask, target, Another="1")
+        assert known == edge_that_knows_nothing
+        assert len(reads) == 3
+
+    @staticmethod
+    def _answer_of(ask, target, **more):
+        try:
+            return ask(*but(X_Forwarded_Uri=target, **more))["status"]
+        except HeadRefused:
+            return None
+
+    def test_without_a_path(self, ask):
+        assert ask(*ASKED)["status"] == 200
+        assert ask(*but(X_Forwarded_Uri=None))["status"] == 503
+        assert ask(*ASKED, ("X-Forwarded-Uri", "/orders"))["status"] == 401
+        assert ask(*ASKED, ("x-forwarded-uri", "/orders"))["status"] == 401
+
+    def test_all_that_was_asked_comes_again(self):
+        """Whatever a question carries, another path and another id are all that may change."""
+        names = [field.name for field in fields(Asked)]
+        asked = Asked(**{name: Request("GET", "https://x", "/one") if name == "request" else name for name in names})
+        expected = replace(asked, request=replace(asked.request, target="/two"), request_id="other")
+        assert asked.again("/two", "other") == expected
+        assert asked.again("/one", "other") == replace(asked, request_id="other")
+
+    @pytest.mark.parametrize("header", [*(header for header, _ in ASKED if header != "X-Forwarded-Uri"), "Accept"])
+    def test_a_question_that_differs_is_another(self, ask, reads, header):
+        told = ("X-Request-Id", "abcdef0123456789")
+        assert ask(*ASKED, told)["status"] == 200
+        value = {"X-Client-Cert": escaped(a.leaf(serial=77))}.get(header, "other")
+        ask(*but(**{header.replace("-", "_"): value}), told)
+        assert len(reads) == 2
+
+    def test_another_boundary(self, ask, edge, settings, boundary, reads):
+        second = replace(boundary, name="second", from_site=None)
+        app = ForwardAuth(edge, replace(settings, boundaries={**settings.boundaries, "second": Guarded(second, {})}))
+        for name in (boundary.name, "second"):
+            answer = ask(*ASKED, path=f"/auth/{name}", app=app)
+            assert answer["headers"]["attestd-boundary"] == name
+        assert len(reads) == 2
+
+    def test_a_device_that_was_revoked_meanwhile(self, ask, store, bundle):
+        assert ask(*ASKED)["status"] == 200
+        store.adopt(a.signed_bundle(bundle(version=6)))
+        assert ask(*ASKED)["status"] == 200
+        store.adopt(a.signed_bundle(bundle(version=7, status=a.StatusList.of({a.FACTS.status_index: 2}, 64))))
+        assert ask(*ASKED)["status"] in (401, 403)
+
+    def test_a_bundle_that_became_stale_meanwhile(self, ask, watch):
+        assert ask(*ASKED)["status"] == 200
+        watch.pass_(3600)
+        assert ask(*ASKED)["status"] == 503
+
+    def test_what_is_refused_is_not_remembered(self, ask, reads):
+        for _ in range(2):
+            assert ask(*but(X_Forwarded_Uri="/a/../b"))["status"] == 403
+        assert len(reads) == 2
+
+    @pytest.mark.parametrize("told", ["short", "x" * 65, "has-a-dash-in-it"])
+    def test_an_id_of_another_kind(self, ask, told):
+        for _ in range(2):
+            answer = ask(*ASKED, ("X-Request-Id", told))
+            assert answer["status"] == 200
+            assert (answer["headers"]["attestd-request-id"] == told) is (told == "has-a-dash-in-it")
+
+    @pytest.mark.parametrize("again", ["X-Request-Id", "x-request-id", "X-REQUEST-ID"])
+    def test_two_ids(self, ask, again):
+        """Without the first of the two, this is a question that may be remembered."""
+        one, other = ("X-Request-Id", "abcdef0123456789"), (again, "0123456789abcdef")
+        assert ask(*ASKED, other)["status"] == 200
+        for headers in ((one, other), (other, one)):
+            assert ask(*ASKED, *headers)["status"] == 401
+
+    @pytest.mark.parametrize("told", ["abcdef0123456789\r\n continued", "abcdef01\x0023456789", "abcdef01\r23456789"])
+    def test_an_id_that_no_reader_takes(self, ask, told):
+        assert ask(*ASKED)["status"] == 200
+        with pytest.raises(HeadRefused):
+            ask(*ASKED, ("X-Request-Id", told))
+
+    def test_the_bounds_are_as_large_as_what_they_bound(self, ask, edge, settings):
+        """Weighs two hundred remembered questions: what is counted for one is not less than what one takes."""
+        door = ForwardAuth(edge, settings)
+        asked_of(door, *ASKED)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            for number in range(200):
+                told = ("X-Request-Id", f"abcdef0123456{number:03}")
+                assert asked_of(door, *but(User_Agent=f"bike/{number}"), told)["status"] == 200
+            gc.collect()
+            taken = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        assert len(door._known) == 201
+        assert taken < door._known._weight * 200 / 201
+
+    def test_proofs_are_not(self, edge, settings, watch, rules, reads):
+        settings = replace(settings, audience=a.AUDIENCE, origins=rules.origins)
+        door = ForwardAuth(edge, settings)
+        token = a.token()
+        proof = a.proof(token, nonce=rules.nonces.issue(watch.wall))
+        headers = (*but(X_Client_Cert=None), ("Authorization", f"DPoP {token}"), ("DPoP", proof))
+        first = asked_of(door, *headers)
+        assert first["status"] == 200, first
+        assert first["headers"]["dpop-nonce"]
+        assert asked_of(door, *headers)["status"] == 401
+        assert len(reads) == 2
+
+
 class TestHealth:
     def test_alive_and_ready(self, ask):
         assert ask(path="/healthz")["status"] == 200
@@ -208,22 +344,6 @@ class TestHealth:
         answer = ask(path="/readyz")
         assert answer["status"] == 503
         assert "stale since" in json.loads(answer["body"])["detail"]
-
-    def test_the_servers_life(self, edge, settings):
-        calls = []
-        edge.start = lambda: calls.append("start")
-        edge.stop = lambda: calls.append("stop")
-        app = ForwardAuth(edge, settings)
-        messages = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
-
-        async def receive():
-            return next(messages)
-
-        async def send(message):
-            calls.append(message["type"])
-
-        asyncio.run(app({"type": "lifespan"}, receive, send))
-        assert calls == ["start", "lifespan.startup.complete", "stop", "lifespan.shutdown.complete"]
 
 
 class TestUnixSocket:
@@ -302,33 +422,25 @@ class TestTls:
         return TlsListen("127.0.0.1", 0, tmp_path / "server.pem", tmp_path / "server.key", tmp_path / "hop.pem")
 
     def test_peers_must_show_a_certificate_of_the_hops_authority(self, where):
-        config = listen_module._tls_config(None, where)
-        assert config.ssl.verify_mode.name == "CERT_REQUIRED"
-        assert len(config.ssl.get_ca_certs()) == 1
+        context = tls_context(where)
+        assert context.verify_mode.name == "CERT_REQUIRED"
+        assert len(context.get_ca_certs()) == 1
 
-    def test_a_server_that_leaves_verification_out_is_not_started(self, where, monkeypatch):
-        real = listen_module._config
+    def test_without_verification_it_is_not_started(self, where, monkeypatch):
+        class Lax(ssl.SSLContext):
+            verify_mode = property(lambda _: ssl.CERT_NONE, lambda _, mode: None)
 
-        def lax(app, **more):
-            return real(app, **{**more, "ssl_cert_reqs": 0})
-
-        monkeypatch.setattr(listen_module, "_config", lax)
+        monkeypatch.setattr(listen_module, "ssl", SimpleNamespace(**{**vars(ssl), "SSLContext": Lax}))
         with pytest.raises(ListenerFailed, match="does not verify"):
-            listen_module._tls_config(None, where)
-
-    def test_a_server_without_tls_is_not_started(self, where, monkeypatch):
-        real = listen_module._config
-        monkeypatch.setattr(listen_module, "_config", lambda app, **_more: real(app))
-        with pytest.raises(ListenerFailed, match="does not verify"):
-            listen_module._tls_config(None, where)
+            tls_context(where)
 
     @pytest.mark.parametrize("content", [b"", b"nothing"])
     def test_without_an_authority_it_is_not_started(self, where, content):
         where.hop_ca.write_bytes(content)
         with pytest.raises(ListenerFailed):
-            listen_module._tls_config(None, where)
+            tls_context(where)
 
     def test_a_leaf_is_no_authority(self, where):
         where.hop_ca.write_bytes(where.certificate.read_bytes())
         with pytest.raises(ListenerFailed, match="does not verify"):
-            listen_module._tls_config(None, where)
+            tls_context(where)

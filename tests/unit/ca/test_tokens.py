@@ -39,6 +39,7 @@ def mint(hierarchy: Hierarchy, **changes: Any) -> str:
         "certificate_not_after": NOW + timedelta(minutes=30),
         "confirmation": {"jkt": THUMBPRINT},
         "token_id": "token-id-1",
+        "status_list": "https://attestd.example.org/v1/status-list",
         "now": NOW,
         "expires_at": NOW + timedelta(minutes=10),
     }
@@ -84,6 +85,7 @@ def test_another_library_reads_it(hierarchy: Hierarchy) -> None:
         "jti": "token-id-1",
         "cnf": {"jkt": THUMBPRINT},
         "srl": str(SERIAL),
+        "status": {"status_list": {"idx": FACTS.status_index, "uri": "https://attestd.example.org/v1/status-list"}},
         "attestd": FACTS.to_members(),
     }
 

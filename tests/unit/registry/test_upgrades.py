@@ -24,7 +24,7 @@ from tests.postgres import require_postgres, shared
 
 pytestmark = pytest.mark.once  # it names the kinds of database by itself
 
-RELEASED = ["0001", "0002", "0003"]
+RELEASED = ["0001", "0002", "0003", "0004"]
 SERIAL = f"{1 << 150:x}"
 DEVICE = "x2qjrk5aw3vm4e7zbzxg6ydlfu"
 
@@ -162,8 +162,12 @@ THIRD = SECOND | {
     "quarantines": {"number": 1, "device_id": DEVICE, "at": 1_800_000_001},
     "held": {"device_id": DEVICE, "at": 1_800_000_001, "result": {"v": 1}},
 }
+FOURTH = {
+    **THIRD,
+    "bundles": {{"jws": "content"}.get(name, name): value for name, value in THIRD["bundles"].items()},
+}
 # The same of every release: each one's own tables, too.
-ROWS_OF = {"0001": ROWS, "0002": SECOND, "0003": THIRD}
+ROWS_OF = {"0001": ROWS, "0002": SECOND, "0003": THIRD, "0004": FOURTH}
 # What a later release calls it.
 RENAMED = {("bundles", "jws"): "content"}
 
@@ -294,7 +298,8 @@ def test_an_old_database_is_brought_up_with_all_its_rows(url: str, released: str
         assert audit.page(c)[0].act == "approve"
         assert revision.epoch(c) == 1
     with registry.acting() as c:
-        assert revision.bump(c) == 2  # the kept bundle is of a former form, so another one is due
+        # Where the kept bundle is of a former form, another one is due.
+        assert revision.bump(c) == (2 if released < "0004" else 1)
         policies.add(c, text="forbid", created_by="admin", now=1_800_000_002)
     registry.close()
 

@@ -73,6 +73,7 @@ def test_the_table_is_the_protocol_s() -> None:
         "GET /v1/crl",
         "GET /v1/openapi.json",
         "GET /v1/policy/schema",
+        "GET /v1/status-list",
         "GET /healthz",
         "GET /readyz",
         "GET /metrics",
@@ -87,6 +88,7 @@ def test_the_table_is_the_protocol_s() -> None:
         "GET /v1/bundle/stream",
         "GET /v1/audit/consistency",
         "POST /v1/proxies/renewals",
+        "POST /v1/receipts",
     }
     for name, door in DOORS.items():
         if name.partition(" ")[2].startswith("/v1/admin/"):

@@ -212,6 +212,7 @@ def bodies(cast: Cast) -> dict[str, bytes]:
     approval = {"v": 1, "tier": "device", "site": "shop-1", "labels": {"a": "b"}, "reason": "why"}
     return {
         "POST /v1/proxies/renewals": b'{"v":1}',
+        "POST /v1/receipts": write_object({"v": 1, "chain": "a" * 32, "receipts": []}),
         "POST /v1/admin/devices/import": inventory,
         "POST /v1/admin/devices/<id>/approve": write_object(approval),
         "POST /v1/admin/devices/<id>/reject": act,

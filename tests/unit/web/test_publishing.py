@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import ssl
+import zlib
 
+import jwt
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -50,6 +54,46 @@ def test_the_crl_names_what_is_revoked(world: World) -> None:
     crl = x509.load_der_x509_crl(answer.data)
     assert crl.is_signature_valid(world.hierarchy.issuer.certificate.public_key())  # type: ignore[arg-type]
     assert [entry.serial_number for entry in crl] == [serial.number]
+
+
+def test_other_relying_parties_find_a_token_s_state(world: World) -> None:
+    """By draft-ietf-oauth-status-list-21, section 8.3, with a JWT library and nothing of ours."""
+    device = world.enrolled()
+    answer = device.token(binding="dpop")
+    assert answer.status_code == 200, answer.text
+    token = answer.get_json()["token"]
+    named = jwt.decode(token, options={"verify_signature": False})["status"]["status_list"]
+    assert named["uri"] == f"{world.settings.server.url}/v1/status-list"
+
+    def state() -> int:
+        answer = world.get("/v1/status-list")
+        assert (answer.status_code, answer.content_type) == (200, "application/statuslist+jwt")
+        assert answer.headers["Cache-Control"] == "public, max-age=15"
+        keys = jwt.PyJWKSet.from_dict(json.loads(world.get("/v1/jwks").data))
+        header = jwt.get_unverified_header(answer.text)
+        unchecked = {"verify_exp": False, "verify_iat": False}
+        claims = jwt.decode(answer.text, keys[header["kid"]].key, algorithms=["ES256"], options=unchecked)
+        assert (header["typ"], claims["sub"], claims["ttl"]) == ("statuslist+jwt", named["uri"], 15)
+        now = int(world.clock().timestamp())
+        assert claims["iat"] == now < claims["exp"]
+        assert claims["status_list"]["bits"] == 2
+        text = claims["status_list"]["lst"]
+        octets = zlib.decompress(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        return octets[named["idx"] // 4] >> 2 * (named["idx"] % 4) & 3
+
+    assert state() == 0
+    world.operator.post(f"/v1/admin/devices/{device.id}/quarantine", {"v": 1})
+    assert state() == 2
+    world.operator.post(f"/v1/admin/devices/{device.id}/retire", {"v": 1})
+    assert state() == 1
+
+
+def test_a_status_list_is_signed_once_for_each_bundle(world: World) -> None:
+    world.enrolled()
+    first = world.get("/v1/status-list").data
+    assert world.get("/v1/status-list").data == first
+    world.clock.advance(seconds=60)
+    assert world.get("/v1/status-list").data != first
 
 
 def test_a_bundle_says_what_is_so_now(world: World) -> None:

@@ -142,8 +142,5 @@ def test_it_is_open_where_envoy_is_the_hop_alone(edge):
         if source is CertificateSource.TLS:
             continue
         settings = type("Settings", (), {"boundaries": edge.boundaries, "certificate_header": source})()
-        answer = asked_of(
-            ForwardAuth(edge, settings), *headers, path="/envoy/field-to-munich/orders",
-            raw_path=b"/envoy/field-to-munich/orders", query_string=b"",
-        )  # fmt: skip
+        answer = asked_of(ForwardAuth(edge, settings), *headers, path="/envoy/field-to-munich/orders")
         assert answer["status"] == (200 if source is CertificateSource.ENVOY else 403)

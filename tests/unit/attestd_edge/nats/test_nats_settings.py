@@ -136,3 +136,15 @@ def test_a_key_in_another_ones_place(tmp_path):
     (tmp_path / "callout.seed").unlink()
     with pytest.raises(FileUnreadable):
         Keys.load(tmp_path)
+
+
+@pytest.mark.parametrize(("boundary", "refused"), [("field-to-munich", True), ("munich-to-cloud", False)])
+def test_what_devices_send_by_themselves_can_not_have_receipts(tmp_path, boundary, refused):
+    """What is carried can: the edge sees it."""
+    told = members()
+    next(one for one in told["boundary"] if one["name"] == boundary)["receipts"] = "allowed"
+    if refused:
+        with pytest.raises(SettingsInvalid, match="can't have receipts"):
+            NatsSettings.of(Settings.read(told, base=tmp_path))
+    else:
+        NatsSettings.of(Settings.read(told, base=tmp_path))
