@@ -116,12 +116,12 @@ class NatsServer:
         self.config.write_text(text)
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *, debug: bool = True) -> None:
         program = nats_server()
         assert program is not None
         with (self.folder / "nats.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [program, "-c", str(self.config), "-D"], cwd=self.folder, stdout=log, stderr=log
+                [program, "-c", str(self.config), *(["-D"] if debug else [])], cwd=self.folder, stdout=log, stderr=log
             )
         until = time.monotonic() + 20
         while True:

@@ -68,12 +68,14 @@ def serve(
     """
     with failing(as_json=as_json):
         _check_installed()
+        import uvloop
+
         from attestd_edge.nats.site import NatsSite
 
         settings = Settings.load(config)
         log_to_stderr(verbose=verbose)
         site = NatsSite.open(settings)
-        asyncio.run(_until_stopped(site, as_json=as_json))
+        uvloop.run(_until_stopped(site, as_json=as_json))
 
 
 async def _until_stopped(site: NatsSite, *, as_json: bool) -> None:

@@ -21,6 +21,7 @@ from attestd.protocol.encoding import Members, b64decode, read_object
 
 _VERSION: Final = b"xkv1"
 _NONCE = 24  # octets
+_SERVERS = 16  # a cluster's
 _MAX_HEADER = 256  # octets
 
 
@@ -60,6 +61,7 @@ class CurveKey:
 
     public: str
     _private: PrivateKey = field(repr=False)
+    _boxes: dict[str, Box] = field(repr=False, default_factory=dict)  # of nats-servers lately: what two keys share
 
     @classmethod
     def from_seed(cls, text: str) -> Self:
@@ -71,7 +73,7 @@ class CurveKey:
         """What `sender` (a curve key's text) sealed for this key. Raises NkeyMalformed or SealBroken."""
         if not sealed.startswith(_VERSION) or len(sealed) <= len(_VERSION) + _NONCE:
             raise SealBroken("This is not a sealed message.", expected="xkv1")
-        box = Box(self._private, PublicKey(read_public(sender, Kind.CURVE)))
+        box = self._box(sender)
         try:
             return bytes(box.decrypt(sealed[len(_VERSION) :]))
         except CryptoError:
@@ -79,5 +81,12 @@ class CurveKey:
 
     def seal(self, data: bytes, *, recipient: str, entropy: Callable[[int], bytes]) -> bytes:
         """`data` for `recipient` alone. Raises NkeyMalformed."""
-        box = Box(self._private, PublicKey(read_public(recipient, Kind.CURVE)))
-        return _VERSION + bytes(box.encrypt(data, entropy(_NONCE)))
+        return _VERSION + bytes(self._box(recipient).encrypt(data, entropy(_NONCE)))
+
+    def _box(self, other: str) -> Box:
+        """Raises NkeyMalformed."""
+        if (box := self._boxes.get(other)) is None:
+            if len(self._boxes) >= _SERVERS:
+                self._boxes.clear()
+            box = self._boxes[other] = Box(self._private, PublicKey(read_public(other, Kind.CURVE)))
+        return box

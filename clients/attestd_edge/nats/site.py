@@ -48,6 +48,7 @@ _AT_ONCE = 256  # disconnections under way
 _BATCH = 64  # messages judged together
 _FETCH = 2.0  # seconds to wait for messages
 _LATER = 2.0  # seconds until a message that can't cross yet is looked at again
+_TOGETHER = 8  # questions that are answered at once, of those that wait
 _PENDING = 8192  # questions that wait; nats-server refuses what waits longer than its timeout
 _CARRY_DURABLE = "attestd-carry"
 _WEEK = 7 * 86400  # seconds that a stream made here keeps what did not cross
@@ -118,17 +119,20 @@ class NatsSite:
     # ---- asked ------------------------------------------------------------------------------------------------------
 
     async def _be_asked(self, client: Client) -> None:
-        async def question(message: Msg) -> None:
-            answer = self._callout.answer(message.data, sender=(message.headers or {}).get(XKEY_HEADER))
-            if answer is not None and message.reply:
-                await client.publish(message.reply, answer)
-            await asyncio.sleep(0)  # a flood of logins must not keep the watch from its turn
-
-        await client.subscribe(SUBJECT, queue="attestd", cb=question, pending_msgs_limit=_PENDING)
+        waiting: asyncio.Queue[Msg] = asyncio.Queue(_TOGETHER)
+        await client.subscribe(SUBJECT, queue="attestd", cb=waiting.put, pending_msgs_limit=_PENDING)
         await client.flush()
         self.asked.set()
         try:
-            await asyncio.Event().wait()
+            while True:
+                questions = [await waiting.get()]
+                while not waiting.empty():
+                    questions.append(waiting.get_nowait())
+                said = [(message.data, (message.headers or {}).get(XKEY_HEADER)) for message in questions]
+                for message, answer in zip(questions, self._callout.answer_all(said), strict=True):
+                    if answer is not None and message.reply:
+                        await client.publish(message.reply, answer)
+                await asyncio.sleep(0)  # a flood of logins must not keep the watch from its turn
         finally:
             self.asked.clear()
 
