@@ -51,7 +51,7 @@ async def keep(
     while True:
         closed = asyncio.Event()
         try:
-            client = await _connected(name, settings, key, make_tls(), closed, inbox=inbox)
+            client = await connected(name, settings, key, make_tls(), closed, inbox=inbox)
         except (TimeoutError, NatsError, OSError, ssl.SSLError) as error:
             if said != (said := f"{type(error).__name__}: {error}"):
                 logger.warning("%s: nats-server does not let this service in: %s", name, said)
@@ -75,15 +75,17 @@ async def keep(
         await asyncio.sleep(_PAUSE)
 
 
-async def _connected(
+async def connected(
     name: str,
     settings: NatsSettings,
     key: SigningKey,
     tls: ssl.SSLContext | None,
     closed: asyncio.Event,
     *,
-    inbox: str,
+    inbox: str = "_INBOX.attestd",
 ) -> Client:
+    """As the user of `key`; it does not come back by itself, and sets `closed` once it broke."""
+
     async def ended() -> None:
         closed.set()
 

@@ -12,6 +12,7 @@ lifetime = 300                                  # seconds that one login lasts a
 boundary = "field-to-munich"
 publish = ["field.{site}.{device}.>"]
 subscribe = ["orders.{site}.{device}.>", "_INBOX.{device}.>"]
+labels = { class = "telemetry" }                # of what goes there, besides the boundary's own
 
 [nats.carry]                                    # what crosses from there; left out: nothing is carried
 boundary = "munich-to-cloud"
@@ -25,13 +26,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from attestd.broker.addresses import check_address
 from attestd.errors import InputTooLarge, MalformedInput
+from attestd.policy.situations import LabelsMalformed, read_labels
 from attestd.protocol.encoding import Members
 from attestd_edge.nats.subjects import Template
 from attestd_edge.settings import Guarded, Receipted, Settings, SettingsInvalid, read_origin
@@ -132,8 +135,9 @@ def _boundary(table: Members, settings: Settings) -> Guarded:
 
 def _grant(table: Members, settings: Settings) -> Grant:
     patterns = dict(table.items())
-    found = Grant(_boundary(table, settings), _templates(patterns, "publish"), _templates(patterns, "subscribe"))
-    if unknown := sorted(patterns.keys() - {"boundary", "publish", "subscribe"}):
+    guarded = _labelled(_boundary(table, settings), patterns.get("labels", {}))
+    found = Grant(guarded, _templates(patterns, "publish"), _templates(patterns, "subscribe"))
+    if unknown := sorted(patterns.keys() - {"boundary", "publish", "subscribe", "labels"}):
         raise SettingsInvalid(f"nats.grant.{unknown[0]} is not a setting.")
     if found.guarded.receipts is not Receipted.NOTHING:
         raise SettingsInvalid(
@@ -144,6 +148,23 @@ def _grant(table: Members, settings: Settings) -> Grant:
     if not found.publish and not found.subscribe:
         raise SettingsInvalid("A [[nats.grant]] grants nothing.", expected="publish, subscribe or both")
     return found
+
+
+def _labelled(guarded: Guarded, labels: object) -> Guarded:
+    """The boundary with a grant's labels besides its own: two grants may be of different data."""
+    try:
+        told = read_labels(labels) if isinstance(labels, dict) else None
+    except LabelsMalformed as error:
+        raise SettingsInvalid(f"nats.grant.labels: {error.detail}", seen=error.seen) from error
+    if told is None:
+        raise SettingsInvalid("nats.grant.labels is not a table.", expected='{ class = "telemetry" }')
+    for name in told.keys() & guarded.labels.keys():
+        if told[name] != guarded.labels[name]:
+            raise SettingsInvalid(
+                f"nats.grant.labels contradicts boundary {guarded.boundary.name}.",
+                seen=f"{name}: {told[name]!r} and {guarded.labels[name]!r}",
+            )
+    return replace(guarded, labels=MappingProxyType({**guarded.labels, **told}))
 
 
 def _templates(patterns: Mapping[str, Any], name: str) -> tuple[Template, ...]:

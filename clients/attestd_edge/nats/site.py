@@ -35,6 +35,7 @@ from attestd_edge.nats.settings import Carriage, NatsSettings
 from attestd_edge.nats.subjects import write_name
 from attestd_edge.nats.tallies import Tallies
 from attestd_edge.nats.watch import EXPIRED, Ending, ended, endings
+from attestd_edge.nats.withheld import COLLECTED_HEADER, SUBJECT_HEADER, WHY_HEADER, stream_of
 from attestd_edge.settings import Settings
 
 logger = logging.getLogger("attestd_edge.nats")
@@ -204,7 +205,7 @@ class NatsSite:
         js = client.jetstream(timeout=_FETCH)
         # What has crossed is kept here no longer; what was withheld is.
         await _stream(js, carriage.stream, carriage.source.all(), RetentionPolicy.WORK_QUEUE)
-        await _stream(js, f"{carriage.stream}_WITHHELD", carriage.withheld.all(), RetentionPolicy.LIMITS)
+        await _stream(js, stream_of(carriage), carriage.withheld.all(), RetentionPolicy.LIMITS)
         waiting = await js.pull_subscribe(carriage.source.all(), durable=_CARRY_DURABLE, stream=carriage.stream)
         while True:
             try:
@@ -271,9 +272,9 @@ def _headers(message: Msg, carriage: Carriage, judged: Judged) -> dict[str, str]
     headers |= {
         "Nats-Msg-Id": _message_id(message, carriage),
         "Attestd-Boundary": carriage.guarded.boundary.name,
-        "Attestd-Collected": message.metadata.timestamp.isoformat(),
+        COLLECTED_HEADER: message.metadata.timestamp.isoformat(),
     }
-    return headers | ({"Attestd-Withheld": judged.why} if judged.why else {})
+    return headers | ({WHY_HEADER: judged.why, SUBJECT_HEADER: message.subject} if judged.why else {})
 
 
 def _message_id(message: Msg, carriage: Carriage) -> str:
