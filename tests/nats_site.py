@@ -311,6 +311,8 @@ class Visitor:
             ),
             15,
         )  # fmt: skip
+        if not self.client.is_connected:  # nats-py takes a connection that ends at once for one that was let in
+            raise nats.errors.ConnectionClosedError
 
     async def may_publish(self, subject: str, data: bytes = b"x") -> bool:
         """Whether the server takes a message for this subject."""

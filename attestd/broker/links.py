@@ -122,6 +122,8 @@ class Broker:
         except (TimeoutError, NatsError, OSError) as error:
             why = refused[0] if refused else error
             raise BrokerUnreachable(f"{self.address}: {type(why).__name__}: {why}"[:300]) from error
+        if not client.is_connected:  # nats-py takes a connection that ends at once for one that was let in
+            raise BrokerUnreachable(f"{self.address} ended the connection at once.")
         return client
 
 

@@ -16,7 +16,7 @@ from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
 from nats.js import JetStreamContext
-from nats.js.api import RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import ConsumerConfig, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import NotFoundError
 
 from attestd.broker.nkeys import SigningKey
@@ -47,6 +47,7 @@ _AGAIN = 0.5  # seconds until a disconnection that was not confirmed is tried ag
 _ANSWER = 1.0  # seconds that nats-server has to confirm one
 _AT_ONCE = 256  # disconnections under way
 _BATCH = 64  # messages judged together
+_TAKEN = 10.0  # seconds that a carrier has for them
 _FETCH = 2.0  # seconds to wait for messages
 _LATER = 2.0  # seconds until a message that can't cross yet is looked at again
 _TOGETHER = 8  # questions that are answered at once, of those that wait
@@ -206,7 +207,11 @@ class NatsSite:
         # What has crossed is kept here no longer; what was withheld is.
         await _stream(js, carriage.stream, carriage.source.all(), RetentionPolicy.WORK_QUEUE)
         await _stream(js, stream_of(carriage), carriage.withheld.all(), RetentionPolicy.LIMITS)
-        waiting = await js.pull_subscribe(carriage.source.all(), durable=_CARRY_DURABLE, stream=carriage.stream)
+        # What a carrier took that ended meanwhile is somebody's again soon.
+        config = ConsumerConfig(ack_wait=_TAKEN)
+        waiting = await js.pull_subscribe(
+            carriage.source.all(), durable=_CARRY_DURABLE, stream=carriage.stream, config=config
+        )
         while True:
             try:
                 messages = await waiting.fetch(_BATCH, timeout=_FETCH)
