@@ -87,14 +87,12 @@ class Attempt:
             record |= {"method": request.method[:32], "path": request.target.partition("?")[0][:256]}
         if self.verdict is not None and self.asked is not None:
             identity, decision, request = self.verdict.identity, self.verdict.decision, self.asked.request
-            crossing = Crossing(
-                self.boundary, request.method, read_path(request.target), request.labels, request.claims
-            )
+            path = read_path(request.target)
+            crossing = Crossing(self.boundary, request.method, path, request.labels, request.claims, self.verdict.stale)
             record |= {
                 "spiffe_id": str(identity.spiffe_id),
                 "credential": identity.credential_id,
                 "kind": identity.kind,
                 "remembered": self.verdict.remembered,
-                **({} if self.verdict.stale is None else {"stale": self.verdict.stale}),
             } | record_decision(Situation.of(identity, crossing, self.now), decision)
         return record

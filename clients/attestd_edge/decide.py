@@ -199,14 +199,11 @@ class Decisions:
         crossing: Crossing,
         circumstances: Hashable,
         now: datetime,
-        *,
-        stale: str | None = None,
     ) -> Decision:
-        """`circumstances`: what beside the machine sets this crossing apart from others, as `judge` writes it; `stale`:
-        the class that alone may cross (`View.standing`)."""
-        policies = self.policies.for_crossing(crossing.boundary.name, stale=stale)
+        """`circumstances`: what beside the machine sets this crossing apart from others, as `judge` writes it."""
+        policies = self.policies.for_crossing(crossing.boundary.name, stale=crossing.stale)
         look = Look.of(policies, identity)
-        key = (look, circumstances, stale)
+        key = (look, circumstances)
         found = self._found.get(key)
         if found is None:
             found = decide(policies, look, crossing, now)
@@ -323,8 +320,8 @@ def judge(
     # 2. to 5. Who is it?
     identity = identify(view, presented, request, tokens, now)
     # 6. May it?
-    crossing = Crossing(boundary, request.method, path, request.labels, request.claims)
-    decision = view.decisions.about(identity, crossing, circumstances, now, stale=stale)
+    crossing = Crossing(boundary, request.method, path, request.labels, request.claims, stale)
+    decision = view.decisions.about(identity, crossing, circumstances, now)
     verdict = Verdict(identity, decision, stale=stale)
     if key is not None and decision.cacheable:
         held = _Held(Verdict(identity, decision, remembered=True, stale=stale), now, identity.not_after)

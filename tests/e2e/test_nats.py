@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -608,14 +609,19 @@ def test_what_was_withheld_is_judged_anew_or_dropped(tmp_path):
     told(story)
 
 
+def demanding(chain: Chain) -> Path:
+    """What crosses from munich to the cloud has receipts; in this state folder."""
+    configuration = chain.munich.edge_site.config
+    receipts = 'to = { tier = "cloud", site = "cloud" }\nreceipts = "all"'
+    text = configuration.read_text().replace('to = { tier = "cloud", site = "cloud" }', receipts)
+    configuration.write_text(text + "\n[receipts]\noctets = 4194304\n")
+    return chain.munich.folder / "state"
+
+
 def test_what_is_carried_has_a_receipt_and_waits_for_it(tmp_path):
     """A message that crosses has its digest in the chain; where its receipt can't be kept it waits."""
     chain = Chain(tmp_path)
-    configuration = chain.munich.edge_site.config
-    demanding = 'to = { tier = "cloud", site = "cloud" }\nreceipts = "all"'
-    text = configuration.read_text().replace('to = { tier = "cloud", site = "cloud" }', demanding)
-    configuration.write_text(text + "\n[receipts]\noctets = 4194304\n")
-    state = chain.munich.folder / "state"
+    state = demanding(chain)
 
     async def story() -> None:
         async with chain.in_the_cloud() as (_, reader), chain.munich.running(remote=chain.cloud):
@@ -634,6 +640,28 @@ def test_what_is_carried_has_a_receipt_and_waits_for_it(tmp_path):
             assert (said.allowed, str(said.who), said.method) == (True, a.BIKE, "PUBLISH")
             assert (said.path, said.digest) == ("/cleared/munich/bike-1/temperature", hashlib.sha256(b"21").digest())
             assert said.request_id.startswith("munich/FIELD/")
+
+    told(story)
+
+
+def test_a_message_that_waits_for_the_uplink_has_one_receipt(tmp_path):
+    """It is judged again every few seconds: an outage must not fill the disk with receipts of one message."""
+    chain = Chain(tmp_path)
+    state = demanding(chain)
+
+    async def story() -> None:
+        async with chain.munich.running(remote=chain.cloud):
+            bike = await chain.munich.connect(chain.munich.device())
+            await bike.client.publish("field.munich.bike-1.temperature", b"21")
+            await bike.client.flush()
+            counted, said = chain.munich.edge, {"fate": "later", "reason": "not-taken"}
+            assert counted is not None
+            late = partial(counted.metrics.registry.get_sample_value, "attestd_edge_nats_messages_total", said)
+            await until(lambda: (late() or 0) >= 3, 20)
+            async with chain.in_the_cloud() as (_, reader):
+                assert await taken(reader, 1, 30) == [("cleared.munich.bike-1.temperature", b"21")]
+            (folder,) = ChainFolder.all_in(state)
+            assert len(list(folder.lines(0))) == 2  # the chain's beginning, and this one
 
     told(story)
 

@@ -25,6 +25,7 @@ from attestd.errors import AttestdError
 from attestd_edge.decide import View
 from attestd_edge.edge import Edge
 from attestd_edge.files import replace_file
+from attestd_edge.memo import Memo
 from attestd_edge.nats.callout import Callout
 from attestd_edge.nats.carry import Fate, Judged, judge_message
 from attestd_edge.nats.keys import Keys
@@ -52,6 +53,7 @@ _FETCH = 2.0  # seconds to wait for messages
 _LATER = 2.0  # seconds until a message that can't cross yet is looked at again
 _TOGETHER = 8  # questions that are answered at once, of those that wait
 _PENDING = 8192  # questions that wait; nats-server refuses what waits longer than its timeout
+_RECEIPTS = 1 << 16  # messages of which it is remembered that they have one
 _CARRY_DURABLE = "attestd-carry"
 _WEEK = 7 * 86400  # seconds that a stream made here keeps what did not cross
 _GIB = 1 << 30
@@ -76,6 +78,7 @@ class NatsSite:
         self._looked_at: View | None = None
         self._ends_looked_at: datetime | None = None
         self._ending: dict[tuple[str, int], tuple[Ending, float]] = {}  # and when to try (again)
+        self._receipts: Memo[str, str] = Memo(_RECEIPTS)  # by message: why it may not cross; empty if it may
         self.asked = asyncio.Event()  # set once nats-server can ask
 
     @classmethod
@@ -252,11 +255,16 @@ class NatsSite:
         if not self._edge.demands(carriage.guarded.boundary.name):
             return judged
         message_id = _message_id(message, carriage)
+        # While the uplink is down a message is judged again and again: one receipt says what was decided, until that
+        # is something else.
+        if self._receipts.get(message_id) == judged.why:
+            return judged
         crossed = judged.receipt(carriage.guarded, view.bundle, message_id=message_id, content=message.data)
         try:
             await asyncio.to_thread(self._edge.keep, crossed)
         except AttestdError as error:
             return Judged(Fate.LATER, message.subject, type(error).slug(), judged.device)
+        self._receipts.keep(message_id, judged.why)
         return judged
 
 
