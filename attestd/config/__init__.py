@@ -19,6 +19,7 @@ from attestd.config.sections import (
     BundleSettings,
     CredentialSettings,
     DatabaseSettings,
+    DistributionSettings,
     EndorsementSettings,
     EnrollmentSettings,
     KeySettings,
@@ -39,6 +40,7 @@ __all__ = [
     "BundleSettings",
     "CredentialSettings",
     "DatabaseSettings",
+    "DistributionSettings",
     "EndorsementSettings",
     "EnrollmentSettings",
     "InstanceMissing",
@@ -78,6 +80,7 @@ class Settings:
     brake: BrakeSettings = field(default_factory=BrakeSettings)
     credentials: CredentialSettings = field(default_factory=CredentialSettings)
     bundle: BundleSettings = field(default_factory=BundleSettings)
+    distribution: DistributionSettings = field(default_factory=DistributionSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     keys: KeySettings = field(default_factory=KeySettings)
@@ -119,6 +122,7 @@ class Settings:
             "brake": BrakeSettings(),
             "credentials": CredentialSettings(),
             "bundle": BundleSettings(),
+            "distribution": DistributionSettings(),
             "limits": LimitSettings(),
             "retention": RetentionSettings(),
             "keys": KeySettings(),

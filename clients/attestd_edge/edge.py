@@ -22,6 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
+from attestd.broker.addresses import require_client
 from attestd.credentials.dpop import EdgeNonces, ReplayCache
 from attestd.credentials.identity import VerifiedIdentity
 from attestd.credentials.receipts import Crossed
@@ -44,7 +45,7 @@ from attestd_edge.receipts.folders import ChainFolder, Waiting
 from attestd_edge.receipts.keeper import Keeper
 from attestd_edge.receipts.spool import ReceiptNotKept
 from attestd_edge.receipts.tallies import Tallies
-from attestd_edge.refresh import Refresher
+from attestd_edge.refresh import Feed, Refresher
 from attestd_edge.service import Service
 from attestd_edge.settings import Guarded, Receipted, Settings, SettingsInvalid
 from attestd_edge.store import BundleStore
@@ -117,7 +118,7 @@ class Edge:
             store.load()
         except AttestdError as error:
             logger.warning("the bundle on disk is not used: %s", error)
-        tokens = None
+        feed, tokens = broker_feed(settings), None
         if settings.audience is not None:
             # A secret for this process alone: a nonce, and so a proof, is good in the process that issued it only.
             tokens = TokenRules(settings.audience, settings.origins, EdgeNonces(os.urandom(32)), ReplayCache())
@@ -125,7 +126,7 @@ class Edge:
             store,
             tokens=tokens,
             boundaries=settings.boundaries,
-            make_refresher=lambda: _refresher(settings, store),
+            make_refresher=lambda: _refresher(settings, store, feed),
             make_delivery=lambda tallies: _delivery(settings, store, tallies),
         )
 
@@ -328,7 +329,17 @@ def _seconds(store: BundleStore) -> float:
     return round(store.clock.ahead().total_seconds(), 3)
 
 
-def _refresher(settings: Settings, store: BundleStore) -> Refresher:
+def broker_feed(settings: Settings) -> Feed | None:
+    """Where bundles come from besides the service. Raises SettingsInvalid, BrokerMisconfigured or BrokerMissing."""
+    if settings.push is None:
+        return None
+    require_client()
+    from attestd_edge.nats.push import feed_of  # noqa: PLC0415 - it takes an extra that may be missing
+
+    return feed_of(settings)
+
+
+def _refresher(settings: Settings, store: BundleStore, feed: Feed | None) -> Refresher:
     return Refresher(
         store,
         Service(settings.server, roots=store.roots),
@@ -336,6 +347,7 @@ def _refresher(settings: Settings, store: BundleStore) -> Refresher:
         certificate_file=settings.certificate,
         trust_domain=settings.trust_domain,
         chance=random.random,
+        feed=feed,
     )
 
 

@@ -544,6 +544,71 @@ def test_what_a_site_collected_while_cut_off_is_judged_by_the_state_at_the_cross
     told(story)
 
 
+def test_what_was_withheld_is_judged_anew_or_dropped(tmp_path):
+    chain = Chain(tmp_path)
+
+    def operator(*words: str, fails: bool = False) -> dict:
+        command = chain.munich.edge_site.command(
+            "nats", "withheld", *words, "--config", str(chain.munich.edge_site.config), "--json"
+        )
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+        assert (done.returncode != 0) is fails, done.stdout + done.stderr
+        return json.loads(done.stderr if fails else done.stdout)
+
+    async def asked(*words: str, fails: bool = False) -> dict:
+        return await asyncio.to_thread(operator, *words, fails=fails)
+
+    async def held(count: int) -> list[dict]:
+        """What `list` shows, once it is so many."""
+        end = time.monotonic() + 20
+        while len(found := (await asked("list"))["withheld"]) != count:
+            assert time.monotonic() < end, found
+        return found
+
+    async def story() -> None:
+        async with chain.in_the_cloud() as (_, reader), chain.munich.running(remote=chain.cloud):
+            bike, neighbour = (
+                await chain.munich.connect(chain.munich.device()),
+                await chain.munich.connect(other(chain.munich)),
+            )
+            chain.munich.publish(status=StatusList.of({7: Status.SUSPENDED, 2: Status.SUSPENDED}, 16))
+            # They are disconnected; what they sent before is taken as if it came now.
+            insider = await chain.munich.insider("carry")
+            for number in range(3):
+                await insider.client.publish("field.munich.bike-1.temperature", b"%d" % number, headers={"Unit": "C"})
+            await insider.client.publish("field.munich.bike-2.temperature", b"9")
+            found = await held(4)
+            assert {one["why"] for one in found} == {"device-suspended"}
+            first = found[0]
+            assert (first["device"], first["subject"], first["octets"]) == (
+                "bike-1",
+                "field.munich.bike-1.temperature",
+                1,
+            )
+            assert [one["device"] for one in (await asked("list", "--device", "bike-2"))["withheld"]] == ["bike-2"]
+            # Nobody lets it across: it is judged anew, and kept again.
+            await asked("release", str(first["number"]))
+            again = await held(4)
+            assert first["number"] not in [one["number"] for one in again]
+            # A number is one message's for good.
+            assert (await asked("drop", str(first["number"]), fails=True))["error"] == "not-withheld"
+            dropped = await asked("drop", str(again[0]["number"]))
+            assert [one["number"] for one in dropped["dropped"]] == [again[0]["number"]]
+            await held(3)
+            assert (await asked("release", fails=True))["error"] == "nothing-chosen"
+            chain.munich.publish(status=StatusList.of({2: Status.SUSPENDED}, 16))  # bike-1 is released
+            await asked("release", "--all")
+            crossed = await taken(reader, 2)
+            assert {subject for subject, _ in crossed} == {"cleared.munich.bike-1.temperature"}
+            assert [one["device"] for one in await held(1)] == ["bike-2"]
+            await asked("drop", "--device", "bike-2")
+            await held(0)
+            for client in (insider, bike, neighbour):
+                await client.close()
+
+    told(story)
+
+
 def demanding(chain: Chain) -> Path:
     """What crosses from munich to the cloud has receipts; in this state folder."""
     configuration = chain.munich.edge_site.config

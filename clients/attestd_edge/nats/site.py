@@ -19,6 +19,7 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import NotFoundError
 
+from attestd.broker.nkeys import SigningKey
 from attestd.credentials.dpop import ReplayCache
 from attestd.errors import AttestdError
 from attestd_edge.decide import View
@@ -30,12 +31,12 @@ from attestd_edge.nats.carry import Fate, Judged, judge_message
 from attestd_edge.nats.keys import Keys
 from attestd_edge.nats.ledger import Ledger
 from attestd_edge.nats.links import keep, tls_to
-from attestd_edge.nats.nkeys import SigningKey
 from attestd_edge.nats.request import SUBJECT, XKEY_HEADER
 from attestd_edge.nats.settings import Carriage, NatsSettings
 from attestd_edge.nats.subjects import write_name
 from attestd_edge.nats.tallies import Tallies
 from attestd_edge.nats.watch import EXPIRED, Ending, ended, endings
+from attestd_edge.nats.withheld import COLLECTED_HEADER, SUBJECT_HEADER, WHY_HEADER, stream_of
 from attestd_edge.settings import Settings
 
 logger = logging.getLogger("attestd_edge.nats")
@@ -50,6 +51,7 @@ _BATCH = 64  # messages judged together
 _TAKEN = 10.0  # seconds that a carrier has for them
 _FETCH = 2.0  # seconds to wait for messages
 _LATER = 2.0  # seconds until a message that can't cross yet is looked at again
+_TOGETHER = 8  # questions that are answered at once, of those that wait
 _PENDING = 8192  # questions that wait; nats-server refuses what waits longer than its timeout
 _RECEIPTS = 1 << 16  # messages of which it is remembered that they have one
 _CARRY_DURABLE = "attestd-carry"
@@ -122,17 +124,20 @@ class NatsSite:
     # ---- asked ------------------------------------------------------------------------------------------------------
 
     async def _be_asked(self, client: Client) -> None:
-        async def question(message: Msg) -> None:
-            answer = self._callout.answer(message.data, sender=(message.headers or {}).get(XKEY_HEADER))
-            if answer is not None and message.reply:
-                await client.publish(message.reply, answer)
-            await asyncio.sleep(0)  # a flood of logins must not keep the watch from its turn
-
-        await client.subscribe(SUBJECT, queue="attestd", cb=question, pending_msgs_limit=_PENDING)
+        waiting: asyncio.Queue[Msg] = asyncio.Queue(_TOGETHER)
+        await client.subscribe(SUBJECT, queue="attestd", cb=waiting.put, pending_msgs_limit=_PENDING)
         await client.flush()
         self.asked.set()
         try:
-            await asyncio.Event().wait()
+            while True:
+                questions = [await waiting.get()]
+                while not waiting.empty():
+                    questions.append(waiting.get_nowait())
+                said = [(message.data, (message.headers or {}).get(XKEY_HEADER)) for message in questions]
+                for message, answer in zip(questions, self._callout.answer_all(said), strict=True):
+                    if answer is not None and message.reply:
+                        await client.publish(message.reply, answer)
+                await asyncio.sleep(0)  # a flood of logins must not keep the watch from its turn
         finally:
             self.asked.clear()
 
@@ -204,7 +209,7 @@ class NatsSite:
         js = client.jetstream(timeout=_FETCH)
         # What has crossed is kept here no longer; what was withheld is.
         await _stream(js, carriage.stream, carriage.source.all(), RetentionPolicy.WORK_QUEUE)
-        await _stream(js, f"{carriage.stream}_WITHHELD", carriage.withheld.all(), RetentionPolicy.LIMITS)
+        await _stream(js, stream_of(carriage), carriage.withheld.all(), RetentionPolicy.LIMITS)
         # What a carrier took that ended meanwhile is somebody's again soon.
         config = ConsumerConfig(ack_wait=_TAKEN)
         waiting = await js.pull_subscribe(
@@ -280,9 +285,9 @@ def _headers(message: Msg, carriage: Carriage, judged: Judged) -> dict[str, str]
     headers |= {
         "Nats-Msg-Id": _message_id(message, carriage),
         "Attestd-Boundary": carriage.guarded.boundary.name,
-        "Attestd-Collected": message.metadata.timestamp.isoformat(),
+        COLLECTED_HEADER: message.metadata.timestamp.isoformat(),
     }
-    return headers | ({"Attestd-Withheld": judged.why} if judged.why else {})
+    return headers | ({WHY_HEADER: judged.why, SUBJECT_HEADER: message.subject} if judged.why else {})
 
 
 def _message_id(message: Msg, carriage: Carriage) -> str:

@@ -120,6 +120,16 @@ def test_a_ledger_that_can_not_be_written(enter, ledger):
     assert [found.number for found, _ in ledger.connections()] == [7]
 
 
+def test_what_is_entered_together_counts_at_the_end(enter, ledger):
+    with pytest.raises(RuntimeError), ledger.together():
+        enter(7)
+        raise RuntimeError
+    assert ledger.connections() == []
+    with ledger.together():
+        enter(8)
+    assert [found.number for found, _ in ledger.connections()] == [8]
+
+
 def test_a_ledger_that_is_damaged(enter, ledger, tmp_path):
     enter()
     ledger.close()
