@@ -51,7 +51,7 @@ def rows(world: World, act: str) -> list[AuditRecord]:
 
 def test_a_device_is_told_some_time_after_its_result_ended(world: World) -> None:
     device = world.enrolled()
-    assert round_at(world, minutes=64, seconds=59) == Watched(0, 0, 0, ())
+    assert round_at(world, minutes=64, seconds=59) == Watched(0, 0, 0, 0, ())
     assert round_at(world, seconds=1).overdue == 1
     assert round_at(world, minutes=1).overdue == 0
     (row,) = rows(world, "overdue")
