@@ -74,6 +74,9 @@ class Admitted:
     request_id: str
 
 
+Later = Callable[[], Admitted | Refusal]
+
+
 class Edge:
     """One edge in one process. Its background thread starts with the first request, or with `start`."""
 
@@ -183,20 +186,23 @@ class Edge:
     def admit(self, boundary: Boundary, read: Callable[[], Asked]) -> Admitted | Refusal:
         """Judges one request. `read` takes it apart; what that raises is a refusal, too.
 
-        Where receipts are demanded it waits for the disk: `admit_soon` is for event loops.
+        Where receipts are demanded it waits for the disk: the other two are for event loops.
         """
-        attempt, error = self._judge(boundary, read)
-        if error is None and self.demands(boundary.name):
-            error = self._keep(attempt)
-        return self._answer(attempt, error)
+        answer = self.admit_at_once(boundary, read)
+        return answer() if callable(answer) else answer
 
     async def admit_soon(self, boundary: Boundary, read: Callable[[], Asked]) -> Admitted | Refusal:
         """As `admit`; while one crossing waits for the disk, others are judged, and their receipts share its next
         sync."""
+        answer = self.admit_at_once(boundary, read)
+        return await asyncio.to_thread(answer) if callable(answer) else answer
+
+    def admit_at_once(self, boundary: Boundary, read: Callable[[], Asked]) -> Admitted | Refusal | Later:
+        """As `admit`, without waiting; where a receipt has to be kept first, what does that and has the answer then."""
         attempt, error = self._judge(boundary, read)
-        if error is None and self.demands(boundary.name):
-            error = await asyncio.to_thread(self._keep, attempt)
-        return self._answer(attempt, error)
+        if error is not None or not self.demands(boundary.name):
+            return self._answer(attempt, error)
+        return lambda: self._answer(attempt, self._keep(attempt))
 
     def keep(self, crossed: Crossed) -> None:
         """Returns once this crossing, which somebody else judged, has its receipt on the disk; for a refusal, at once.

@@ -29,8 +29,9 @@ from attestd_edge.heads import Answer, Head, HeadReader, write
 from attestd_edge.hop import CertificateSource, Door, Headers, HopIncomplete, OnlyPeerHop, Peer
 from attestd_edge.labels import claims_of, labels_of
 from attestd_edge.memo import Memo
-from attestd_edge.problems import MEDIA_TYPE, URN
+from attestd_edge.problems import MEDIA_TYPE, URN, Refusal
 from attestd_edge.receipts.crossings import claimed_digest
+from attestd_edge.server import Later
 from attestd_edge.settings import Guarded, Settings, SettingsInvalid
 
 _AUTH: Final = "/auth"
@@ -90,11 +91,12 @@ class ForwardAuth:
         """Ends that and keeps what has to be kept. Waits for it."""
         self._edge.stop()
 
-    def answer(self, octets: bytes, reader: HeadReader) -> Answer:
-        """The answer to a whole head, which `reader` reads if it was not read before. Raises HeadRefused."""
+    def answer(self, octets: bytes, reader: HeadReader) -> Answer | Later:
+        """The answer to a whole head, which `reader` reads if it was not read before; or what waits for the disk and
+        has it then. Raises HeadRefused."""
         told = _told_of(octets)
         if told is not None and (question := self._known.get(told.rest)) is not None:
-            return Answer(self._judge(question, told), question.keep_alive)
+            return self._judge(question, told)
         head = reader.read(octets)
         bodiless = head.method == "HEAD"
         guarded = self._routes.get(head.target.partition("?")[0])
@@ -105,7 +107,7 @@ class ForwardAuth:
         answer = self._judge(question, None, bodiless=bodiless)
         if question.told and told is not None and told.is_all_of(head.headers):
             self._known.keep(told.rest, question, octets=_QUESTION_OBJECTS + 2 * len(told.rest))
-        return Answer(answer, head.keep_alive)
+        return answer
 
     def _elsewhere(self, head: Head) -> tuple[int, list[tuple[str, str]], bytes]:
         if self._envoy is not None and head.target.startswith(PREFIX):
@@ -122,10 +124,16 @@ class ForwardAuth:
         document = {"type": f"{URN}no-such-boundary", "title": "No such boundary is configured here", "status": 403}
         return 403, [("Content-Type", MEDIA_TYPE), ("Cache-Control", "no-store")], json.dumps(document).encode()
 
-    def _judge(self, question: _Question, told: _Told | None, *, bodiless: bool = False) -> bytes:
+    def _judge(self, question: _Question, told: _Told | None, *, bodiless: bool = False) -> Answer | Later:
         """`told`: what this request says for itself, if the question came before; else its headers say all."""
+        answer = self._edge.admit_at_once(question.guarded.boundary, lambda: self._read(question, told))
+        if callable(answer):
+            later = answer
+            return lambda: Answer(self._write(question, later(), bodiless=bodiless), question.keep_alive)
+        return Answer(self._write(question, answer, bodiless=bodiless), question.keep_alive)
+
+    def _write(self, question: _Question, answer: Admitted | Refusal, *, bodiless: bool) -> bytes:
         boundary = question.guarded.boundary
-        answer = self._edge.admit(boundary, lambda: self._read(question, told))
         if not isinstance(answer, Admitted):
             return write(answer.status, answer.headers, answer.body, bodiless=bodiless)
         if answer.headers:  # a nonce, for this answer alone

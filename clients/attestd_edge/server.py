@@ -1,7 +1,8 @@
 """The forward-auth server: connections of the hop, each of which asks one question after the other.
 
 Answering takes no waiting, so there are no tasks: the octets that complete a head are answered before anything else is
-read. Each state of a connection has an end that a sweep looks after, and nothing that a peer does extends it: a head
+read. An answer that has to wait for the disk is had in a thread, and its connection is not heard until it is there.
+Each state of a connection has an end that a sweep looks after, and nothing that a peer does extends it: a head
 that comes slowly, an answer that is not taken, a connection that says nothing. What comes behind a head without having
 waited for the answer is not read (no reverse proxy does that; a smuggled request looks like it): the answer is given,
 and the connection ends (RFC 9112, section 9.3.2, has clients ask again).
@@ -12,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, Protocol, cast
 
 from attestd_edge.heads import END, MAX_HEAD, Answer, HeadReader, HeadRefused, HeadTooLarge, closing, write
@@ -22,15 +25,20 @@ IDLE_SECONDS: Final = 75.0  # longer than nginx keeps a connection (60), so that
 SWEEP_SECONDS: Final = 0.5
 GRACE: Final = 10.0  # seconds for heads that are on their way at the end
 LATE_SECONDS: Final = 0.1  # after the end was asked for, in which connections that say nothing may still ask
+WAITING_SECONDS: Final = 10.0  # for an answer that waits for the disk
+WAITING: Final = 32  # such answers at once
 MAX_CONNECTIONS: Final = 4096
 
 logger = logging.getLogger("attestd_edge.server")
 
 
+Later = Callable[[], Answer]  # called in a thread: waits, and has the answer then
+
+
 class Answers(Protocol):
     """Says what a head is answered. Never waits."""
 
-    def answer(self, octets: bytes, reader: HeadReader) -> Answer:
+    def answer(self, octets: bytes, reader: HeadReader) -> Answer | Later:
         """The answer to one whole head; `reader` is this connection's. Raises HeadRefused."""
 
 
@@ -45,6 +53,7 @@ class Server:
         self.ending = False
         self.now = time.monotonic()  # as of the last sweep
         self._sweeping: asyncio.TimerHandle | None = None
+        self._threads: ThreadPoolExecutor | None = None
 
     def begin(self) -> None:
         """Sweeps from now on."""
@@ -66,6 +75,13 @@ class Server:
             self._loop.call_soon(self.flush)
         self._answers.append((connection, answer))
 
+    def wait(self, later: Later, then: Callable[[Future[Answer]], None]) -> None:
+        """Has an answer in a thread, and hands it over on the loop. Those that wait together share the disk's sync."""
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(WAITING, thread_name_prefix="attestd-edge-disk")
+        future = self._threads.submit(later)
+        future.add_done_callback(lambda done: self._loop.call_soon_threadsafe(then, done))
+
     def flush(self) -> None:
         """Sends what has been answered."""
         answers, self._answers = self._answers, []
@@ -86,18 +102,21 @@ class Server:
             connection.drop()
         if self._sweeping is not None:
             self._sweeping.cancel()
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class Connection(asyncio.Protocol):
     """One connection of the hop."""
 
-    __slots__ = ("_begun", "_ended", "_reader", "_server", "_transport", "until")
+    __slots__ = ("_begun", "_ended", "_reader", "_server", "_transport", "_waits", "until")
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._reader = HeadReader()
         self._begun = bytearray()  # a head whose end has not come
         self._ended = False  # the last answer was given
+        self._waits = False  # for an answer from a thread
         self._transport: asyncio.Transport
         self.until = 0.0  # monotonic seconds, after which the sweep ends it
 
@@ -140,14 +159,45 @@ class Connection(asyncio.Protocol):
         else:
             more = False
         try:
-            answer, keep_alive = self._server.answers.answer(data, self._reader)
+            answered = self._server.answers.answer(data, self._reader)
         except HeadRefused as error:
             self._refuse(error)
-            return
         except Exception:  # whatever it was, it is no permit
             logger.exception("a request could not be answered")
-            self._last(write(503, [("Retry-After", "5")]))
-            return
+            self._fail()
+        else:
+            if isinstance(answered, Answer):
+                self._answered(answered, more=more)
+            else:
+                self._wait(answered, more=more)
+
+    def _wait(self, later: Later, *, more: bool) -> None:
+        """Nothing else is read from this peer until the answer is there."""
+        self.until = self._server.now + WAITING_SECONDS
+        self._waits = True
+        self._transport.pause_reading()
+
+        def then(done: Future[Answer]) -> None:
+            self._waits = False
+            if self._transport.is_closing():
+                return
+            try:
+                answer = done.result()
+            except Exception:
+                logger.exception("a request could not be answered")
+                self._fail()
+                return
+            self._answered(answer, more=more)
+            if not self._ended:
+                self._transport.resume_reading()
+
+        self._server.wait(later, then)
+
+    def _fail(self) -> None:
+        self._last(write(503, [("Retry-After", "5")]))
+
+    def _answered(self, answered: Answer, *, more: bool) -> None:
+        answer, keep_alive = answered
         if more or self._server.ending or not keep_alive:
             self._last(answer)
         else:
@@ -172,13 +222,13 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """It took them."""
-        if not self._ended and not self._transport.is_closing():
+        if not self._ended and not self._waits and not self._transport.is_closing():
             self.until = self._server.now + IDLE_SECONDS
             self._transport.resume_reading()
 
     def finish(self) -> None:
         """Ends it, unless a head is on its way: once that has been answered, it ends by itself."""
-        if not self._begun:
+        if not self._begun and not self._waits:
             self._transport.close()
 
     def drop(self) -> None:

@@ -17,9 +17,9 @@ from cryptography import x509
 
 from attestd_edge import listen as listen_module
 from attestd_edge import server as server_module
-from attestd_edge.heads import MAX_HEAD, Answer, HeadReader, closing, write
+from attestd_edge.heads import MAX_HEAD, Answer, Head, HeadReader, closing, write
 from attestd_edge.listen import listen, open_unix, tls_context
-from attestd_edge.server import Connection, Server
+from attestd_edge.server import Connection, Later, Server
 from attestd_edge.settings import TlsListen, UnixListen
 from tests import authority as a
 from tests.edge_site import EdgeSite, pem, private_pem
@@ -34,12 +34,23 @@ class Echo:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.more = b""
+        self.disk = threading.Event()  # what waits, waits for this
+        self.waiting = threading.Semaphore(0)  # released by each that begins to
 
-    def answer(self, octets: bytes, reader: HeadReader) -> Answer:
+    def later(self, head: Head) -> Answer:
+        self.waiting.release()
+        assert self.disk.wait(20)
+        if head.target == "/later-fails":
+            raise OSError("on purpose")
+        return Answer(write(200, [], head.target.encode()), head.keep_alive)
+
+    def answer(self, octets: bytes, reader: HeadReader) -> Answer | Later:
         head = reader.read(octets)
         self.asked.append(head.target)
         if head.target == "/fails":
             raise RuntimeError("on purpose")
+        if head.target.startswith("/later"):
+            return lambda: self.later(head)
         return Answer(write(200, [], head.target.encode() + self.more), head.keep_alive)
 
 
@@ -324,6 +335,91 @@ class TestTimes:
                 assert everything(third) == b""
             one.sendall(TWO)
             assert answered(one).endswith(b"/two")
+
+
+LATER = b"GET /later-one HTTP/1.1\r\nHost: edge\r\n\r\n"
+
+
+class TestWaiting:
+    """Answers that wait for the disk: nobody else does."""
+
+    def test_others_are_answered_meanwhile(self, running):
+        with running.connected() as waiting, running.connected() as other:
+            waiting.sendall(LATER)
+            assert running.echo.waiting.acquire(timeout=20)
+            for _ in range(3):
+                other.sendall(ONE)
+                assert answered(other).endswith(b"/one")
+            running.echo.disk.set()
+            assert answered(waiting).endswith(b"/later-one")
+            waiting.sendall(ONE)
+            assert answered(waiting).endswith(b"/one")
+
+    def test_many_wait_together(self, running):
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(running.connected()) for _ in range(8)]
+            for client in clients:
+                client.sendall(LATER)
+            for _ in clients:
+                assert running.echo.waiting.acquire(timeout=20)
+            running.echo.disk.set()
+            for client in clients:
+                assert answered(client).endswith(b"/later-one")
+
+    def test_nothing_more_is_heard_from_who_waits(self, running):
+        with running.connected() as client:
+            client.sendall(LATER)
+            assert running.echo.waiting.acquire(timeout=20)
+            client.sendall(TWO)
+            time.sleep(0.1)
+            assert running.echo.asked == ["/later-one"]
+            running.echo.disk.set()
+            found = answered(client)
+            if not found.endswith(b"/two"):  # both may come at once
+                found += answered(client)
+            assert found.endswith(b"/two")
+            assert found.index(b"/later-one") < found.index(b"/two")
+
+    def test_what_came_too_early_is_not_answered_afterwards(self, running):
+        running.echo.disk.set()
+        with running.connected() as client:
+            client.sendall(LATER + TWO)
+            found = everything(client)
+        assert found.count(b"HTTP/1.1 200") == 1
+        assert b"Connection: close" in found
+
+    def test_a_fault_while_waiting_is_no_permit(self, running):
+        running.echo.disk.set()
+        with running.connected() as client:
+            client.sendall(LATER.replace(b"later-one", b"later-fails"))
+            assert everything(client).startswith(b"HTTP/1.1 503 ")
+
+    def test_who_went_is_not_waited_for(self, running):
+        with running.connected() as client:
+            client.sendall(LATER)
+            assert running.echo.waiting.acquire(timeout=20)
+        running.echo.disk.set()
+        with running.connected() as other:
+            other.sendall(ONE)
+            assert answered(other).endswith(b"/one")
+
+    def test_a_disk_that_does_not_answer(self, running, monkeypatch):
+        monkeypatch.setattr(server_module, "WAITING_SECONDS", 0.2)
+        with running.connected() as client:
+            client.sendall(LATER)
+            assert everything(client) == b""
+        running.echo.disk.set()
+
+    def test_the_end_waits_for_the_disk(self, running):
+        with running.connected() as client:
+            client.sendall(LATER)
+            assert running.echo.waiting.acquire(timeout=20)
+            running.stop()
+            time.sleep(server_module.LATE_SECONDS + 0.1)
+            running.echo.disk.set()
+            found = everything(client)
+        assert found.endswith(b"/later-one")
+        assert b"Connection: close" in found
 
 
 class TestEnd:

@@ -9,6 +9,7 @@ import pytest
 
 from attestd.ids import Tier
 from attestd_edge import settings as settings_module
+from attestd_edge.decide import Staleness
 from attestd_edge.files import FileUnreadable
 from attestd_edge.hop import CertificateSource
 from attestd_edge.settings import Settings, SettingsInvalid, TlsListen, UnixListen
@@ -180,3 +181,24 @@ def test_a_file_that_is_too_large(tmp_path, monkeypatch):
     monkeypatch.setattr(settings_module, "MAX_SETTINGS", len(TEXT) - 1)
     with pytest.raises(FileUnreadable):
         Settings.load(path)
+
+
+def test_how_stale_a_boundary_may_be(tmp_path):
+    def rule(**said):
+        changes = {f"boundary__0__{name}": value for name, value in said.items()}
+        return read(tmp_path, **changes).boundaries["field-to-munich"].staleness
+
+    assert rule() is None
+    assert rule(max_staleness=900) == Staleness(900)
+    assert rule(max_staleness=900, when_stale="telemetry") == Staleness(900, "telemetry")
+    for wrong in (
+        {"max_staleness": 0},
+        {"max_staleness": -1},
+        {"max_staleness": "900"},
+        {"max_staleness": True},
+        {"when_stale": "telemetry"},
+        {"max_staleness": 900, "when_stale": ""},
+        {"max_staleness": 900, "when_stale": "every thing"},
+    ):
+        with pytest.raises(SettingsInvalid, match=r"staleness|when_stale"):
+            rule(**wrong)

@@ -9,6 +9,9 @@ import pytest
 from attestd.credentials.bundle import BundleStale
 from attestd.policy import PolicySet
 from attestd_edge.decide import BoundaryStale, Presented, Request, Staleness, View, judge
+from attestd_edge.edge import Asked, Edge
+from attestd_edge.problems import Refusal
+from attestd_edge.settings import Guarded
 from tests import authority as a
 
 POLICY = """
@@ -102,3 +105,20 @@ def test_the_engine_is_asked_with_the_class_s_policies_alone():
     assert whole.reads == {"method"}
     assert part.reads == frozenset()
     assert policies.for_crossing("y", stale="alarms") is part
+
+
+def test_an_edge_asks_by_its_boundary_s_rule(store, bundle, boundary, watch):
+    """`Edge.admit`, which every door calls, and what its log says."""
+    store.adopt(a.signed_bundle(bundle(policy=POLICY)))
+    edge = Edge(store, tokens=None, boundaries={boundary.name: Guarded(boundary, {}, staleness=RULE)})
+
+    def asked(method):
+        read = Asked(Presented((a.leaf(),)), Request(method, "https://x", "/"))
+        answer = edge.admit(boundary, lambda: read)
+        return answer.slug if isinstance(answer, Refusal) else "allowed"
+
+    assert (asked("GET"), asked("POST")) == ("allowed", "allowed")
+    watch.pass_(600)
+    assert (asked("GET"), asked("POST")) == ("crossing-denied", "allowed")
+    watch.pass_(3000)
+    assert (asked("GET"), asked("POST")) == ("bundle-stale", "bundle-stale")
