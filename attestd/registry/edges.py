@@ -19,7 +19,7 @@ from attestd.registry.engine import is_unique_violation
 from attestd.registry.tables import edge_counts, edge_reports, proxies, told
 
 HOUR: Final = 3600
-MAX_ROWS: Final = 2048  # sums of one edge in one hour; what is beyond them is counted as OTHER
+MAX_ROWS: Final = 4096  # sums of one edge in one hour; what is beyond them is counted as OTHER
 # Beyond these nothing more is added: no liar makes a number that a database or a reader of JSON can't hold.
 MAX_SUM: Final = 10**11  # in one hour, for one reason
 MAX_TOTAL: Final = (1 << 53) - 1

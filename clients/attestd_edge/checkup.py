@@ -143,7 +143,7 @@ def _staleness(settings: Settings, edge: Edge) -> str:
         if rule is not None:
             then = "nothing" if rule.allows is None else f"only when_stale({rule.allows})"
             says = f"after {rule.after} s without news {then}; now "
-        said.append(f"{name}: {says}{each} crosses")
+        said.append(f"{name}: {says}{each}")
     if any(each.crosses != "all" for each in found.values()):
         raise Unwell(". ".join(said), remedy="Let the edge reach the service; `--online` tries it.")
     return ". ".join(said) or "no boundaries"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +28,7 @@ from attestd.credentials.receipts import Crossed
 from attestd.errors import AttestdError, Forbidden, Unavailable
 from attestd.policy import Boundary, Decision
 from attestd_edge.attempts import Asked, Attempt
+from attestd_edge.background import delivery, refresher, reporter
 from attestd_edge.clock import EdgeClock
 from attestd_edge.decide import (
     CrossingDenied,
@@ -37,18 +37,16 @@ from attestd_edge.decide import (
     judge,
 )
 from attestd_edge.files import read_file
-from attestd_edge.identity import MAX_PEM, ProxyIdentity, read_certificates
+from attestd_edge.identity import MAX_PEM, read_certificates
 from attestd_edge.metrics import Metrics
 from attestd_edge.problems import EdgeFailed, Refusal, refusal
 from attestd_edge.receipts.delivery import Delivery
 from attestd_edge.receipts.folders import ChainFolder, Waiting
-from attestd_edge.receipts.keeper import Keeper
 from attestd_edge.receipts.spool import ReceiptNotKept
 from attestd_edge.receipts.tallies import Tallies
 from attestd_edge.refresh import Refresher
-from attestd_edge.reports.counts import CountFile, Judged, by_name
+from attestd_edge.reports.counts import Judged, by_name
 from attestd_edge.reports.reporter import Reporter
-from attestd_edge.service import Service
 from attestd_edge.settings import Guarded, Receipted, Settings, SettingsInvalid
 from attestd_edge.standing import Standing, StandingMetrics, standing
 from attestd_edge.store import BundleStore
@@ -132,9 +130,9 @@ class Edge:
             store,
             tokens=tokens,
             boundaries=settings.boundaries,
-            make_refresher=lambda: _refresher(settings, store),
-            make_delivery=lambda tallies: _delivery(settings, store, tallies),
-            make_reporter=lambda edge: _reporter(settings, store, edge),
+            make_refresher=lambda: refresher(settings, store),
+            make_delivery=lambda tallies: delivery(settings, store, tallies),
+            make_reporter=lambda edge: reporter(settings, store, edge),
         )
 
     @classmethod
@@ -362,44 +360,3 @@ class Edge:
 
 def _seconds(store: BundleStore) -> float:
     return round(store.clock.ahead().total_seconds(), 3)
-
-
-def _refresher(settings: Settings, store: BundleStore) -> Refresher:
-    return Refresher(
-        store,
-        Service(settings.server, roots=store.roots),
-        load_identity=lambda: ProxyIdentity.load(settings.key, settings.certificate),
-        certificate_file=settings.certificate,
-        trust_domain=settings.trust_domain,
-        chance=random.random,
-    )
-
-
-def _delivery(settings: Settings, store: BundleStore, tallies: Tallies) -> Delivery:
-    def load() -> ProxyIdentity:
-        return ProxyIdentity.load(settings.key, settings.certificate)
-
-    keeper = Keeper(
-        store.folder,
-        load_identity=load,
-        identity_files=(settings.key, settings.certificate),
-        clock=store.clock,
-        octets=settings.receipts_octets,
-        entropy=os.urandom,
-        tallies=tallies,
-    )
-    return Delivery(keeper, store, Service(settings.server, roots=store.roots), load_identity=load, tallies=tallies)
-
-
-def _reporter(settings: Settings, store: BundleStore, edge: Edge) -> Reporter:
-    return Reporter(
-        CountFile(store.folder, edge.judged, entropy=os.urandom),
-        store,
-        Service(settings.server, roots=store.roots),
-        load_identity=lambda: ProxyIdentity.load(settings.key, settings.certificate),
-        standings=edge.standings,
-        waiting=edge.receipts_waiting,
-        connected=edge.connected,
-        returned=edge.heard_again,
-        chance=random.random,
-    )

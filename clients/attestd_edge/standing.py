@@ -27,10 +27,10 @@ class Standing:
     stale_for: int = 0
 
     def __str__(self) -> str:
-        crosses = {"all": "what policy permits", "nothing": "nothing"}.get(
-            self.crosses, f"only what policies let cross when_stale({self.allows})"
-        )
-        return crosses if self.stale_for == 0 else f"{crosses}; stale for {self.stale_for} s"
+        if self.crosses == "all":
+            return "what policy permits crosses"
+        crosses = "nothing crosses" if self.allows is None else f"only when_stale({self.allows}) crosses"
+        return f"{crosses}, stale for {self.stale_for} s"
 
 
 def standing(store: BundleStore, rule: Staleness | None, now: datetime) -> Standing:

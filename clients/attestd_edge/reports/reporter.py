@@ -74,11 +74,12 @@ class Reporter:
         self._ledger: Ledger | None = None
         self._flush_at = monotonic() + FLUSH_INTERVAL
         self._due = monotonic() + _LOOK * (1 + chance())
+        self._not_before = self._due  # what a busy service asked for holds, whatever is heard of it
         self._last = monotonic() - QUIET_INTERVAL
         self._failures = 0
         self._heard: str | None = None  # the bundle in use at the last look
         self._was_connected = False
-        self._reported: str | None = None  # the bundle of the last report
+        self._reported: tuple[object, ...] = ()  # the bundle of the last report, and what crossed where
         self._stood: Mapping[str, Standing] = {}
         self._said: dict[str, str] = {}
         self._stop = threading.Event()
@@ -111,23 +112,23 @@ class Reporter:
 
     def tick(self) -> None:
         """One round: what was counted goes to the disk, and a report to the service, if it is time."""
-        self._flush(at_once=False)
         returned = self._look_for_news()
+        self._flush(at_once=returned)
         try:
             if not self._owns():
                 return
             self._tell_standings()
             if returned and self._failures:
                 self._due = min(self._due, self._monotonic() + _LOOK * self._chance())
-            if self._monotonic() >= self._due:
+            if self._monotonic() >= max(self._due, self._not_before):
                 self._report_all()
         except (AttestdError, OSError) as error:
             self._failures += 1
             self._say("reports", f"nothing is reported to the service: {error}")
             pause = min(INTERVAL * 2 ** min(self._failures - 1, 10), MAX_BACKOFF) * self._jitter()
-            if isinstance(error, ServiceBusy) and error.retry_after is not None:
-                pause = max(pause, float(error.retry_after))
             self._due = self._monotonic() + pause
+            if isinstance(error, ServiceBusy) and error.retry_after is not None:
+                self._not_before = self._monotonic() + error.retry_after
 
     def _flush(self, *, at_once: bool) -> None:
         if not at_once and self._monotonic() < self._flush_at:
@@ -140,11 +141,11 @@ class Reporter:
             self._say("disk", f"what was decided is not counted on the disk: {error}")
 
     def _look_for_news(self) -> bool:
-        """Whether the service was heard again since the last look: it answers, or another process took a bundle of it.
-        Then others are told, too, who wait for it to be back."""
-        before, self._heard = (self._heard, self._was_connected), self._store.name
-        self._was_connected = self._connected()
-        new = self._heard not in (None, before[0]) or (self._was_connected and not before[1])
+        """Whether the service was heard again since the last look: it answers this process, or another one took a
+        bundle of it. Then others are told, too, who wait for it to be back."""
+        heard, was_connected = self._heard, self._was_connected
+        self._heard, self._was_connected = self._store.name, self._connected()
+        new = not was_connected if self._was_connected else self._heard not in (None, heard)
         if new:
             self._returned()
         return new
@@ -176,13 +177,14 @@ class Reporter:
         assert ledger is not None  # noqa: S101 - `_owns` saw to it
         now = int(self._store.clock.now().timestamp())
         ledger.take(now)
-        news = ledger.waits or ledger.pending is not None or self._reported != self._store.name or self._failures > 0
+        stands = self._store.name, *((name, each.crosses) for name, each in self._stood.items())
+        news = ledger.waits or ledger.pending is not None or self._reported != stands or self._failures > 0
         if news or self._monotonic() - self._last >= QUIET_INTERVAL:
             while True:
                 self._report(ledger, now)
                 if self._stop.is_set() or not ledger.waits:
                     break
-            self._last = self._monotonic()
+            self._last, self._reported = self._monotonic(), stands
             if self._failures:
                 self._failures = 0
                 self._said.pop("reports", None)
@@ -195,14 +197,12 @@ class Reporter:
         if self._trusted != self._store.roots:
             self._trusted = self._store.roots
             self._service.trust(self._trusted)
-        name = self._store.name
         message = {"v": 1, "ledger": ledger.name, **pending.members(), **self._standing_members()}
         body = write_object(message)
         status, _, answer = self._service._ask(who, "POST", "/v1/proxies/reports", body, {}, limit=MAX_BEGIN)
         if status != httpx.codes.OK or _sequence_in(answer) != pending.sequence:
             raise ServiceAnswerWrong("The report was not taken.", seen=f"status {status}", expected="200")
         ledger.answered()
-        self._reported = name
 
     def _standing_members(self) -> dict[str, object]:
         bundle = None
@@ -224,7 +224,7 @@ class Reporter:
             before = self._stood.get(name, Standing("all"))
             if (before.crosses, before.allows) != (each.crosses, each.allows):
                 log = logger.info if each.crosses == "all" else logger.warning
-                log("%s: %s crosses", name, each)
+                log("%s: %s", name, each)
         self._stood = found
 
     def _jitter(self) -> float:
