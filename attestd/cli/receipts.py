@@ -37,7 +37,7 @@ Edge = Annotated[str | None, typer.Option(help="Only this edge's.")]
 Root = Annotated[Path | None, typer.Option(help="The root certificate that you trust (PEM).")]
 
 
-class TimeUnreadable(MalformedInput):
+class MomentUnreadable(MalformedInput):
     """This is not a moment"""
 
     remedy = "Give a date or a moment in UTC: 2026-03-01 or 2026-03-01T12:00:00Z."
@@ -263,7 +263,7 @@ def _since(text: str | None) -> int | None:
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        raise TimeUnreadable(seen=repr(text[:40])) from None
+        raise MomentUnreadable(seen=repr(text[:40])) from None
     return int((found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp())
 
 

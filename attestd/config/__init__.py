@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +21,7 @@ from attestd.config.sections import (
     CredentialSettings,
     DatabaseSettings,
     DistributionSettings,
+    EdgeSettings,
     EndorsementSettings,
     EnrollmentSettings,
     KeySettings,
@@ -41,6 +43,7 @@ __all__ = [
     "CredentialSettings",
     "DatabaseSettings",
     "DistributionSettings",
+    "EdgeSettings",
     "EndorsementSettings",
     "EnrollmentSettings",
     "InstanceMissing",
@@ -56,6 +59,7 @@ __all__ = [
 ]
 
 
+_REPORTED_WITHIN = timedelta(seconds=90)  # edges report every minute, some seconds more or less
 _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}", re.ASCII)
 _HOOK = re.compile(r"[a-z0-9][a-z0-9-]{0,39}", re.ASCII)
 
@@ -81,6 +85,7 @@ class Settings:
     credentials: CredentialSettings = field(default_factory=CredentialSettings)
     bundle: BundleSettings = field(default_factory=BundleSettings)
     distribution: DistributionSettings = field(default_factory=DistributionSettings)
+    edges: EdgeSettings = field(default_factory=EdgeSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     keys: KeySettings = field(default_factory=KeySettings)
@@ -123,6 +128,7 @@ class Settings:
             "credentials": CredentialSettings(),
             "bundle": BundleSettings(),
             "distribution": DistributionSettings(),
+            "edges": EdgeSettings(),
             "limits": LimitSettings(),
             "retention": RetentionSettings(),
             "keys": KeySettings(),
@@ -222,6 +228,12 @@ def _check(settings: Settings) -> None:
             "brake.devices is less than brake.least.",
             seen=f"{settings.brake.devices} < {settings.brake.least}",
             expected="brake.least to be at most brake.devices",
+        )
+    if settings.edges.silent_after < _REPORTED_WITHIN:
+        raise SettingInvalid(
+            "edges.silent_after is shorter than what lies between two reports of an edge.",
+            seen=f"{settings.edges.silent_after.total_seconds():.0f}s",
+            expected=f"at least {_REPORTED_WITHIN.total_seconds():.0f}s",
         )
     if len({hook.name for hook in settings.webhooks}) != len(settings.webhooks):
         raise SettingInvalid("Two webhooks have one name.", seen=", ".join(hook.name for hook in settings.webhooks))

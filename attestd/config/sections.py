@@ -170,6 +170,19 @@ class DistributionSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EdgeSettings:
+    """`[edges]`: when an edge counts as silent, and as behind (docs/sites.md).
+
+    `behind_after`: for how long a newer bundle may have been out. `named_in_metrics`: /metrics, which is public, shows
+    each edge's name and the age of its bundle.
+    """
+
+    silent_after: timedelta = timedelta(minutes=3)
+    behind_after: timedelta = timedelta(seconds=30)
+    named_in_metrics: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class AuditSettings:
     """`[audit]`: for how long rows of the audit trail stay in the database, before they move to files."""
 
@@ -231,6 +244,7 @@ class RetentionSettings:
 
     certificates: timedelta = timedelta(days=30)  # after their end, with their revocations
     receipts: timedelta = timedelta(days=365)  # after they came; where their chains stand is kept for ever
+    edge_counts: timedelta = timedelta(days=14)  # what edges decided, by hour; their totals are kept for ever
 
 
 @dataclass(frozen=True, slots=True)

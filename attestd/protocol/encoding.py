@@ -173,6 +173,11 @@ class Members:
         """For a member that may be of several types."""
         return type(self._members.get(name)) is str
 
+    def is_null(self, name: str) -> bool:
+        """For a member that may be null; counts as having asked for it."""
+        self._asked.add(name)
+        return name in self._members and self._members[name] is None
+
     def text(self, name: str, *, limit: int = 1024) -> str:
         self._asked.add(name)
         value = self._members.get(name)

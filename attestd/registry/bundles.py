@@ -77,6 +77,12 @@ def newest(c: Connection) -> BundleHead | None:
     return None if row is None else BundleHead(**row._mapping)
 
 
+def heads(c: Connection) -> list[BundleHead]:
+    """Those that are kept, the newest first."""
+    statement = select(*_HEAD).order_by(bundles.c.epoch.desc(), bundles.c.version.desc())
+    return [BundleHead(**row._mapping) for row in c.execute(statement)]
+
+
 def stored(c: Connection, *, epoch: int, version: int) -> StoredBundle:
     """One bundle. Raises BundleGone."""
     statement = select(bundles).where(bundles.c.epoch == epoch, bundles.c.version == version)

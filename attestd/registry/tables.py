@@ -12,7 +12,7 @@ from sqlalchemy import JSON, BigInteger, Index, Integer, MetaData, String, Table
 from sqlmodel import AutoString, Field, SQLModel
 
 # The newest migration. Opening a database of another revision fails; a test keeps this equal to Alembic's head.
-SCHEMA = "0005"
+SCHEMA = "0006"
 
 # Every constraint has a name, or a later migration could not drop it.
 NAMES = {
@@ -422,6 +422,40 @@ class ReceiptRow(_Stored, table=True):
     jws: str
 
 
+class EdgeReportRow(_Stored, table=True):
+    """What an edge proxy last told of itself, and all that it ever counted. `attestd.registry.edges`."""
+
+    __tablename__ = "edge_reports"
+    __table_args__ = (Index(None, "silent_since", "heard_at"),)
+
+    edge: str = Field(primary_key=True)
+    heard_at: int = Field(sa_type=BigInteger)
+    epoch: int | None = Field(default=None, sa_type=BigInteger)
+    version: int | None = Field(default=None, sa_type=BigInteger)
+    issued_at: int | None = Field(default=None, sa_type=BigInteger)
+    receipts_waiting: int = Field(sa_type=BigInteger)
+    stale_for: dict[str, int] = Field(sa_type=_Json, nullable=False)
+    ledgers: list[list[Any]] = Field(sa_type=_Json, nullable=False)
+    reports: int = Field(sa_type=BigInteger)
+    missed: int = Field(sa_type=BigInteger)
+    allowed: int = Field(sa_type=BigInteger)
+    refused: int = Field(sa_type=BigInteger)
+    silent_since: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class EdgeCountRow(_Stored, table=True):
+    """Decisions at one boundary of an edge in one hour; an empty reason: allowed. `attestd.registry.edges`."""
+
+    __tablename__ = "edge_counts"
+    __table_args__ = (Index(None, "hour"),)
+
+    edge: str = Field(primary_key=True)
+    hour: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+    boundary: str = Field(primary_key=True)
+    reason: str = Field(primary_key=True)
+    count: int = Field(sa_type=BigInteger)
+
+
 class CounterRow(_Stored, table=True):
     """Numbers that only grow: the revision, the epoch, the next free status index. `attestd.registry.revision`."""
 
@@ -472,4 +506,6 @@ quarantines = _table("quarantines")
 held = _table("held")
 receipt_chains = _table("receipt_chains")
 receipts = _table("receipts")
+edge_reports = _table("edge_reports")
+edge_counts = _table("edge_counts")
 counters = _table("counters")

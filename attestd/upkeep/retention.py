@@ -8,6 +8,7 @@
 | what watched manifests said of devices | once they count no longer | – |
 | event logs that no kept evidence names | a day after they were last sent | – |
 | edges' receipts, not where their chains stand | some time after they came | retention.receipts |
+| what edges decided, by hour | some days later | retention.edge_counts |
 | audit rows, not their leaf hashes | into files, once they are old | audit.retention |
 
 Bundles are forgotten as new ones are signed. Devices, blocked EKs, operators, proxies and policies stay: they are few,
@@ -25,7 +26,7 @@ from typing import Final
 from attestd.auditing.archives import FOLDER, archive_audit
 from attestd.config import Settings
 from attestd.errors import AttestdError
-from attestd.registry import admission, contents, issued, receipts, references, spends
+from attestd.registry import admission, contents, edges, issued, receipts, references, spends
 from attestd.registry.engine import Connection, Registry
 
 BATCH: Final = 250  # rows that one act takes
@@ -47,6 +48,7 @@ class Swept:
     watched: int
     eventlogs: int
     receipts: int
+    edge_counts: int
     archived: int
     errors: tuple[AttestdError, ...]
 
@@ -56,6 +58,7 @@ def sweep(registry: Registry, settings: Settings, *, now: datetime, pause: Calla
     at = int(now.timestamp())
     ended = int((now - settings.retention.certificates).timestamp())
     delivered = int((now - settings.retention.receipts).timestamp())
+    counted = int((now - settings.retention.edge_counts).timestamp())
     undecided = int((now - settings.enrollment.pending_lifetime).timestamp())
     errors: list[AttestdError] = []
 
@@ -82,6 +85,7 @@ def sweep(registry: Registry, settings: Settings, *, now: datetime, pause: Calla
         watched=forget(lambda c, most: references.purge_watched(c, now=at, limit=most)),
         eventlogs=forget(lambda c, most: contents.purge(c, now=at, limit=most)),
         receipts=forget(lambda c, most: receipts.purge(c, before=delivered, limit=most)),
+        edge_counts=forget(lambda c, most: edges.purge(c, before=counted, limit=most)),
         archived=_archive(registry, settings, now, pause, errors),
         errors=tuple(errors),
     )

@@ -4,6 +4,7 @@
 |---|---|---|
 | an active device whose result stopped counting | `overdue` | attestation.overdue_after later |
 | certificates of authorities and makers, manifests, credentials that end | `expiring` | 30 and 3 days before |
+| an edge that reports no more | `edge-silent` | edges.silent_after later; `edge-back` once it does again |
 
 Demands that were answered are forgotten. Any number of services on one database may run rounds at the same time: each
 thing is told once. When the last whole round ended is a metric, for a watch that stopped looks like a quiet fleet.
@@ -21,7 +22,7 @@ from cryptography import x509
 from attestd.ca.hierarchy import Hierarchy
 from attestd.config import Settings
 from attestd.errors import AttestdError
-from attestd.registry import demands, expiring, operators, overdue, trust
+from attestd.registry import demands, edges, expiring, operators, overdue, trust
 from attestd.registry.engine import Connection, Registry
 from attestd.registry.expiring import Ending
 
@@ -32,10 +33,12 @@ _PAUSE: Final = 0.005  # seconds between two acts: others come first
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What one round told, and how many demands it forgot. `errors`: what it could not do; the next one tries again."""
+    """What one round told (`silent`: edges), and how many demands it forgot. `errors`: what it could not do; the next
+    one tries again."""
 
     overdue: int
     expiring: int
+    silent: int
     answered: int
     errors: tuple[AttestdError, ...]
 
@@ -69,6 +72,8 @@ def watch(
         ending = _tell_endings(registry, hierarchy, at)
     except AttestdError as error:
         errors.append(error)
+    silent_after = int(settings.edges.silent_after.total_seconds())
+    silent = in_acts(lambda c: len(edges.tell_silent(c, silent_after=silent_after, now=at, limit=BATCH)))
     answered = in_acts(lambda c: demands.purge(c, limit=BATCH))
     if not errors:
         try:
@@ -76,7 +81,7 @@ def watch(
                 overdue.watched(c, now=at)
         except AttestdError as error:
             errors.append(error)
-    return Watched(lapsed, ending, answered, tuple(errors))
+    return Watched(lapsed, ending, silent, answered, tuple(errors))
 
 
 def _tell_endings(registry: Registry, hierarchy: Hierarchy, now: int) -> int:

@@ -72,6 +72,7 @@ _CERTIFICATES: Final = frozenset(
 _SIGNED_BODY: Final = MAX_BODY * 4 // 3 + MAX_SMALL
 _SIGNED_SMALL: Final = 2 * MAX_SMALL
 _POLICY: Final = 512 * 1024
+_REPORT: Final = 256 * 1024
 _RECEIPTS: Final = 640 * 1024
 _TRUST: Final = 4 * 1024 * 1024
 _MANIFEST: Final = frozenset({"application/toml", "application/json"})
@@ -122,6 +123,7 @@ DOORS: Final[Mapping[str, Door]] = {
     "GET /v1/bundle/stream": _bare(Who.PROXY),
     "GET /v1/audit/consistency": _bare(Who.PROXY),
     "POST /v1/proxies/renewals": _acts(Who.PROXY),
+    "POST /v1/proxies/reports": _acts(Who.PROXY, _REPORT),
     "POST /v1/receipts": _acts(Who.PROXY, _RECEIPTS),
     # Operators
     "GET /v1/admin/overview": _bare(Who.VIEWER),
@@ -168,6 +170,7 @@ DOORS: Final[Mapping[str, Door]] = {
     "POST /v1/admin/references/<number>/promote": _acts(Who.ADMIN),
     "POST /v1/admin/references/<number>/withdraw": _acts(Who.ADMIN),
     "GET /v1/admin/proxies": _bare(Who.VIEWER),
+    "GET /v1/admin/proxies/<name>": _bare(Who.VIEWER),
     "POST /v1/admin/proxies": _acts(Who.ADMIN),
     "POST /v1/admin/proxies/<name>/disable": _acts(Who.ADMIN),
     # Health: public, so none of it names a device, an operator or a site.

@@ -11,7 +11,7 @@ from flask import Blueprint, Response
 from attestd.errors import MalformedInput
 from attestd.ids import Site
 from attestd.policy.source import MAX_POLICY
-from attestd.registry import policies, proxies, trust
+from attestd.registry import policies, trust
 from attestd.registry.operators import Role
 from attestd.registry.policies import MAX_VERSION, StoredPolicy, UnknownPolicy
 from attestd.registry.trust import TrustedMaker
@@ -102,26 +102,6 @@ class _Settings:
 
     # ---- Edge proxies -----------------------------------------------------------------------------------------
 
-    def list_proxies(self) -> Response:
-        """GET /v1/admin/proxies"""
-        Query()
-        with self.service.registry.reading() as c:
-            found = proxies.every(c)
-        return answer(
-            {
-                "proxies": [
-                    {
-                        "name": proxy.name,
-                        "site": proxy.site,
-                        "serial": str(proxy.serial),
-                        "created_at": proxy.created_at,
-                        "disabled_at": proxy.disabled_at,
-                    }
-                    for proxy in found
-                ]
-            }
-        )
-
     def add_proxy(self) -> Response:
         """POST /v1/admin/proxies"""
         current = exchange()
@@ -197,7 +177,6 @@ def blueprint(service: Service) -> Blueprint:
     routes.get("/policy/versions")(settings.list_policies)
     routes.get("/policy/versions/<number>")(settings.show_version)
     routes.post("/policy/rollback")(settings.rollback_policy)
-    routes.get("/proxies")(settings.list_proxies)
     routes.post("/proxies")(settings.add_proxy)
     routes.post("/proxies/<name>/disable")(settings.disable_proxy)
     routes.post("/operators")(settings.add_operator)

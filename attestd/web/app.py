@@ -18,6 +18,7 @@ from attestd.web import (
     audit,
     demands,
     devices,
+    edges,
     health,
     logs,
     openapi,
@@ -60,7 +61,7 @@ def create_app(service: Service) -> Flask:
 
     for door in (
         *(devices, demands, publishing, openapi),
-        *(admin, admin_fleet, admin_views, admin_evidence, admin_references, admin_settings, audit, receipts),
+        *(admin, admin_fleet, admin_views, admin_evidence, admin_references, admin_settings, audit, receipts, edges),
     ):
         app.register_blueprint(door.blueprint(service))
     return app

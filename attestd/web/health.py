@@ -1,8 +1,9 @@
 """Is the service alive, can it do its work, and how much of it has it done?
 
 `/healthz` asks nobody: the process answers. `/readyz` asks everything that an issuing request needs. `/metrics` is
-public like the other two, so that a scraper needs no key: it counts, and names no device, operator, site or proxy.
-Who wants it private puts that path behind the proxy in front of the service.
+public like the other two, so that a scraper needs no key: it counts, and names no device, operator, site or proxy
+(proxies, if `edges.named_in_metrics` says so). Who wants it private puts that path behind the proxy in front of the
+service.
 """
 
 from __future__ import annotations

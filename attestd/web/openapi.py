@@ -111,6 +111,11 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         refusals=frozenset({404, 409}),
     ),
     "POST /v1/proxies/renewals": Described("A proxy's next certificate", {200: "ProxyAnswer"}, "Nothing"),
+    "POST /v1/proxies/reports": Described(
+        "What an edge decided, and how it stands; each report counts once",
+        {200: "EdgeReportAnswer"},
+        "EdgeReport",
+    ),
     "POST /v1/receipts": Described(
         "An edge's receipts, in their order; none: which one is wanted next",
         {200: "ReceiptsAnswer"},
@@ -239,7 +244,12 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         "Take a manifest to another stage", {200: "ReferenceAnswer"}, "Promotion"
     ),
     "POST /v1/admin/references/<number>/withdraw": Described("Withdraw a manifest", {200: "ReferenceAnswer"}, "Reason"),
-    "GET /v1/admin/proxies": Described("Edge proxies", {200: "Proxies"}),
+    "GET /v1/admin/proxies": Described("Edge proxies, and how each stands", {200: "Proxies"}),
+    "GET /v1/admin/proxies/<name>": Described(
+        "One edge proxy, with what it decided; `since`: left out, in the last day",
+        {200: "ProxyPage"},
+        query={"since": _NUMBER},
+    ),
     "POST /v1/admin/proxies": Described("Give an edge proxy an identity", {201: "ProxyAdded"}, "NewProxy"),
     "POST /v1/admin/proxies/<name>/disable": Described("Disable a proxy", {200: "Named"}, "Nothing"),
     "GET /healthz": Described("Is it alive?", {200: ("text/plain", _LINES)}),

@@ -12,6 +12,8 @@ from attestd.appraisal.manifests import Stage
 from attestd.appraisal.record import MAX_RECORD
 from attestd.credentials.receipts import MAX_RECEIPT, WHYS
 from attestd.ids import Tier
+from attestd.operations.edges import MAX_BOUNDARIES, MAX_COUNT, MAX_HOURS, MAX_REASONS, MAX_STANDING
+from attestd.operations.edges import State as EdgeState
 from attestd.operations.receipts import MAX_RECEIPTS
 from attestd.operations.references import MAX_GOLDEN
 from attestd.policy.source import MAX_POLICY
@@ -80,6 +82,12 @@ def _or_null(schema: Schema) -> Schema:
 
 def _list(of: Schema, most: int | None = None) -> Schema:
     return {"type": "array", "items": of} | ({} if most is None else {"maxItems": most})
+
+
+def _named(of: Schema, most: int) -> Schema:
+    """An object whose names are data."""
+    names = {"type": "string", "pattern": "^[!-~]{1,64}$"}
+    return {"type": "object", "propertyNames": names, "additionalProperties": of, "maxProperties": most}
 
 
 def _answer(**members: Schema) -> dict[str, Any]:
@@ -176,6 +184,26 @@ _DEVICE: Final[Mapping[str, Schema]] = {
     "created_at": _TIMES,
     "updated_at": _TIMES,
 }
+
+_BUNDLE_NAMED: Final = closed({"epoch": _COUNT, "version": _COUNT, "issued_at": _TIMES})
+_PROXY: Final[Mapping[str, Schema]] = {
+    "name": SEGMENT,
+    "site": SEGMENT,
+    "serial": SERIAL,
+    "created_at": _TIMES,
+    "disabled_at": _or_null(_TIMES),
+    "state": {"enum": [state.value for state in EdgeState]},
+    "heard_at": _or_null(_TIMES),
+    "bundle": _or_null(_BUNDLE_NAMED),
+    "bundle_age": _or_null(_COUNT),
+    "versions_behind": _or_null(_COUNT),
+    "seconds_behind": _COUNT,
+    "stale_boundaries": _COUNT,
+    "receipts_waiting": _or_null(_COUNT),
+}
+_REPORTED_COUNT: Final = {"type": "integer", "minimum": 0, "maximum": MAX_COUNT}
+_WHOLE: Final = {"type": "integer", "minimum": 0, "maximum": (1 << 53) - 1}
+_FROM_ONE: Final = {**_WHOLE, "minimum": 1}
 
 _REFERENCE: Final[Mapping[str, Schema]] = {
     "number": _COUNT,
@@ -276,6 +304,21 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         }
     ),
     "ProxyAnswer": _answer(chain=PEM, renew_after=_SECONDS, expires_in=_SECONDS),
+    "EdgeReport": _message(
+        {
+            "ledger": _CHAIN,
+            "sequence": _FROM_ONE,
+            "since": _WHOLE,
+            "until": _WHOLE,
+            "bundle": _or_null(closed({"epoch": _FROM_ONE, "version": _FROM_ONE, "issued_at": _WHOLE})),
+            "counts": _named(
+                closed({"allowed": _REPORTED_COUNT, "refused": _named(_REPORTED_COUNT, MAX_REASONS)}), MAX_BOUNDARIES
+            ),
+            "receipts_waiting": _WHOLE,
+            "stale_for": _named(_SECONDS, MAX_STANDING),
+        }
+    ),
+    "EdgeReportAnswer": _answer(sequence=_FROM_ONE),
     "ReceiptsMessage": _message(
         {"chain": _CHAIN, "receipts": _list(text(MAX_RECEIPT), MAX_RECEIPTS)},
         lost={"type": "boolean", "description": "the edge has none of those that are left out"},
@@ -506,18 +549,24 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             MAX_GOLDEN,
         ),
     ),
-    "Proxies": _answer(
-        proxies=_list(
+    "Proxies": _answer(time=_TIMES, proxies=_list(closed(_PROXY))),
+    "ProxyPage": _answer(
+        time=_TIMES,
+        proxy=closed(_PROXY),
+        totals=closed(dict.fromkeys(("allowed", "refused", "reports", "missed"), _COUNT)),
+        boundaries=_list(
             closed(
                 {
-                    "name": SEGMENT,
-                    "site": SEGMENT,
-                    "serial": SERIAL,
-                    "created_at": _TIMES,
-                    "disabled_at": _or_null(_TIMES),
+                    "name": {"type": "string"},
+                    "stale_for": _or_null(_COUNT),
+                    "allowed": _COUNT,
+                    "refused": {"type": "object", "additionalProperties": _COUNT},
                 }
             )
-        )
+        ),
+        hours=_list(
+            closed({"at": _TIMES, "boundary": {"type": "string"}, "allowed": _COUNT, "refused": _COUNT}), MAX_HOURS
+        ),
     ),
     "ProxyAdded": _answer(name=SEGMENT, site=SEGMENT, chain=PEM),
     "Operators": _answer(

@@ -1,6 +1,7 @@
 """The watch over the fleet as /metrics tells it: who is overdue, what the brake holds, when what ends.
 
-Numbers of devices and times, and no names: /metrics is public.
+Numbers of devices and times, and no names: /metrics is public. Edges have names
+there if `edges.named_in_metrics` says so.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Final
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from attestd.operations.edges import EdgeBook, Standing, State
 from attestd.registry import expiring, gauges, references
 from attestd.registry.engine import Connection
 from attestd.registry.gauges import Gauges
@@ -20,6 +22,7 @@ from attestd.web.context import Service
 
 # In the octets of an answer, which are compact JSON: no string can hold this, for its quotes would be escaped.
 _STATUS: Final = re.compile(rb'"status":"(none|affirming|warning|contraindicated)"')
+_MAX_NAMED: Final = 500  # edges, each a series
 _STAGES: Final = ("learn", "monitor", "enforce")
 
 
@@ -34,6 +37,7 @@ class WatchMetrics:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._edges = EdgeBook(service.registry, service.settings)
         self._references: int | None = None
         self._manifest_ends: tuple[int, ...] = ()
 
@@ -45,7 +49,7 @@ class WatchMetrics:
         if (version := references.version(c)) != self._references:
             self._manifest_ends = tuple(each.ends for each in expiring.manifests(c, now=at))
             self._references = version
-        return tuple(self._families(found, at))
+        return (*self._families(found, at), *self._of_edges(self._edges.standings(c, now), at))
 
     def _families(self, found: Gauges, now: int) -> Iterator[Metric]:
         for name, described, value in (
@@ -74,6 +78,29 @@ class WatchMetrics:
             "which",
             self._ends(found, now),
         )
+
+    def _of_edges(self, found: list[Standing], now: int) -> Iterator[Metric]:
+        standing = [each for each in found if each.state is not State.DISABLED]
+        counted = {state.value: 0 for state in State if state is not State.DISABLED}
+        ages: dict[str, float] = {}
+        for each in standing:
+            counted[each.state.value] += 1
+            if (age := each.bundle_age(now)) is not None:
+                ages[each.proxy.name] = age
+        yield _labelled("attestd_edges", "Edge proxies that are not disabled, by state.", "state", counted)
+        yield GaugeMetricFamily(
+            "attestd_edge_oldest_bundle_seconds",
+            "Age of the oldest bundle that an edge last said it uses.",
+            value=max(ages.values(), default=0),
+        )
+        if self._service.settings.edges.named_in_metrics:
+            oldest = sorted(ages, key=lambda name: (-ages[name], name))[:_MAX_NAMED]
+            yield _labelled(
+                "attestd_edge_bundle_age_seconds",
+                "Age of the bundle that an edge last said it uses; the oldest 500.",
+                "proxy",
+                {name: ages[name] for name in oldest},
+            )
 
     def _ends(self, found: Gauges, now: int) -> dict[str, float]:
         keys = authorities(self._service.operations.hierarchy)

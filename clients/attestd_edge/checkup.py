@@ -115,6 +115,7 @@ def examine(settings: Settings, *, now: datetime, online: bool) -> Iterator[Find
         ("clock", clock, (edges,)),
         ("bundle", bundle, (edges,)),
         ("boundaries", boundaries, ()),
+        ("staleness", lambda: _staleness(settings, edges[0]), (edges,)),
         ("listener", listener, ()),
         *([("push", lambda: _push(settings), ())] if settings.push is not None else []),
         *([("envoy", envoy, ())] if settings.envoy is not None else []),
@@ -132,6 +133,21 @@ def examine(settings: Settings, *, now: datetime, online: bool) -> Iterator[Find
             yield Finding(name, False, str(error), error.what_to_do)
         except OSError as error:
             yield Finding(name, False, str(error))
+
+
+def _staleness(settings: Settings, edge: Edge) -> str:
+    """For each boundary its own rule, if it has one, and what crosses now."""
+    found = edge.standings()
+    said = []
+    for name, each in found.items():
+        rule, says = settings.boundaries[name].staleness, ""
+        if rule is not None:
+            then = "nothing" if rule.allows is None else f"only when_stale({rule.allows})"
+            says = f"after {rule.after} s without news {then}; now "
+        said.append(f"{name}: {says}{each}")
+    if any(each.crosses != "all" for each in found.values()):
+        raise Unwell(". ".join(said), remedy="Let the edge reach the service; `--online` tries it.")
+    return ". ".join(said) or "no boundaries"
 
 
 def _place(where: UnixListen | TlsListen) -> str:

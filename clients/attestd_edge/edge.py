@@ -1,4 +1,5 @@
-"""An edge, put together: settings -> store, clock, service, refresher, receipts -> `admit`, which every door calls.
+"""An edge, put together: settings -> store, clock, service, refresher, receipts, reports -> `admit`, which every door
+calls.
 
 Where a boundary demands receipts, nothing is admitted before its receipt is on the disk (docs/receipts.md).
 
@@ -11,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +29,7 @@ from attestd.credentials.receipts import Crossed
 from attestd.errors import AttestdError, Forbidden, Unavailable
 from attestd.policy import Boundary, Decision
 from attestd_edge.attempts import Asked, Attempt
+from attestd_edge.background import delivery, refresher, reporter
 from attestd_edge.clock import EdgeClock
 from attestd_edge.decide import (
     CrossingDenied,
@@ -37,17 +38,18 @@ from attestd_edge.decide import (
     judge,
 )
 from attestd_edge.files import read_file
-from attestd_edge.identity import MAX_PEM, ProxyIdentity, read_certificates
+from attestd_edge.identity import MAX_PEM, read_certificates
 from attestd_edge.metrics import Metrics
 from attestd_edge.problems import EdgeFailed, Refusal, refusal
 from attestd_edge.receipts.delivery import Delivery
 from attestd_edge.receipts.folders import ChainFolder, Waiting
-from attestd_edge.receipts.keeper import Keeper
 from attestd_edge.receipts.spool import ReceiptNotKept
 from attestd_edge.receipts.tallies import Tallies
 from attestd_edge.refresh import Feed, Refresher
-from attestd_edge.service import Service
+from attestd_edge.reports.counts import Judged, by_name
+from attestd_edge.reports.reporter import Reporter
 from attestd_edge.settings import Guarded, Receipted, Settings, SettingsInvalid
+from attestd_edge.standing import Standing, StandingMetrics, standing
 from attestd_edge.store import BundleStore
 
 __all__ = ["Admitted", "Asked", "ConnectionAged", "Edge"]
@@ -85,9 +87,10 @@ class Edge:
         boundaries: Mapping[str, Guarded] = MappingProxyType({}),
         make_refresher: Callable[[], Refresher] | None = None,
         make_delivery: Callable[[Tallies], Delivery] | None = None,
+        make_reporter: Callable[[Edge], Reporter] | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """`make_refresher` and `make_delivery` are called in each process that judges."""
+        """`make_refresher`, `make_delivery` and `make_reporter` are called in each process that judges."""
         self.store = store
         self.boundaries = boundaries
         self.metrics = Metrics()
@@ -101,6 +104,8 @@ class Edge:
         self._receipted = {name: guarded.receipts for name, guarded in boundaries.items()}
         self._make_delivery = make_delivery if any(map(self.demands, boundaries)) else None
         self._delivery: Delivery | None = None
+        self._make_reporter = make_reporter
+        self._reporter: Reporter | None = None
         self._tallies = Tallies(self.metrics.registry) if any(map(self.demands, boundaries)) else None
         self._watch()
 
@@ -126,8 +131,9 @@ class Edge:
             store,
             tokens=tokens,
             boundaries=settings.boundaries,
-            make_refresher=lambda: _refresher(settings, store, feed),
-            make_delivery=lambda tallies: _delivery(settings, store, tallies),
+            make_refresher=lambda: refresher(settings, store, feed),
+            make_delivery=lambda tallies: delivery(settings, store, tallies),
+            make_reporter=lambda edge: reporter(settings, store, edge),
         )
 
     @classmethod
@@ -144,7 +150,7 @@ class Edge:
         return self.boundaries[named].boundary
 
     def start(self) -> None:
-        """Begins to refresh and to deliver in the background, once in each process: threads do not survive a fork."""
+        """Begins to refresh, deliver and report in the background, once a process: threads do not survive a fork."""
         if self._started_in == os.getpid():
             return
         with self._starting:
@@ -155,6 +161,9 @@ class Edge:
                 if self._make_delivery is not None and self._tallies is not None:
                     self._delivery = self._make_delivery(self._tallies)
                     self._delivery.start()
+                if self._make_reporter is not None:
+                    self._reporter = self._make_reporter(self)
+                    self._reporter.start()
                 self._started_in = os.getpid()
 
     def stop(self) -> None:
@@ -165,7 +174,9 @@ class Edge:
                     self._refresher.stop()
                 if self._delivery is not None:
                     self._delivery.stop()
-            self._refresher, self._delivery, self._started_in = None, None, None
+                if self._reporter is not None:
+                    self._reporter.stop()
+            self._refresher, self._delivery, self._reporter, self._started_in = None, None, None, None
 
     def demands(self, boundary: str) -> bool:
         """Whether nothing crosses this boundary without a receipt."""
@@ -262,6 +273,28 @@ class Edge:
             return False, error.detail
         return True, "ready"
 
+    def standings(self) -> dict[str, Standing]:
+        """How each boundary stands."""
+        now = self.store.clock.now()
+        return {name: standing(self.store, rule, now) for name, rule in self._staleness.items()}
+
+    def connected(self) -> bool:
+        """Whether the service answers this process."""
+        return self._refresher is not None and self._refresher.connection in ("connected", "listening")
+
+    def heard_again(self) -> None:
+        """The service is back: receipts need not wait for the end of a pause."""
+        if self._delivery is not None:
+            self._delivery.hurry()
+
+    def receipts_waiting(self) -> int:
+        """How many receipts the service does not have yet."""
+        return self._waiting().count
+
+    def judged(self) -> dict[Judged, int]:
+        """What this process decided so far."""
+        return by_name(self.metrics.decisions())
+
     def status(self) -> dict[str, Any]:
         """What an operator wants to know about this edge."""
         ready, why = self.readiness()
@@ -320,6 +353,7 @@ class Edge:
         watch("audit_size", "Entries under that head.", of_bundle("audit_size"))
         watch("audit_logs_begun", "How often a restore began a new audit log.", of_bundle("audit_logs_begun"))
         watch("audit_refusals", "Bundles refused for their audit head since the start.", of_bundle("audit_refusals"))
+        self.metrics.registry.register(StandingMetrics(self.standings))
         if self._tallies is not None:
             self._tallies.watch(self._waiting, lambda: self.store.clock.now().timestamp())
         watch("clock_behind_seconds", "By how much the system's clock is behind.", of_bundle("clock_behind_seconds"))
@@ -337,31 +371,3 @@ def broker_feed(settings: Settings) -> Feed | None:
     from attestd_edge.nats.push import feed_of  # noqa: PLC0415 - it takes an extra that may be missing
 
     return feed_of(settings)
-
-
-def _refresher(settings: Settings, store: BundleStore, feed: Feed | None) -> Refresher:
-    return Refresher(
-        store,
-        Service(settings.server, roots=store.roots),
-        load_identity=lambda: ProxyIdentity.load(settings.key, settings.certificate),
-        certificate_file=settings.certificate,
-        trust_domain=settings.trust_domain,
-        chance=random.random,
-        feed=feed,
-    )
-
-
-def _delivery(settings: Settings, store: BundleStore, tallies: Tallies) -> Delivery:
-    def load() -> ProxyIdentity:
-        return ProxyIdentity.load(settings.key, settings.certificate)
-
-    keeper = Keeper(
-        store.folder,
-        load_identity=load,
-        identity_files=(settings.key, settings.certificate),
-        clock=store.clock,
-        octets=settings.receipts_octets,
-        entropy=os.urandom,
-        tallies=tallies,
-    )
-    return Delivery(keeper, store, Service(settings.server, roots=store.roots), load_identity=load, tallies=tallies)

@@ -46,6 +46,11 @@ class Metrics:
             if remembered:
                 self._remembered += 1
 
+    def decisions(self) -> dict[tuple[str, str, str], int]:
+        """How often what was decided, by boundary, outcome and reason."""
+        with self._lock:
+            return dict(self._decisions)
+
     def families(self) -> Iterator[Metric]:
         """All that was counted so far, of one moment."""
         with self._lock:

@@ -106,12 +106,13 @@ def attestd(folder: Path, *words: str, environ: Mapping[str, str] | None = None)
 
 
 @contextmanager
-def serving(folder: Path, **settings: str) -> Iterator[Running]:
-    """Starts the service on an instance; `limits_reads="5"` sets `[limits] reads`. It ends with the block."""
+def serving(folder: Path, *, port: int = 0, **settings: str) -> Iterator[Running]:
+    """Starts the service on an instance; `limits_reads="5"` sets `[limits] reads`. It ends with the block. `port`: 0
+    for any."""
     environ = {f"ATTESTD_{name}".upper(): value for name, value in settings.items()}
     environ |= {"ATTESTD_SERVER_PUBLIC_URL": URL}
     process = subprocess.Popen(
-        [str(BIN / "attestd"), "serve", "--dir", str(folder), "--listen", f"{LOCAL}:0", "--json"],
+        [str(BIN / "attestd"), "serve", "--dir", str(folder), "--listen", f"{LOCAL}:{port}", "--json"],
         stdout=subprocess.PIPE,
         stderr=(folder / "log").open("wb"),
         text=True,

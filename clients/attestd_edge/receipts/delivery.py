@@ -85,6 +85,11 @@ class Delivery:
             self._lock = None
         self._service.close()
 
+    def hurry(self) -> None:
+        """The service was heard after an outage: what waits for it goes in the next round."""
+        if self._failures:
+            self._due = self._monotonic()
+
     def _run(self) -> None:
         while not self._stop.is_set():
             try:

@@ -213,7 +213,7 @@ class TestCheck:
     def test_for_people(self, site):
         result = runner.invoke(app, ["check", "--config", str(site.config)])
         assert result.exit_code == 0
-        assert result.stdout.count("ok  ") == 8
+        assert result.stdout.count("ok  ") == 9
 
 
 class TestInit:

@@ -24,7 +24,7 @@ from tests.postgres import require_postgres, shared
 
 pytestmark = pytest.mark.once  # it names the kinds of database by itself
 
-RELEASED = ["0001", "0002", "0003", "0004"]
+RELEASED = ["0001", "0002", "0003", "0004", "0005"]
 SERIAL = f"{1 << 150:x}"
 DEVICE = "x2qjrk5aw3vm4e7zbzxg6ydlfu"
 
@@ -166,8 +166,36 @@ FOURTH = {
     **THIRD,
     "bundles": {{"jws": "content"}.get(name, name): value for name, value in THIRD["bundles"].items()},
 }
+FIFTH = FOURTH | {
+    "receipt_chains": {
+        "chain": "c" * 32,
+        "edge": "edge-1",
+        "site": "shop-1",
+        "public_key": b"spki",
+        "beginning": "a.b.c",
+        "why": "start",
+        "began_at": 1_800_000_000,
+        "next": 2,
+        "digest": b"d" * 32,
+        "last_at": 1_800_000_001,
+        "heard_at": 1_800_000_002,
+        "lost": [[1, 1]],
+    },
+    "receipts": {
+        "number": 1,
+        "chain": "c" * 32,
+        "seq": 0,
+        "edge": "edge-1",
+        "at": 1_800_000_000,
+        "boundary": None,
+        "device_id": None,
+        "decision": None,
+        "received_at": 1_800_000_002,
+        "jws": "a.b.c",
+    },
+}
 # The same of every release: each one's own tables, too.
-ROWS_OF = {"0001": ROWS, "0002": SECOND, "0003": THIRD, "0004": FOURTH}
+ROWS_OF = {"0001": ROWS, "0002": SECOND, "0003": THIRD, "0004": FOURTH, "0005": FIFTH}
 # What a later release calls it.
 RENAMED = {("bundles", "jws"): "content"}
 

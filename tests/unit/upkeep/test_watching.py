@@ -22,6 +22,7 @@ from attestd.registry.engine import DatabaseBusy, Registry
 from attestd.upkeep import watching
 from attestd.upkeep.watching import Watched, watch
 from attestd.upkeep.webhooks import Deliveries
+from tests.edge_reports import edge_report
 from tests.service import START, World
 
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
@@ -51,7 +52,7 @@ def rows(world: World, act: str) -> list[AuditRecord]:
 
 def test_a_device_is_told_some_time_after_its_result_ended(world: World) -> None:
     device = world.enrolled()
-    assert round_at(world, minutes=64, seconds=59) == Watched(0, 0, 0, ())
+    assert round_at(world, minutes=64, seconds=59) == Watched(0, 0, 0, 0, ())
     assert round_at(world, seconds=1).overdue == 1
     assert round_at(world, minutes=1).overdue == 0
     (row,) = rows(world, "overdue")
@@ -318,3 +319,74 @@ def test_everything_that_goes_wrong_reaches_a_receiver(world: World) -> None:
     world.clock.now = world.hierarchy.issuer.certificate.not_valid_after_utc - 29 * DAY
     round_at(world)
     assert ("attestd.expiring", "issuer") in pager.told()
+
+
+# ---- Edges that fall silent -------------------------------------------------------------------------------------
+
+
+def hear(world: World, sequence: int) -> None:
+    assert world.proxy.post("/v1/proxies/reports", edge_report(sequence)).status_code == 200
+
+
+def watch_on(world: World, minutes: int) -> list[int]:
+    """Rounds, a minute apart: how many edges each told."""
+    return [round_at(world, minutes=1).silent for _ in range(minutes)]
+
+
+def test_an_edge_that_falls_silent_is_told_once_and_once_more_when_it_is_back(world: World) -> None:
+    assert watch_on(world, 5) == [0] * 5
+    hear(world, 1)
+    assert watch_on(world, 6) == [0, 0, 1, 0, 0, 0]
+    (row,) = rows(world, "edge-silent")
+    assert (row.actor, row.subject, row.detail["site"]) == ("attestd", "proxy-1", "shop-1")
+    assert row.detail["heard_at"] == int((START + 5 * MINUTE).timestamp())
+    assert rows(world, "edge-back") == []
+    hear(world, 2)
+    (back,) = rows(world, "edge-back")
+    assert (back.actor, back.subject) == ("proxy:proxy-1", "proxy-1")
+    assert back.detail == {"silent_since": row.at, "heard_at": row.detail["heard_at"]}
+    hear(world, 3)
+    assert len(rows(world, "edge-back")) == 1
+    assert watch_on(world, 4) == [0, 0, 1, 0]
+
+
+def test_an_edge_that_is_heard_is_never_told(world: World) -> None:
+    for sequence in range(1, 8):
+        hear(world, sequence)
+        assert round_at(world, minutes=1).silent == 0
+    assert rows(world, "edge-silent") == []
+
+
+def test_an_edge_that_never_reported_or_was_disabled_is_not_told(world: World) -> None:
+    world.new_caller("proxy", "proxy-2")
+    hear(world, 1)
+    assert world.admin.post("/v1/admin/proxies/proxy-1/disable", {"v": 1}).status_code == 200
+    assert watch_on(world, 5) == [0] * 5
+
+
+def test_after_the_service_was_away_edges_get_their_time_anew(world: World) -> None:
+    assert watch_on(world, 4) == [0] * 4
+    hear(world, 1)
+    assert watch_on(world, 1) == [0]
+    assert round_at(world, hours=1).silent == 0
+    assert watch_on(world, 2) == [0, 0]
+    assert watch_on(world, 1) == [1]
+    hear(world, 2)
+    assert round_at(world, hours=1).silent == 0
+    hear(world, 3)
+    assert watch_on(world, 2) == [0, 0]
+
+
+def test_of_two_services_one_tells_of_an_edge(world: World) -> None:
+    watch_on(world, 4)
+    hear(world, 1)
+    watch_on(world, 2)
+    world.clock.advance(minutes=2)
+    told: list[int] = []
+    threads = [threading.Thread(target=lambda: told.append(round_at(world).silent)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(told) == [0, 0, 1]
+    assert len(rows(world, "edge-silent")) == 1

@@ -88,6 +88,7 @@ def test_the_table_is_the_protocol_s() -> None:
         "GET /v1/bundle/stream",
         "GET /v1/audit/consistency",
         "POST /v1/proxies/renewals",
+        "POST /v1/proxies/reports",
         "POST /v1/receipts",
     }
     for name, door in DOORS.items():

@@ -22,6 +22,7 @@ from attestd.protocol.encoding import MalformedBase64, b64decode, b64encode, wri
 from attestd.protocol.messages import CompleteRequest, RenewalRequest, TokenRequest
 from attestd.protocol.signed import sign_flattened
 from attestd.web.access import DOORS, Who
+from tests.edge_reports import edge_report
 from tests.service import URL, SoftDevice, World, problem
 
 MANY = settings(
@@ -212,6 +213,7 @@ def bodies(cast: Cast) -> dict[str, bytes]:
     approval = {"v": 1, "tier": "device", "site": "shop-1", "labels": {"a": "b"}, "reason": "why"}
     return {
         "POST /v1/proxies/renewals": b'{"v":1}',
+        "POST /v1/proxies/reports": write_object(edge_report()),
         "POST /v1/receipts": write_object({"v": 1, "chain": "a" * 32, "receipts": []}),
         "POST /v1/admin/devices/import": inventory,
         "POST /v1/admin/devices/<id>/approve": write_object(approval),
