@@ -13,8 +13,10 @@ from attestd.credentials.receipts import Crossed
 from attestd.policy import Boundary, Crossing
 from attestd.policy.recorded import record as record_decision
 from attestd.policy.situations import Situation
-from attestd_edge.decide import Presented, Request, Verdict, View, read_path
+from attestd_edge.decide import Presented, Request
+from attestd_edge.paths import read_path
 from attestd_edge.receipts import crossings
+from attestd_edge.views import Verdict, View
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
 

@@ -31,12 +31,7 @@ from attestd.policy import Boundary, Decision
 from attestd_edge.attempts import Asked, Attempt
 from attestd_edge.background import delivery, refresher, reporter
 from attestd_edge.clock import EdgeClock
-from attestd_edge.decide import (
-    CrossingDenied,
-    TokenRules,
-    check_fresh,
-    judge,
-)
+from attestd_edge.decide import CrossingDenied, TokenRules, judge
 from attestd_edge.files import read_file
 from attestd_edge.identity import MAX_PEM, read_certificates
 from attestd_edge.metrics import Metrics
@@ -51,6 +46,7 @@ from attestd_edge.reports.reporter import Reporter
 from attestd_edge.settings import Guarded, Receipted, Settings, SettingsInvalid
 from attestd_edge.standing import Standing, StandingMetrics, standing
 from attestd_edge.store import BundleStore
+from attestd_edge.views import check_fresh
 
 __all__ = ["Admitted", "Asked", "ConnectionAged", "Edge"]
 

@@ -19,10 +19,10 @@ from typing import Literal, Protocol
 from attestd.broker.messages import BundleMessage, order
 from attestd.errors import AttestdError
 from attestd.ids import TrustDomain
-from attestd_edge.decide import BundleUnusable, check_fresh
 from attestd_edge.identity import ProxyIdentity, renewed, save
 from attestd_edge.service import Fetched, Service, ServiceBusy, ServiceRefused
 from attestd_edge.store import BundleStore
+from attestd_edge.views import BundleUnusable, check_fresh
 
 INTERVAL = 1.0  # seconds between fetches
 LOOK_INTERVAL = 0.1  # seconds between looks at what another process fetched

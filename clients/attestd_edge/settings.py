@@ -58,9 +58,9 @@ from attestd.errors import AttestdError, Misconfigured
 from attestd.ids import Site, Tier, TrustDomain
 from attestd.policy import Boundary
 from attestd.policy.situations import LabelsMalformed, read_labels
-from attestd_edge.decide import Staleness
 from attestd_edge.files import read_file
 from attestd_edge.hop import CertificateSource
+from attestd_edge.views import Staleness
 
 Parsed = TypeVar("Parsed")
 MAX_SETTINGS = 1024 * 1024  # octets

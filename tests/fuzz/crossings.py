@@ -18,10 +18,11 @@ from attestd.ids import Site, Tier
 from attestd.policy import Boundary, Crossing, default_policy
 from attestd.policy.recorded import Recorded, record
 from attestd.policy.situations import Situation
-from attestd_edge.decide import Presented, Request, View, judge
+from attestd_edge.decide import Presented, Request, judge
 from attestd_edge.labels import parse_dictionary
 from attestd_edge.nats.nkeys import CurveKey, read_jwt
 from attestd_edge.nats.request import MAX_REQUEST, read_request
+from attestd_edge.views import View
 from tests import authority as a
 from tests.fuzz.harness import Target, once
 from tests.nats_asker import SERVER, Asker, b64, key_text

@@ -23,13 +23,15 @@ from attestd.policy import default_policy
 from attestd.policy.decisions import Boundary
 from attestd.web.streams import event
 from attestd_edge.asgi import read_headers, read_peer
-from attestd_edge.decide import Request, TokenRules, View, encode_path, judge, read_path
+from attestd_edge.decide import Request, TokenRules, judge
 from attestd_edge.envoy import checks, forwarded
 from attestd_edge.heads import HeadReader
 from attestd_edge.hop import CertificateSource, Door, Headers, OnlyPeerHop, from_pem, is_reserved
+from attestd_edge.paths import encode_path, read_path
 from attestd_edge.service import read_events
 from attestd_edge.settings import Guarded, Settings
 from attestd_edge.store import Floor
+from attestd_edge.views import View
 from tests import authority as a
 from tests.envoy_asker import question
 from tests.fuzz.harness import Target, once

@@ -17,13 +17,14 @@ from attestd.credentials.receipts import Crossed
 from attestd.errors import AttestdError, Forbidden, MalformedInput, Unavailable
 from attestd.ids import DeviceId
 from attestd.policy import Decision
-from attestd_edge.decide import BoundaryStale, CrossingDenied, View, check_fresh
+from attestd_edge.decide import CrossingDenied
 from attestd_edge.nats.ledger import Ledger, LedgerUnusable
 from attestd_edge.nats.login import PUBLISH, decide_subject
 from attestd_edge.nats.settings import Carriage
 from attestd_edge.nats.subjects import read_name
 from attestd_edge.receipts import crossings
 from attestd_edge.settings import Guarded
+from attestd_edge.views import BoundaryStale, View, check_fresh
 
 
 class SenderUnknown(Forbidden):

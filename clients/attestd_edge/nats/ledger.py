@@ -18,8 +18,8 @@ from attestd.credentials.facts import Facts
 from attestd.credentials.identity import VerifiedIdentity, admit
 from attestd.errors import AttestdError, Misconfigured
 from attestd.ids import DeviceId, Serial, SpiffeId
-from attestd_edge.decide import View
 from attestd_edge.nats.request import Permissions
+from attestd_edge.views import View
 
 LEDGER_FILE: Final = "nats.sqlite3"
 _SCHEMA: Final = """

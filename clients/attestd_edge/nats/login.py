@@ -23,20 +23,12 @@ from attestd.credentials.identity import VerifiedIdentity
 from attestd.errors import MalformedInput
 from attestd.policy import Crossing, Decision
 from attestd.protocol.encoding import b64decode
-from attestd_edge.decide import (
-    CrossingDenied,
-    Presented,
-    ProofMissing,
-    Request,
-    TokenRules,
-    View,
-    check_fresh,
-    identify,
-)
+from attestd_edge.decide import CrossingDenied, Presented, ProofMissing, Request, TokenRules, identify
 from attestd_edge.nats.request import LoginRequest, Permissions
 from attestd_edge.nats.settings import Grant, NatsSettings
 from attestd_edge.nats.subjects import Template
 from attestd_edge.settings import Guarded
+from attestd_edge.views import View, check_fresh
 
 Method = Literal["PUBLISH", "SUBSCRIBE"]
 PUBLISH: Final = "PUBLISH"

@@ -22,7 +22,6 @@ from nats.js.errors import NotFoundError
 from attestd.broker.nkeys import SigningKey
 from attestd.credentials.dpop import ReplayCache
 from attestd.errors import AttestdError
-from attestd_edge.decide import View
 from attestd_edge.edge import Edge
 from attestd_edge.files import replace_file
 from attestd_edge.memo import Memo
@@ -38,6 +37,7 @@ from attestd_edge.nats.tallies import Tallies
 from attestd_edge.nats.watch import EXPIRED, Ending, ended, endings
 from attestd_edge.nats.withheld import COLLECTED_HEADER, SUBJECT_HEADER, WHY_HEADER, stream_of
 from attestd_edge.settings import Settings
+from attestd_edge.views import View
 
 logger = logging.getLogger("attestd_edge.nats")
 

@@ -10,8 +10,8 @@ import pytest
 
 from attestd.broker.links import BrokerUnreachable
 from attestd.broker.messages import BundleMessage
-from attestd_edge.decide import BundleUnusable
 from attestd_edge.refresh import Refresher
+from attestd_edge.views import BundleUnusable
 from tests import authority as a
 from tests.unit.attestd_edge.test_edge_history import LEAVES, head
 from tests.unit.attestd_edge.test_edge_history import Service as Log

@@ -11,10 +11,11 @@ from attestd.credentials.bundle import BundleStale
 from attestd.policy import PolicySet
 from attestd.policy.explaining import explain
 from attestd.policy.recorded import Recorded
-from attestd_edge.decide import BoundaryStale, Presented, Request, Staleness, View, judge
+from attestd_edge.decide import Presented, Request, judge
 from attestd_edge.edge import Asked, Edge
 from attestd_edge.problems import Refusal
 from attestd_edge.settings import Guarded
+from attestd_edge.views import BoundaryStale, Staleness, View
 from tests import authority as a
 
 POLICY = """

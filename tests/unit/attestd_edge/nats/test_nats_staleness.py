@@ -12,11 +12,12 @@ pytest.importorskip("nacl", reason="PyNaCl is not installed")
 from attestd.credentials.bundle import BundleStale
 from attestd.credentials.dpop import ReplayCache
 from attestd.credentials.x509 import device_identity, verify_chain
-from attestd_edge.decide import CrossingDenied, Staleness
+from attestd_edge.decide import CrossingDenied
 from attestd_edge.nats.carry import Fate, judge_message
 from attestd_edge.nats.ledger import Connection
 from attestd_edge.nats.login import ask_policy, log_in
 from attestd_edge.nats.request import LoginRequest
+from attestd_edge.views import Staleness
 from tests import authority as a
 
 POLICY = """

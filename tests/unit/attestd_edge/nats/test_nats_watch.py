@@ -14,12 +14,12 @@ pytest.importorskip("nacl", reason="PyNaCl is not installed")
 from attestd.credentials.status import Status, StatusList
 from attestd.credentials.x509 import device_identity, verify_chain
 from attestd.ids import DeviceId, Serial
-from attestd_edge.decide import View
 from attestd_edge.nats.carry import Fate, judge_message
 from attestd_edge.nats.ledger import LEDGER_FILE, Connection, Ledger, LedgerUnusable
 from attestd_edge.nats.login import ask_policy
 from attestd_edge.nats.watch import ended, endings
 from attestd_edge.settings import Guarded
+from attestd_edge.views import View
 from tests import authority as a
 
 SUBJECT = "field.munich.bike-1.t"
