@@ -162,6 +162,11 @@ class Publication:
                 delta = self._deltas[base] = after.since(before, base)
             return newest.name, delta, True
 
+    def copy(self, name: str) -> Copy | None:
+        """The bundle of that name, taken apart; None if it is not kept any more, or is none."""
+        with self._lock:
+            return self._copy(name)
+
     def _published(self, newest: bundles.BundleHead) -> PublishedBundle:
         latest = self._latest
         if latest is None or (latest[0].epoch, latest[0].version) < (newest.epoch, newest.version):

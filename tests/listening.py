@@ -11,7 +11,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,7 +32,7 @@ from attestd_edge.edge import Asked, Edge
 from attestd_edge.history import Prove
 from attestd_edge.identity import ProxyIdentity, read_certificates
 from attestd_edge.problems import Refusal
-from attestd_edge.refresh import Refresher
+from attestd_edge.refresh import Feed, Refresher
 from attestd_edge.service import Service
 from attestd_edge.store import BundleStore
 from tests.edge_site import private_pem
@@ -47,7 +47,7 @@ DOMAIN = "example.org"
 class Listening:
     """One edge, from its folder. `taken` is when it took up its newest bundle (`time.perf_counter`)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, feed: Feed | None = None) -> None:
         said = json.loads((folder.parent / "fleet.json").read_text())
         roots = read_certificates((folder.parent / "root.pem").read_bytes(), where="root.pem")
         device = read_certificates((folder.parent / "device.pem").read_bytes(), where="device.pem")
@@ -70,6 +70,7 @@ class Listening:
             certificate_file=folder / "proxy.pem",
             trust_domain=domain,
             chance=random.random,
+            feed=feed,
         )
         self.edge = Edge(self.store, tokens=None)
         self._presented = Presented(tuple(device))
@@ -81,9 +82,12 @@ class Listening:
 
 
 @contextmanager
-def connected(folders: Sequence[Path]) -> Iterator[list[Listening]]:
-    """The edges of these folders, started, all of which hear from the service; they end with the block."""
-    edges = [Listening(folder) for folder in folders]
+def connected(
+    folders: Sequence[Path], feed: Callable[[Path], Feed | None] = lambda folder: None
+) -> Iterator[list[Listening]]:
+    """The edges of these folders, started, all of which hear from the service, or from what `feed` gives them; they end
+    with the block."""
+    edges = [Listening(folder, feed(folder)) for folder in folders]
     for edge in edges:
         edge.refresher.start()
     try:
@@ -116,8 +120,11 @@ class Home:
 
 
 @contextmanager
-def home(folder: Path, count: int, **settings: str) -> Iterator[Home]:
-    """An instance in `folder` that serves, with a device and so many edges' keys and certificates."""
+def home(
+    folder: Path, count: int, *, prepare: Callable[[Path], object] = lambda place: None, **settings: str
+) -> Iterator[Home]:
+    """An instance in `folder` that serves, with a device and so many edges' keys and certificates. `prepare` sees the
+    instance's folder before it serves."""
     place = folder / "instance"
     attestd(place, "init", "--trust-domain", DOMAIN)
     instance = open_instance(place, {**os.environ, "ATTESTD_SERVER_PUBLIC_URL": URL})
@@ -134,6 +141,7 @@ def home(folder: Path, count: int, **settings: str) -> Iterator[Home]:
         chain = instance.service.operations.add_proxy(edge.name, SITE, public.decode(), act)
         (edge / "proxy.pem").write_text(chain)
     instance.service.registry.close()
+    prepare(place)
     with serving(place, **settings) as service:
         device = enroll(service, ["127.0.0.1"])[0]
         assert device.answer is not None

@@ -213,6 +213,15 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_UNIT}/attestd_edge/test_edge_memory.py",
         "tests/attacks/test_edge.py",
     ),
+    "clients/attestd_edge/views.py": (
+        f"{_UNIT}/attestd_edge/test_edge_decide.py",
+        f"{_UNIT}/attestd_edge/test_edge_staleness.py",
+        f"{_UNIT}/attestd_edge/test_edge_memory.py",
+    ),
+    "clients/attestd_edge/paths.py": (
+        f"{_UNIT}/attestd_edge/test_edge_decide.py",
+        f"{_UNIT}/attestd_edge/test_edge_memory.py",
+    ),
     "clients/attestd_edge/history.py": (f"{_UNIT}/attestd_edge/test_edge_history.py",),
     "clients/attestd_edge/hop.py": (f"{_UNIT}/attestd_edge/test_edge_hop.py",),
     "clients/attestd_edge/store.py": (f"{_UNIT}/attestd_edge/test_edge_store.py",),

@@ -28,10 +28,10 @@ import nats
 from cryptography import x509
 from nats.aio.client import Client
 
+from attestd.broker.links import KeyClient
 from attestd.credentials.facts import Facts
 from attestd_edge.edge import Edge
-from attestd_edge.nats.keys import Keys, make
-from attestd_edge.nats.links import KeyClient
+from attestd_edge.nats.keys import Keys, make, make_distribution
 from attestd_edge.nats.site import NatsSite
 from attestd_edge.settings import Settings
 from tests import authority as a
@@ -116,12 +116,12 @@ class NatsServer:
         self.config.write_text(text)
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *, debug: bool = True) -> None:
         program = nats_server()
         assert program is not None
         with (self.folder / "nats.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [program, "-c", str(self.config), "-D"], cwd=self.folder, stdout=log, stderr=log
+                [program, "-c", str(self.config), *(["-D"] if debug else [])], cwd=self.folder, stdout=log, stderr=log
             )
         until = time.monotonic() + 20
         while True:
@@ -171,6 +171,7 @@ class NatsSiteOnDisk:
         self.lifetime = lifetime
         self.configure(CARRY + more if carry else more)
         make(folder / "keys", entropy=os.urandom)
+        make_distribution(folder / "distribution", entropy=os.urandom)
         self._certify_server()
         self.changes = {
             'include "keys.conf"': f'include "{folder.name}-keys.conf"',
@@ -205,6 +206,8 @@ class NatsSiteOnDisk:
     def server(self, shipped: str = "edge.conf", remote: NatsSiteOnDisk | None = None, **changes: str) -> NatsServer:
         """Its nats-server; `remote`: the cloud that its uplink leads to."""
         all_changes = {**self.changes, **changes}
+        if shipped == "cloud.conf":
+            all_changes['include "distribution.conf"'] = 'include "distribution/distribution.conf"'
         if shipped == "edge.conf":
             port = remote.leaf_port if remote is not None else 1
             all_changes["tls://nats.cloud.example.org:7422"] = f"tls://{HOST}:{port}"
@@ -308,6 +311,8 @@ class Visitor:
             ),
             15,
         )  # fmt: skip
+        if not self.client.is_connected:  # nats-py takes a connection that ends at once for one that was let in
+            raise nats.errors.ConnectionClosedError
 
     async def may_publish(self, subject: str, data: bytes = b"x") -> bool:
         """Whether the server takes a message for this subject."""

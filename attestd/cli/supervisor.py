@@ -23,11 +23,13 @@ from attestd.cli.instance import Instance, describe, now, open_instance
 from attestd.cli.output import emit, report
 from attestd.cli.tls import ServiceTls
 from attestd.cli.workers import Workers
+from attestd.config import SettingInvalid
 from attestd.errors import AttestdError
 from attestd.upkeep.retention import sweep
 from attestd.upkeep.watching import watch
 
 if TYPE_CHECKING:
+    from attestd.distribution import Distribution
     from attestd.upkeep.webhooks import Deliveries
 
 _BACKLOG = 4096  # connections that the kernel completes while none is taken; net.core.somaxconn bounds it too
@@ -57,6 +59,28 @@ def _webhooks_of(instance: Instance) -> Deliveries | None:
     return Deliveries(instance.registry, instance.settings)
 
 
+def _distribution_of(instance: Instance) -> Distribution | None:
+    """Who publishes bundles besides; None, and no NATS client loaded, where nothing is said of it. Raises
+    SettingInvalid, BrokerMisconfigured or BrokerMissing."""
+    said, folder = instance.settings.distribution, instance.settings.dir
+    if not said.nats:
+        return None
+    from attestd.broker.addresses import check_address, require_client
+
+    require_client()
+    from attestd.broker.links import Broker
+    from attestd.distribution import Distribution
+
+    def file(name: str) -> Path | None:
+        return folder / name if name else None
+
+    check_address("distribution.nats", said.nats, file(said.ca), SettingInvalid)
+    shown = file(said.certificate), file(said.key)
+    broker = Broker(said.nats, file(said.ca), folder / said.credentials, *shown)
+    broker.client()
+    return Distribution(instance.service.publication, broker, instance.settings.trust_domain, clock=now)
+
+
 class _Supervisor:
     """Workers, their TLS certificate, and the note that tells other commands where the service is."""
 
@@ -67,6 +91,7 @@ class _Supervisor:
         self._tls = ServiceTls(instance)
         self._run = instance.settings.dir / "run"
         self._webhooks = _webhooks_of(instance)
+        self._distribution = _distribution_of(instance)
 
     def run(self) -> None:
         server, limits = self._instance.settings.server, self._instance.settings.limits
@@ -107,6 +132,8 @@ class _Supervisor:
         threading.Thread(target=self._seal, daemon=True).start()
         if self._webhooks is not None:
             threading.Thread(target=self._tell, daemon=True).start()
+        if self._distribution is not None:
+            threading.Thread(target=self._distribution.run, args=(self._ended,), daemon=True).start()
 
     def _say_when_answering(self) -> None:
         url = self._instance.settings.server.local_url

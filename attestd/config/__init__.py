@@ -20,6 +20,7 @@ from attestd.config.sections import (
     BundleSettings,
     CredentialSettings,
     DatabaseSettings,
+    DistributionSettings,
     EdgeSettings,
     EndorsementSettings,
     EnrollmentSettings,
@@ -41,6 +42,7 @@ __all__ = [
     "BundleSettings",
     "CredentialSettings",
     "DatabaseSettings",
+    "DistributionSettings",
     "EdgeSettings",
     "EndorsementSettings",
     "EnrollmentSettings",
@@ -82,6 +84,7 @@ class Settings:
     brake: BrakeSettings = field(default_factory=BrakeSettings)
     credentials: CredentialSettings = field(default_factory=CredentialSettings)
     bundle: BundleSettings = field(default_factory=BundleSettings)
+    distribution: DistributionSettings = field(default_factory=DistributionSettings)
     edges: EdgeSettings = field(default_factory=EdgeSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
@@ -124,6 +127,7 @@ class Settings:
             "brake": BrakeSettings(),
             "credentials": CredentialSettings(),
             "bundle": BundleSettings(),
+            "distribution": DistributionSettings(),
             "edges": EdgeSettings(),
             "limits": LimitSettings(),
             "retention": RetentionSettings(),

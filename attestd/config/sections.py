@@ -158,6 +158,18 @@ class BundleSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DistributionSettings:
+    """`[distribution]`: where bundles are published besides the service's own doors (docs/nats.md). Files are relative
+    to the instance's folder."""
+
+    nats: str = ""  # tls://<host>:<port>; empty: nowhere
+    ca: str = ""  # that nats-server's certificate is checked by
+    credentials: str = "distribution/publish.seed"  # or a .creds file
+    certificate: str = ""  # shown to a nats-server that demands one, with its key
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EdgeSettings:
     """`[edges]`: when an edge counts as silent, and as behind (docs/sites.md).
 

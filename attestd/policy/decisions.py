@@ -60,7 +60,8 @@ class Boundary:
 class Crossing:
     """One attempt: which boundary, by which method, to which path (decoded, without query), with what data.
 
-    `labels` are the boundary's word about the data, `claims` the sender's.
+    `labels` are the boundary's word about the data, `claims` the sender's. `stale`: the class that alone may cross
+    there, since its edge has heard nothing for long (`PolicySet.for_crossing`).
     """
 
     boundary: Boundary
@@ -68,6 +69,7 @@ class Crossing:
     path: str
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     claims: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    stale: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +217,7 @@ def _written(kind: str, name: str, attributes: Iterable[str], labels: tuple[tupl
 def decide(policies: PolicySet, who: VerifiedIdentity | Look, crossing: Crossing, now: datetime) -> Decision:
     """May this machine, or one that looks so to these policies, cross now? Never raises: what goes wrong denies."""
     try:
-        policies = policies.for_crossing(crossing.boundary.name)
+        policies = policies.for_crossing(crossing.boundary.name, stale=crossing.stale)
         look = who if isinstance(who, Look) else Look.of(policies, who)
         # Only what some policy reads is written out: `context` is the dearest part of a decision.
         context: dict[str, Any] = {}
@@ -245,7 +247,7 @@ def decide(policies: PolicySet, who: VerifiedIdentity | Look, crossing: Crossing
         policies,
         answer,
         "crossing",
-        _against_crossing(look, crossing.boundary),
+        _against_crossing(look, crossing),
         absent_facts(policies, look, labels=crossing.labels, claims=crossing.claims),
     )
 
@@ -323,8 +325,11 @@ def _broken(policies: PolicySet, error: Exception) -> Decision:
     return Decision(False, (), (told,), cacheable=False, policy_version=policies.version)
 
 
-def _against_crossing(look: Look, boundary: Boundary) -> Iterable[str]:
+def _against_crossing(look: Look, crossing: Crossing) -> Iterable[str]:
     """What most likely kept every permit away, in the order in which operators look for it."""
+    boundary = crossing.boundary
+    if crossing.stale is not None:
+        yield f"this edge has heard nothing for long: only what policies call {crossing.stale!r} crosses here"
     if look.tier != boundary.from_tier:
         yield f"this boundary is for tier {boundary.from_tier}; the credential is of tier {look.tier}"
     if boundary.from_site is not None and look.site != boundary.from_site:

@@ -16,6 +16,7 @@
     device = "gateway"
     boundary = "munich-to-virginia"          # or: audience = "billing", for a token
     labels = { residency = "EU" }
+    stale = "telemetry"                      # its edge hears nothing: only this class crosses; left out: it does hear
     decision = "deny"
     policies = ["eu-data-stays"]             # the ones that decide, all of them; left out: any
 
@@ -42,7 +43,7 @@ MAX_FILE = 1024 * 1024  # octets
 MAX_EXPECTATIONS = 10_000
 # For attempts that say no moment. Where the policy looks at the time, they have to.
 _SOME_DAY: Final = "2026-01-01T12:00:00Z"
-_ATTEMPT: Final = frozenset({"device", "boundary", "audience", "method", "path", "labels", "claims", "at"})
+_ATTEMPT: Final = frozenset({"device", "boundary", "audience", "method", "path", "labels", "claims", "stale", "at"})
 
 
 class ExpectationsUnclear(MalformedInput):
@@ -66,7 +67,7 @@ class Expectation:
         part = (
             policies.for_token(self.situation.audience)
             if self.situation.crossing is None
-            else policies.for_crossing(self.situation.crossing.boundary.name)
+            else policies.for_crossing(self.situation.crossing.boundary.name, stale=self.situation.crossing.stale)
         )
         if not self.timed and (part.reads_time or "attested_at" in part.sees):
             raise ExpectationsUnclear(f"{self.name!r} has no moment, and the policy looks at the time.", expected="at")

@@ -17,7 +17,7 @@ from cedarpy import pst
 
 from attestd.policy.decisions import Decision
 from attestd.policy.policies import PolicySet
-from attestd.policy.scopes import can_apply
+from attestd.policy.scopes import can_apply, is_of
 from attestd.policy.situations import Situation
 from attestd.policy.source import Source
 
@@ -73,6 +73,9 @@ def _part(
     )
     if not can_apply(policy, action, pst.EntityUid(pst.EntityType(kind), name)):
         return SILENT, f"it is about another action or resource than {action} and {kind}::{name!r}"
+    stale = situation.crossing.stale if situation.crossing is not None else None
+    if stale is not None and not is_of(policy, stale):
+        return SILENT, f"the edge hears nothing, and it is not of the class {stale!r}"
     for text, piece, wanted in _pieces(policy):
         found = _ask(policies, piece, situation)
         if found is None:

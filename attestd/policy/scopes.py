@@ -35,12 +35,13 @@ def of_class(tree: pst.PolicySet, stale: str) -> pst.PolicySet:
     policies = tree.static_policies.items()
     return replace(
         tree,
-        static_policies={
-            name: policy
-            for name, policy in policies
-            if policy.effect != "permit" or policy.annotations.get(WHEN_STALE) == stale
-        },
+        static_policies={name: policy for name, policy in policies if is_of(policy, stale)},
     )
+
+
+def is_of(policy: pst.Template, stale: str) -> bool:
+    """Whether it counts where only this class crosses."""
+    return bool(policy.effect != "permit" or policy.annotations.get(WHEN_STALE) == stale)
 
 
 def can_apply(policy: pst.Template, action: str, resource: pst.EntityUid) -> bool:

@@ -96,7 +96,7 @@ class Situation:
                 now=self.now,
             )
         look = Look.seen(
-            policies.for_crossing(self.crossing.boundary.name),
+            policies.for_crossing(self.crossing.boundary.name, stale=self.crossing.stale),
             self.facts.labels,
             self.facts,
             device_id=self.device_id,
@@ -145,7 +145,7 @@ class Situation:
             # As a credential has it: a number may be no moment that Python knows, and a record must not fail over it.
             "attested_at": self.facts.attested_at,
         }
-        when = {"at": _shown(self.now)}
+        when: dict[str, Any] = {"at": _shown(self.now)}
         if self.crossing is None:
             return {"device": device, "audience": self.audience} | when
         there = self.crossing.boundary
@@ -161,6 +161,7 @@ class Situation:
             "path": self.crossing.path,
             "labels": dict(self.crossing.labels),
             "claims": dict(self.crossing.claims),
+            **({} if self.crossing.stale is None else {"stale": self.crossing.stale}),
         } | when
 
 
@@ -179,6 +180,7 @@ def _crossing(members: Members) -> Crossing:
         members.text("path", limit=MAX_PATH) if "path" in members else "/",
         read_labels(_part(members, "labels")),
         read_labels(_part(members, "claims")),
+        str(Site(members.text("stale", limit=64))) if "stale" in members else None,
     )
     for used in (start, end, boundary):
         used.done()

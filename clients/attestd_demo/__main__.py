@@ -24,6 +24,7 @@ import httpx
 from attestd.errors import AttestdError
 from attestd.protocol.messages import WaitAnswer
 from attestd_agent.records import Enrolled
+from attestd_demo.crossings import Crossings
 from attestd_demo.impostors import enroll_without_tpm, replay_quote
 from attestd_demo.software_tpm import Maker
 from attestd_demo.story import NotAsExpected, Story, expect_refusal
@@ -79,6 +80,7 @@ class Play:
         self.boundary()
         self.impostors()
         self.quarantine()
+        Crossings(story, world, self.berlin, self.request).run()
         self.kernel()
 
     def make_instance(self) -> str:
@@ -167,15 +169,21 @@ class Play:
             time.sleep(0.05)
         raise NotAsExpected("The edge has no fresh bundle.", seen=upstream.edge.status() if upstream else "no edge")
 
-    def request(self, gadget: Gadget | None) -> str:
-        """GET /readings at the edge. With a device: a token and a proof of possession for the edge's nonce."""
-        url = f"{self.world.origin}/readings"
-        headers: dict[str, str] = {}
+    def request(self, gadget: Gadget | None, url: str = "") -> str:
+        """GET a URL, the site's /readings by default. With a device: a token and a proof for the edge's nonce; at
+        /onward another proof goes along, for the cloud."""
+        url = url or f"{self.world.origin}/readings"
         answer = httpx.get(url)
+        onward = ""
         if gadget is not None:
-            for _ in range(2):  # without a nonce of the edge's the proof is sent back once (RFC 9449, section 8)
+            for _ in range(3):  # without an edge's nonce a proof is sent back once (RFC 9449, section 8)
                 nonce = answer.headers.get("DPoP-Nonce", "")
                 headers = gadget.session.dpop_headers("GET", url, audience="edge", edge_nonce=nonce)
+                if url.endswith("/onward"):
+                    onward = answer.headers.get("Onward-Nonce", onward)
+                    there = f"{self.world.onward}/readings"
+                    proof = gadget.session.dpop_headers("GET", there, audience="edge", edge_nonce=onward)
+                    headers["Onward-DPoP"] = proof["DPoP"]
                 answer = httpx.get(url, headers=headers)
                 if answer.status_code != 401:
                     break

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+import httpx
 import uvicorn
 
 from attestd_edge.asgi import EdgeMiddleware
@@ -15,7 +16,9 @@ from attestd_edge.edge import Edge
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Application = Callable[[Scope, Callable[[], Awaitable[Any]], Send], Awaitable[None]]
 BOUNDARY = "field-to-berlin"
+ONWARD = "berlin-to-the-cloud"
 
 
 async def readings(scope: Scope, receive: Callable[[], Awaitable[Any]], send: Send) -> None:
@@ -32,14 +35,37 @@ async def readings(scope: Scope, receive: Callable[[], Awaitable[Any]], send: Se
     await send({"type": "http.response.body", "body": json.dumps(said).encode()})
 
 
-class Upstream:
-    """The application and the edge before it, in a thread of this process."""
+def passing_on(cloud: str) -> Application:
+    """The site's application: answers itself, and passes on to the cloud what comes with a proof for the cloud.
 
-    def __init__(self, edge: Edge, listener: socket.socket) -> None:
+    The device makes that proof: nobody on the way could, and the cloud's edge judges the device, not this site.
+    """
+
+    async def application(scope: Scope, receive: Callable[[], Awaitable[Any]], send: Send) -> None:
+        told = dict(scope["headers"]) if scope["type"] == "http" else {}
+        proof = told.get(b"onward-dpop")
+        if scope.get("path") != "/onward":
+            await readings(scope, receive, send)
+            return
+        headers = {} if proof is None else {"DPoP": proof, "Authorization": told[b"authorization"]}
+        async with httpx.AsyncClient(trust_env=False) as client:
+            answer = await client.get(f"{cloud}/readings", headers=headers)
+        passed = [(b"content-type", answer.headers["Content-Type"].encode())]
+        if nonce := answer.headers.get("DPoP-Nonce"):
+            passed.append((b"onward-nonce", nonce.encode()))
+        await send({"type": "http.response.start", "status": answer.status_code, "headers": passed})
+        await send({"type": "http.response.body", "body": answer.content})
+
+    return application
+
+
+class Upstream:
+    """An application and the edge before it, in a thread of this process."""
+
+    def __init__(self, edge: Edge, listener: socket.socket, application: Application, boundary: str) -> None:
         self.edge = edge
         self._listener = listener
-        application = EdgeMiddleware(readings, edge, BOUNDARY)
-        config = uvicorn.Config(application, log_level="error", access_log=False)
+        config = uvicorn.Config(EdgeMiddleware(application, edge, boundary), log_level="error", access_log=False)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]}, daemon=True)
 

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import signal
 import socket
 import subprocess
-import sys
-import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,25 +15,21 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from attestd.errors import AttestdError, Unavailable
+from attestd.errors import Unavailable
 from attestd.policy import default_policy, edge_tokens_policy
 from attestd_agent.agent import Agent
 from attestd_agent.assemble import Options, assemble
 from attestd_agent.session import DeviceSession
 from attestd_demo.firmware import boot, measure, write_log
+from attestd_demo.processes import command, end, program
 from attestd_demo.software_tpm import Maker, SoftwareTpm
-from attestd_demo.upstream import BOUNDARY, Upstream
+from attestd_demo.tiers import Tiers
+from attestd_demo.upstream import BOUNDARY, ONWARD, Upstream, passing_on, readings
 from attestd_edge.edge import Edge
 
 TRUST_DOMAIN = "demo.example"
 KERNEL = b"the kernel that the operator built"
 _START_LIMIT = 30.0  # seconds
-
-
-class CommandFailed(AttestdError):
-    """A command failed"""
-
-    remedy = "Its own words are above."
 
 
 class ServiceDidNotStart(Unavailable):
@@ -69,9 +61,12 @@ class World:
     service: subprocess.Popen[str] | None = None
     url: str = ""
     gadgets: list[Gadget] = field(default_factory=list)
-    upstream: Upstream | None = None
+    upstream: Upstream | None = None  # at the site
+    cloud: Upstream | None = None
+    tiers: Tiers | None = None
     daemon: subprocess.Popen[bytes] | None = None
     origin: str = ""
+    onward: str = ""  # the cloud's origin
 
     @property
     def props(self) -> Path:
@@ -82,11 +77,11 @@ class World:
 
     def attestd(self, *words: str) -> str:
         """One `attestd` command, as an operator would type it. Raises CommandFailed."""
-        return _command("attestd", *words, "--dir", str(self.dir))
+        return command("attestd", *words, "--dir", str(self.dir))
 
     def appraised(self, file: Path) -> Any:
         """What an auditor finds, who has this file and nothing else."""
-        command = [_program("attestd"), "appraise", "bundle", str(file), "--json"]
+        command = [program("attestd"), "appraise", "bundle", str(file), "--json"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         return json.loads(done.stdout) | {"exit": done.returncode}
 
@@ -99,7 +94,7 @@ class World:
         self.props.mkdir(mode=0o700, exist_ok=True)
         with (self.props / "service.log").open("ab") as log:
             self.service = subprocess.Popen(
-                [_program("attestd"), "serve", "--dir", str(self.dir), "--json"],
+                [program("attestd"), "serve", "--dir", str(self.dir), "--json"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -174,7 +169,7 @@ class World:
         with (self.props / "agent.log").open("ab") as log:
             words = ("--tcti", gadget.tpm.tcti, "--state-dir", str(gadget.state))
             self.daemon = subprocess.Popen(
-                [_program("attestd-agent"), "run", *words, "--eventlog", str(gadget.state.parent / "eventlog")],
+                [program("attestd-agent"), "run", *words, "--eventlog", str(gadget.state.parent / "eventlog")],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -182,11 +177,28 @@ class World:
                 env=os.environ | environ,
             )
 
-    # ---- The edge ---------------------------------------------------------------------------------------------
+    # ---- Edges ------------------------------------------------------------------------------------------------
 
     def open_edge(self) -> str:
-        """Registers a proxy for the site berlin, and puts a small application behind its middleware."""
-        folder = self.props / "edge"
+        """Registers a proxy for the site berlin and one for the cloud, each with a small application behind its
+        middleware; what is for the cloud, berlin's passes on."""
+        cloud, listener = self._front("cloud-front", "cloud"), socket.create_server(("127.0.0.1", 0))
+        onward = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        boundary = _BOUNDARY.format(name=ONWARD, tier="cloud", site="cloud")
+        self.cloud = Upstream(self._edge(cloud, onward, boundary), listener, readings, ONWARD)
+        berlin, listener = self._front("berlin-front", "berlin"), socket.create_server(("127.0.0.1", 0))
+        self.origin, self.onward = f"http://127.0.0.1:{listener.getsockname()[1]}", onward
+        self.tiers = Tiers(self.props / "nats", berlin / "edge.toml")
+        boundaries = _BOUNDARY.format(name=BOUNDARY, tier="edge", site="berlin") + self.tiers.settings()
+        edge = self._edge(berlin, self.origin, boundaries)
+        self.upstream = Upstream(edge, listener, passing_on(onward), BOUNDARY)
+        for front in (self.upstream, self.cloud):
+            front.start()
+        return f"{self.origin} is guarded: tier device, site berlin -> tier edge, site berlin."
+
+    def _front(self, name: str, site: str) -> Path:
+        """A proxy's folder, with its key and certificate."""
+        folder = self.props / ("edge" if site == "berlin" else name)
         (folder / "state").mkdir(mode=0o700, parents=True, exist_ok=True)
         key_file, public_file = folder / "proxy.key.pem", folder / "proxy.pub.pem"
         if not key_file.exists():
@@ -196,26 +208,29 @@ class World:
             _write_secret(key_file, secret)
             public = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
             public_file.write_bytes(public)
-        words = ("berlin-front", "--site", "berlin", "--key", str(public_file), "--out", str(folder / "proxy.pem"))
-        self.attestd("proxies", "add", *words)
-        listener = socket.create_server(("127.0.0.1", 0))
-        self.origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self.attestd(
+            "proxies", "add", name, "--site", site, "--key", str(public_file), "--out", str(folder / "proxy.pem")
+        )
+        return folder
+
+    def _edge(self, folder: Path, origin: str, boundaries: str) -> Edge:
         settings = folder / "edge.toml"
-        settings.write_text(_EDGE.format(world=self, boundary=BOUNDARY, folder=folder), "utf-8")
-        self.upstream = Upstream(Edge.from_file(settings), listener)
-        self.upstream.start()
-        return f"{self.origin} is guarded: tier device, site berlin -> tier edge, site berlin."
+        settings.write_text(_EDGE.format(world=self, folder=folder, origin=origin) + boundaries, "utf-8")
+        return Edge.from_file(settings)
 
     # ---- The end ----------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Ends what was started, in the order in which it depends on each other."""
-        _end(self.daemon)
-        if self.upstream is not None:
-            self.upstream.close()
+        end(self.daemon)
+        if self.tiers is not None:
+            self.tiers.close()
+        for front in (self.upstream, self.cloud):
+            if front is not None:
+                front.close()
         for gadget in self.gadgets:
             gadget.tpm.close()
-        _end(self.service)
+        end(self.service)
 
 
 _EDGE = """\
@@ -229,44 +244,17 @@ certificate = "{folder}/proxy.pem"
 
 [tokens]
 audience = "edge"
-origins = ["{world.origin}"]
-
-[[boundary]]
-name = "{boundary}"
-from = {{ tier = "device", site = "berlin" }}
-to = {{ tier = "edge", site = "berlin" }}
+origins = ["{origin}"]
 """
-
-
-def _command(program: str, *words: str) -> str:
-    done = subprocess.run(
-        [_program(program), *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60
-    )
-    if done.returncode:
-        raise CommandFailed(
-            f"{program} {' '.join(words[:2])} failed.", seen=(done.stderr or done.stdout).strip()[-500:]
-        )
-    return done.stdout.strip()
-
-
-def _program(name: str) -> str:
-    """The console script beside this interpreter."""
-    beside = Path(sys.executable).parent / name
-    return str(beside) if beside.exists() else shutil.which(name) or name
+_BOUNDARY = """
+[[boundary]]
+name = "{name}"
+from = {{ tier = "device", site = "berlin" }}
+to = {{ tier = "{tier}", site = "{site}" }}
+receipts = "all"
+"""
 
 
 def _write_secret(path: Path, data: bytes) -> None:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(data)
-
-
-def _end(process: subprocess.Popen[Any] | None) -> None:
-    if process is None or process.poll() is not None:
-        return
-    process.send_signal(signal.SIGTERM)
-    deadline = time.monotonic() + 10
-    while process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    if process.poll() is None:
-        process.kill()
-        process.wait()

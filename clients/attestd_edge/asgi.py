@@ -22,10 +22,11 @@ from datetime import timedelta
 from typing import Any
 
 from attestd.policy import Boundary
-from attestd_edge.decide import Request, encode_path
+from attestd_edge.decide import Request
 from attestd_edge.edge import Admitted, Asked, Edge
 from attestd_edge.hop import CertificateSource, Door, Headers, Hop, Peer, from_pem, is_reserved
 from attestd_edge.labels import NOTHING, claims_of, labels_of
+from attestd_edge.paths import encode_path
 from attestd_edge.problems import Refusal
 from attestd_edge.receipts.crossings import claimed_digest
 

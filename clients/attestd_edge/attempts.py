@@ -13,8 +13,10 @@ from attestd.credentials.receipts import Crossed
 from attestd.policy import Boundary, Crossing
 from attestd.policy.recorded import record as record_decision
 from attestd.policy.situations import Situation
-from attestd_edge.decide import Presented, Request, Verdict, View, read_path
+from attestd_edge.decide import Presented, Request
+from attestd_edge.paths import read_path
 from attestd_edge.receipts import crossings
+from attestd_edge.views import Verdict, View
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
 
@@ -87,14 +89,12 @@ class Attempt:
             record |= {"method": request.method[:32], "path": request.target.partition("?")[0][:256]}
         if self.verdict is not None and self.asked is not None:
             identity, decision, request = self.verdict.identity, self.verdict.decision, self.asked.request
-            crossing = Crossing(
-                self.boundary, request.method, read_path(request.target), request.labels, request.claims
-            )
+            path = read_path(request.target)
+            crossing = Crossing(self.boundary, request.method, path, request.labels, request.claims, self.verdict.stale)
             record |= {
                 "spiffe_id": str(identity.spiffe_id),
                 "credential": identity.credential_id,
                 "kind": identity.kind,
                 "remembered": self.verdict.remembered,
-                **({} if self.verdict.stale is None else {"stale": self.verdict.stale}),
             } | record_decision(Situation.of(identity, crossing, self.now), decision)
         return record

@@ -11,7 +11,7 @@ from attestd_edge.identity import ProxyIdentity
 from attestd_edge.receipts.delivery import Delivery
 from attestd_edge.receipts.keeper import Keeper
 from attestd_edge.receipts.tallies import Tallies
-from attestd_edge.refresh import Refresher
+from attestd_edge.refresh import Feed, Refresher
 from attestd_edge.reports.counts import CountFile
 from attestd_edge.reports.reporter import Reporter
 from attestd_edge.service import Service
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from attestd_edge.edge import Edge
 
 
-def refresher(settings: Settings, store: BundleStore) -> Refresher:
+def refresher(settings: Settings, store: BundleStore, feed: Feed | None) -> Refresher:
     """Keeps the bundle current."""
     return Refresher(
         store,
@@ -31,6 +31,7 @@ def refresher(settings: Settings, store: BundleStore) -> Refresher:
         certificate_file=settings.certificate,
         trust_domain=settings.trust_domain,
         chance=random.random,
+        feed=feed,
     )
 
 

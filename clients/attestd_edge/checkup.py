@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 
 from attestd.errors import AttestdError, Misconfigured
-from attestd_edge.edge import Edge
+from attestd_edge.edge import Edge, broker_feed
 from attestd_edge.files import read_file
 from attestd_edge.identity import MAX_PEM, ProxyIdentity, read_certificates
 from attestd_edge.nats.settings import KEY_NAMES, NatsSettings
@@ -117,6 +117,7 @@ def examine(settings: Settings, *, now: datetime, online: bool) -> Iterator[Find
         ("boundaries", boundaries, ()),
         ("staleness", lambda: _staleness(settings, edges[0]), (edges,)),
         ("listener", listener, ()),
+        *([("push", lambda: _push(settings), ())] if settings.push is not None else []),
         *([("envoy", envoy, ())] if settings.envoy is not None else []),
         *([("nats", lambda: _nats(settings), ())] if settings.nats is not None else []),
     ]
@@ -166,6 +167,11 @@ def _nats(settings: Settings) -> str:
     subjects = sum(len(grant.publish) + len(grant.subscribe) for grant in found.grants)
     carried = f"; carries over {found.carriage.guarded.boundary.name}" if found.carriage is not None else ""
     return f"{found.server}, {subjects} subjects to be granted{carried}"
+
+
+def _push(settings: Settings) -> str:
+    broker_feed(settings)
+    return f"bundles also come from {(settings.push or {}).get('nats')}"
 
 
 def _shown(moment: datetime) -> str:

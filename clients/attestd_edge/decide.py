@@ -9,26 +9,17 @@ Steps of `judge` (docs/protocol.md, sections 4 and 6):
 5. the credential was not revoked, and its device still stands;
 6. policy permits this crossing.
 
-What is remembered, each for as long as nothing changes that it rests on (docs/adr/0013-what-an-edge-remembers.md):
-- what signatures proved (3, 4): while the same authorities and token keys hold, within the credential's time;
-- what policy said (6): while that policy holds, for all machines that look the same to it;
-- a whole verdict (2 to 6): under one bundle, so one list of states and revocations, until the first end of a credential
-  that it rests on. A proof (RFC 9449) is for one request, so what it binds is judged each time.
+`views` has what is remembered of earlier ones.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from types import MappingProxyType
-from typing import Generic, Literal, Self, TypeVar
-from urllib.parse import quote, unquote_to_bytes
+from typing import Literal
 
-from cryptography.hazmat.primitives.asymmetric import ec
-
-from attestd.credentials.bundle import Bundle, BundleStale
 from attestd.credentials.dpop import EdgeNonces, ProofRefused, ReplayCache, normal_uri
 from attestd.credentials.identity import VerifiedIdentity
 from attestd.credentials.tokens import (
@@ -40,22 +31,24 @@ from attestd.credentials.tokens import (
     verify_token,
 )
 from attestd.credentials.x509 import (
-    Authorities,
     VerifiedCertificate,
     check_device_stands,
     device_identity,
     verify_chain,
 )
-from attestd.errors import AttestdError, Forbidden, Unauthenticated, Unavailable
-from attestd.policy import Boundary, Crossing, Decision, Look, PolicySet, decide
-from attestd_edge.memo import Memo
-
-# How many are remembered, how many octets they may take together, and what the objects made of one take beside the
-# octets that were presented (tests/unit/attestd_edge/test_edge_memory.py weighs them).
-CREDENTIALS, CREDENTIALS_OCTETS, CREDENTIAL_OBJECTS = 32 * 1024, 64 << 20, 2 * 1024
-VERDICTS, VERDICTS_OCTETS, VERDICT_OBJECTS = 32 * 1024, 64 << 20, 3 * 512
-DECISIONS, DECISIONS_OCTETS, DECISION_OBJECTS = 32 * 1024, 32 << 20, 2 * 1024
-MAX_TARGET = 8 * 1024  # characters of a request's path and query
+from attestd.errors import Forbidden, Unauthenticated
+from attestd.policy import Boundary, Crossing
+from attestd_edge.paths import read_path
+from attestd_edge.views import (
+    CREDENTIAL_OBJECTS,
+    VERDICT_OBJECTS,
+    Held,
+    Proven,
+    Staleness,
+    Verdict,
+    View,
+    octets_of,
+)
 
 
 class NoCredential(Unauthenticated):
@@ -86,26 +79,10 @@ class CredentialsDisagree(Unauthenticated):
     remedy = "Present the certificate and the token of one device."
 
 
-class PathAmbiguous(Forbidden):
-    """The request's path can be read in two ways"""
-
-    remedy = "Send the path without dot segments, empty segments, backslashes or encoded slashes."
-
-
 class CrossingDenied(Forbidden):
     """The policy of this boundary does not permit this"""
 
     remedy = "Ask the operator of this boundary; the reasons are in its log under this request id."
-
-
-class BoundaryStale(BundleStale):
-    """This edge has not heard from the service for longer than this boundary allows"""
-
-
-class BundleUnusable(Unavailable):
-    """The bundle can't be decided with"""
-
-    remedy = "Bring this edge and the service to the same version; the edge's log names the fault."
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +110,6 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Staleness:
-    """How long an edge may go without hearing from its service before a boundary notices, in seconds; and the class of
-    crossings that go on then, until the bundle's own limit: those of which policies say `@when_stale`. None: none."""
-
-    after: int
-    allows: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class TokenRules:
     """How this edge takes tokens: for one audience, at its own origins (`https://host[:port]`)."""
 
@@ -149,149 +117,6 @@ class TokenRules:
     origins: frozenset[str]
     nonces: EdgeNonces
     replays: ReplayCache
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Who it is, and whether it may cross; `remembered` if policy had been asked before; `stale`: the class that alone
-    might, since nothing was heard for long."""
-
-    identity: VerifiedIdentity
-    decision: Decision
-    remembered: bool = False
-    stale: str | None = None
-
-
-Credential = TypeVar("Credential", VerifiedCertificate, VerifiedToken)
-
-
-@dataclass(frozen=True, slots=True)
-class _Proven(Generic[Credential]):
-    """A credential whose signatures were checked at `since`."""
-
-    credential: Credential
-    since: datetime
-
-    def holds(self, now: datetime) -> bool:
-        return self.since <= now < self.credential.not_after
-
-
-class Proofs:
-    """The credentials proven under one set of authorities and token keys, by their octets."""
-
-    def __init__(self) -> None:
-        self.certificates: Memo[tuple[bytes, ...], _Proven[VerifiedCertificate]] = Memo(
-            CREDENTIALS, octets=CREDENTIALS_OCTETS
-        )
-        self.tokens: Memo[tuple[str, str], _Proven[VerifiedToken]] = Memo(CREDENTIALS, octets=CREDENTIALS_OCTETS)
-
-
-class Decisions:
-    """What one set of policies said, by all that it looked at but the time."""
-
-    def __init__(self, policies: PolicySet) -> None:
-        self.policies = policies
-        self._found: Memo[Hashable, Decision] = Memo(DECISIONS, octets=DECISIONS_OCTETS)
-
-    def about(
-        self,
-        identity: VerifiedIdentity,
-        crossing: Crossing,
-        circumstances: Hashable,
-        now: datetime,
-        *,
-        stale: str | None = None,
-    ) -> Decision:
-        """`circumstances`: what beside the machine sets this crossing apart from others, as `judge` writes it; `stale`:
-        the class that alone may cross (`View.standing`)."""
-        policies = self.policies.for_crossing(crossing.boundary.name, stale=stale)
-        look = Look.of(policies, identity)
-        key = (look, circumstances, stale)
-        found = self._found.get(key)
-        if found is None:
-            found = decide(policies, look, crossing, now)
-            if found.cacheable:
-                self._found.keep(key, found, octets=DECISION_OBJECTS + _octets_of(crossing))
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A verdict that holds from `since` until before `until`, under one bundle."""
-
-    verdict: Verdict
-    since: datetime
-    until: datetime
-
-
-@dataclass(frozen=True)
-class View:
-    """One verified bundle, ready to decide with. Verdicts live and die with it.
-
-    `proofs` and `decisions` are handed on to the next view as far as what they rest on is the same.
-    """
-
-    bundle: Bundle
-    pinned: tuple[bytes, ...]
-    authorities: Authorities
-    keys: Mapping[str, ec.EllipticCurvePublicKey]
-    decisions: Decisions
-    proofs: Proofs
-    stale_at: datetime
-    verdicts: Memo[Hashable, _Held] = field(init=False, default_factory=lambda: Memo(VERDICTS, octets=VERDICTS_OCTETS))
-
-    @classmethod
-    def of(cls, bundle: Bundle, *, pinned: Sequence[bytes], before: View | None = None) -> Self:
-        """`pinned`: the pinned roots (DER). What signatures proved under `before` is kept if the same keys hold.
-
-        Raises BundleUnusable: what this edge does not understand, it does not leave out.
-        """
-        roots = tuple(pinned)
-        try:
-            if before is not None and before._rests_on(bundle, roots):
-                authorities, keys, proofs = before.authorities, before.keys, before.proofs
-            else:
-                authorities, keys, proofs = bundle.authorities(roots), bundle.verification_keys(), Proofs()
-            if before is not None and before._said_by(bundle):
-                decisions = before.decisions
-            else:
-                decisions = Decisions(PolicySet.parse(bundle.policy, bundle.policy_version))
-        except AttestdError as error:
-            raise BundleUnusable(f"Bundle {bundle.epoch}.{bundle.version} can't be used: {error}") from error
-        return cls(bundle, roots, authorities, keys, decisions, proofs, bundle.age_limit)
-
-    def standing(self, rule: Staleness | None, now: datetime) -> str | None:
-        """None while everything may cross here that policy permits; else the class that alone may.
-
-        Raises BundleStale when nothing may.
-        """
-        if now >= self.stale_at:
-            check_fresh(self.bundle, now)
-        if rule is None or now < self.notices(rule):
-            return None
-        if rule.allows is None:
-            since = _shown(self.notices(rule))
-            raise BoundaryStale(
-                f"This edge has not heard from the service in time for this boundary, since {since}.",
-                seen=f"issued {_shown(datetime.fromtimestamp(self.bundle.issued_at, UTC))}",
-                expected=f"at most {rule.after} s ago",
-            )
-        return rule.allows
-
-    def notices(self, rule: Staleness | None) -> datetime:
-        """When that changes next, if nothing is heard."""
-        return self.stale_at if rule is None else datetime.fromtimestamp(self.bundle.issued_at + rule.after, UTC)
-
-    def _rests_on(self, bundle: Bundle, pinned: tuple[bytes, ...]) -> bool:
-        return (self.pinned, _signers(self.bundle)) == (pinned, _signers(bundle))
-
-    def _said_by(self, bundle: Bundle) -> bool:
-        policies = self.decisions.policies
-        return (policies.text, policies.version) == (bundle.policy, bundle.policy_version)
-
-
-def _signers(bundle: Bundle) -> tuple[object, ...]:
-    return bundle.trust_domain, bundle.roots, bundle.issuers, bundle.token_issuer, dict(bundle.token_keys)
 
 
 def judge(
@@ -323,25 +148,14 @@ def judge(
     # 2. to 5. Who is it?
     identity = identify(view, presented, request, tokens, now)
     # 6. May it?
-    crossing = Crossing(boundary, request.method, path, request.labels, request.claims)
-    decision = view.decisions.about(identity, crossing, circumstances, now, stale=stale)
+    crossing = Crossing(boundary, request.method, path, request.labels, request.claims, stale)
+    decision = view.decisions.about(identity, crossing, circumstances, now)
     verdict = Verdict(identity, decision, stale=stale)
     if key is not None and decision.cacheable:
-        held = _Held(Verdict(identity, decision, remembered=True, stale=stale), now, identity.not_after)
-        size = _octets(presented.chain) + len(presented.token or "") + _octets_of(crossing)
+        held = Held(Verdict(identity, decision, remembered=True, stale=stale), now, identity.not_after)
+        size = _octets(presented.chain) + len(presented.token or "") + octets_of(crossing)
         view.verdicts.keep(key, held, octets=VERDICT_OBJECTS + size)
     return verdict
-
-
-def check_fresh(bundle: Bundle, now: datetime) -> None:
-    """Raises BundleStale, which says since when, from the bundle's own limit on."""
-    if now >= bundle.age_limit:
-        issued = datetime.fromtimestamp(bundle.issued_at, UTC)
-        raise BundleStale(
-            f"This edge has not heard from the service in time; its bundle is stale since {_shown(bundle.age_limit)}.",
-            seen=f"issued {_shown(issued)}",
-            expected=f"at most {bundle.stale_after} s ago",
-        )
 
 
 def identify(
@@ -394,7 +208,7 @@ def _certificate(view: View, chain: tuple[bytes, ...], now: datetime) -> Verifie
     if found is not None and found.holds(now):
         return found.credential
     verified = verify_chain(chain, authorities=view.authorities, now=now)
-    view.proofs.certificates.keep(chain, _Proven(verified, now), octets=CREDENTIAL_OBJECTS + _octets(chain))
+    view.proofs.certificates.keep(chain, Proven(verified, now), octets=CREDENTIAL_OBJECTS + _octets(chain))
     return verified
 
 
@@ -411,57 +225,9 @@ def _token(view: View, token: str, rules: TokenRules, now: datetime) -> Verified
         trust_domain=view.bundle.trust_domain,
         now=now,
     )
-    view.proofs.tokens.keep(key, _Proven(verified, now), octets=CREDENTIAL_OBJECTS + len(token))
+    view.proofs.tokens.keep(key, Proven(verified, now), octets=CREDENTIAL_OBJECTS + len(token))
     return verified
 
 
 def _octets(chain: tuple[bytes, ...]) -> int:
     return sum(map(len, chain))
-
-
-def _octets_of(crossing: Crossing) -> int:
-    """What a crossing's own words may take in a key: a character of text takes up to four octets."""
-    words = len(crossing.path) + len(crossing.method)
-    told = (*crossing.labels.items(), *crossing.claims.items())
-    return 4 * (words + sum(len(name) + len(text) + 32 for name, text in told))
-
-
-# Letters, digits and marks that stand for themselves, no segment empty or beginning with a dot: one reading, the first.
-_PLAIN = re.compile(r"((?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*+)++/?+|/)(?:\?.*)?", re.ASCII | re.DOTALL)
-_ENCODED_SEPARATOR = re.compile(r"%(?:2f|5c|3b)", re.IGNORECASE)
-
-
-def read_path(target: str) -> str:
-    """The path that policies see, decoded once, or PathAmbiguous.
-
-    Upstreams differ in what they make of `/a/../b`, `//`, `%2f`, `;` and backslashes; a policy about `/b` must not be
-    passed by writing it in one of these ways (RFC 3986, section 6.2.2, names the ones that are equivalent).
-    """
-    if len(target) <= MAX_TARGET and (plain := _PLAIN.fullmatch(target)) is not None:
-        return plain[1]
-    raw, _, _ = target.partition("?")
-    if len(target) > MAX_TARGET or not raw.startswith("/") or "#" in raw:
-        raise PathAmbiguous("The request's target is not a path.", seen=repr(target[:80]), expected="/<path>")
-    try:
-        path = unquote_to_bytes(raw).decode("utf-8")
-    except UnicodeDecodeError:
-        raise PathAmbiguous("The path is not UTF-8.", seen=repr(raw[:80])) from None
-    segments = path.split("/")
-    if (
-        _ENCODED_SEPARATOR.search(raw)
-        or any(mark in path for mark in ("//", "\\", ";", "%"))  # `%`: a second decoding would find something else
-        or not path.isprintable()
-        or "." in segments
-        or ".." in segments
-    ):
-        raise PathAmbiguous(seen=repr(raw[:80]))
-    return path
-
-
-def encode_path(path: bytes) -> str:
-    """A path's octets as a target: what `read_path` decodes to the same octets again."""
-    return quote(path, safe="/~!$&'()*+,;=:@-._")
-
-
-def _shown(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
+from attestd.broker.addresses import require_client
 from attestd.credentials.dpop import EdgeNonces, ReplayCache
 from attestd.credentials.identity import VerifiedIdentity
 from attestd.credentials.receipts import Crossed
@@ -30,12 +31,7 @@ from attestd.policy import Boundary, Decision
 from attestd_edge.attempts import Asked, Attempt
 from attestd_edge.background import delivery, refresher, reporter
 from attestd_edge.clock import EdgeClock
-from attestd_edge.decide import (
-    CrossingDenied,
-    TokenRules,
-    check_fresh,
-    judge,
-)
+from attestd_edge.decide import CrossingDenied, TokenRules, judge
 from attestd_edge.files import read_file
 from attestd_edge.identity import MAX_PEM, read_certificates
 from attestd_edge.metrics import Metrics
@@ -44,12 +40,13 @@ from attestd_edge.receipts.delivery import Delivery
 from attestd_edge.receipts.folders import ChainFolder, Waiting
 from attestd_edge.receipts.spool import ReceiptNotKept
 from attestd_edge.receipts.tallies import Tallies
-from attestd_edge.refresh import Refresher
+from attestd_edge.refresh import Feed, Refresher
 from attestd_edge.reports.counts import Judged, by_name
 from attestd_edge.reports.reporter import Reporter
 from attestd_edge.settings import Guarded, Receipted, Settings, SettingsInvalid
 from attestd_edge.standing import Standing, StandingMetrics, standing
 from attestd_edge.store import BundleStore
+from attestd_edge.views import check_fresh
 
 __all__ = ["Admitted", "Asked", "ConnectionAged", "Edge"]
 
@@ -122,7 +119,7 @@ class Edge:
             store.load()
         except AttestdError as error:
             logger.warning("the bundle on disk is not used: %s", error)
-        tokens = None
+        feed, tokens = broker_feed(settings), None
         if settings.audience is not None:
             # A secret for this process alone: a nonce, and so a proof, is good in the process that issued it only.
             tokens = TokenRules(settings.audience, settings.origins, EdgeNonces(os.urandom(32)), ReplayCache())
@@ -130,7 +127,7 @@ class Edge:
             store,
             tokens=tokens,
             boundaries=settings.boundaries,
-            make_refresher=lambda: refresher(settings, store),
+            make_refresher=lambda: refresher(settings, store, feed),
             make_delivery=lambda tallies: delivery(settings, store, tallies),
             make_reporter=lambda edge: reporter(settings, store, edge),
         )
@@ -360,3 +357,13 @@ class Edge:
 
 def _seconds(store: BundleStore) -> float:
     return round(store.clock.ahead().total_seconds(), 3)
+
+
+def broker_feed(settings: Settings) -> Feed | None:
+    """Where bundles come from besides the service. Raises SettingsInvalid, BrokerMisconfigured or BrokerMissing."""
+    if settings.push is None:
+        return None
+    require_client()
+    from attestd_edge.nats.push import feed_of  # noqa: PLC0415 - it takes an extra that may be missing
+
+    return feed_of(settings)

@@ -8,6 +8,11 @@ state_dir = "/var/lib/attestd-edge"
 key = "/var/lib/attestd-edge/proxy.key.pem"
 certificate = "/var/lib/attestd-edge/proxy.pem"
 
+[edge.push]                                     # a NATS server that brings bundles, too (docs/nats.md)
+nats = "tls://nats.cloud.example.org:4222"
+ca = "nats/cloud-ca.pem"
+credentials = "nats/listen.seed"
+
 [listen]                                        # for `attestd-edge serve` only
 unix = "/run/attestd-edge/auth.sock"            # or: tls = "10.0.0.5:9443", certificate, key, hop_ca
 mode = "0660"
@@ -53,9 +58,9 @@ from attestd.errors import AttestdError, Misconfigured
 from attestd.ids import Site, Tier, TrustDomain
 from attestd.policy import Boundary
 from attestd.policy.situations import LabelsMalformed, read_labels
-from attestd_edge.decide import Staleness
 from attestd_edge.files import read_file
 from attestd_edge.hop import CertificateSource
+from attestd_edge.views import Staleness
 
 Parsed = TypeVar("Parsed")
 MAX_SETTINGS = 1024 * 1024  # octets
@@ -127,6 +132,7 @@ class Settings:
     folder: Path = Path()  # that relative paths begin at
     receipts_octets: int = RECEIPTS
     envoy: UnixListen | TlsListen | None = None  # where Envoy asks over gRPC
+    push: Mapping[str, Any] | None = None  # unread: attestd_edge.nats.push reads it
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -170,6 +176,7 @@ class Settings:
             folder=base,
             receipts_octets=receipts.number("octets", default=RECEIPTS, least=LEAST_RECEIPTS),
             envoy=_listen(envoy),
+            push=edge.unread("push"),
         )
         for table in (top, edge, tokens, listen, envoy, receipts):
             table.done()

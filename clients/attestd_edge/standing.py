@@ -11,8 +11,8 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from attestd.credentials.bundle import BundleStale
 from attestd.errors import AttestdError
-from attestd_edge.decide import Staleness
 from attestd_edge.store import BundleStore
+from attestd_edge.views import Staleness
 
 Crosses = Literal["all", "class", "nothing"]
 _CROSSES: Final[tuple[Crosses, ...]] = ("all", "class", "nothing")

@@ -24,10 +24,10 @@ from attestd.errors import InputTooLarge, MalformedInput, Misconfigured, Unavail
 from attestd.ids import TrustDomain
 from attestd.protocol.encoding import Members, read_object, write_object
 from attestd_edge.clock import EdgeClock
-from attestd_edge.decide import BundleUnusable, View
 from attestd_edge.files import FileUnreadable, read_file, replace_file
 from attestd_edge.history import History, Prove
 from attestd_edge.roots import PinnedRoots
+from attestd_edge.views import BundleUnusable, View
 
 BUNDLE_FILE = "bundle.json"
 FLOOR_FILE = "floor.json"

@@ -17,5 +17,5 @@ def test_every_step_comes_out_as_it_should() -> None:
     )
     last = done.stdout.strip().splitlines()[-1]
     assert done.returncode == 0, done.stdout + done.stderr
-    assert last == "demo: 30 steps, 30 as expected"
+    assert last == "demo: 44 steps, 44 as expected"
     assert done.stderr == ""

@@ -14,7 +14,6 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestd.registry import edges
-from attestd_edge.decide import Staleness
 from attestd_edge.edge import Edge
 from attestd_edge.files import FileUnwritable
 from attestd_edge.identity import ProxyIdentity, read_certificates
@@ -23,6 +22,7 @@ from attestd_edge.reports.counts import CountFile
 from attestd_edge.reports.reporter import FLUSH_INTERVAL, INTERVAL, MAX_BACKOFF, QUIET_INTERVAL, Reporter
 from attestd_edge.service import Service
 from attestd_edge.settings import Guarded
+from attestd_edge.views import Staleness
 from tests.service import START, URL, World
 from tests.world_edge import SiteEdge
 

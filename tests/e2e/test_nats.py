@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -543,14 +544,84 @@ def test_what_a_site_collected_while_cut_off_is_judged_by_the_state_at_the_cross
     told(story)
 
 
+def test_what_was_withheld_is_judged_anew_or_dropped(tmp_path):
+    chain = Chain(tmp_path)
+
+    def operator(*words: str, fails: bool = False) -> dict:
+        command = chain.munich.edge_site.command(
+            "nats", "withheld", *words, "--config", str(chain.munich.edge_site.config), "--json"
+        )
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+        assert (done.returncode != 0) is fails, done.stdout + done.stderr
+        return json.loads(done.stderr if fails else done.stdout)
+
+    async def asked(*words: str, fails: bool = False) -> dict:
+        return await asyncio.to_thread(operator, *words, fails=fails)
+
+    async def held(count: int) -> list[dict]:
+        """What `list` shows, once it is so many."""
+        end = time.monotonic() + 20
+        while len(found := (await asked("list"))["withheld"]) != count:
+            assert time.monotonic() < end, found
+        return found
+
+    async def story() -> None:
+        async with chain.in_the_cloud() as (_, reader), chain.munich.running(remote=chain.cloud):
+            bike, neighbour = (
+                await chain.munich.connect(chain.munich.device()),
+                await chain.munich.connect(other(chain.munich)),
+            )
+            chain.munich.publish(status=StatusList.of({7: Status.SUSPENDED, 2: Status.SUSPENDED}, 16))
+            # They are disconnected; what they sent before is taken as if it came now.
+            insider = await chain.munich.insider("carry")
+            for number in range(3):
+                await insider.client.publish("field.munich.bike-1.temperature", b"%d" % number, headers={"Unit": "C"})
+            await insider.client.publish("field.munich.bike-2.temperature", b"9")
+            found = await held(4)
+            assert {one["why"] for one in found} == {"device-suspended"}
+            first = found[0]
+            assert (first["device"], first["subject"], first["octets"]) == (
+                "bike-1",
+                "field.munich.bike-1.temperature",
+                1,
+            )
+            assert [one["device"] for one in (await asked("list", "--device", "bike-2"))["withheld"]] == ["bike-2"]
+            # Nobody lets it across: it is judged anew, and kept again.
+            await asked("release", str(first["number"]))
+            again = await held(4)
+            assert first["number"] not in [one["number"] for one in again]
+            # A number is one message's for good.
+            assert (await asked("drop", str(first["number"]), fails=True))["error"] == "not-withheld"
+            dropped = await asked("drop", str(again[0]["number"]))
+            assert [one["number"] for one in dropped["dropped"]] == [again[0]["number"]]
+            await held(3)
+            assert (await asked("release", fails=True))["error"] == "nothing-chosen"
+            chain.munich.publish(status=StatusList.of({2: Status.SUSPENDED}, 16))  # bike-1 is released
+            await asked("release", "--all")
+            crossed = await taken(reader, 2)
+            assert {subject for subject, _ in crossed} == {"cleared.munich.bike-1.temperature"}
+            assert [one["device"] for one in await held(1)] == ["bike-2"]
+            await asked("drop", "--device", "bike-2")
+            await held(0)
+            for client in (insider, bike, neighbour):
+                await client.close()
+
+    told(story)
+
+
+def demanding(chain: Chain) -> Path:
+    """What crosses from munich to the cloud has receipts; in this state folder."""
+    configuration = chain.munich.edge_site.config
+    receipts = 'to = { tier = "cloud", site = "cloud" }\nreceipts = "all"'
+    text = configuration.read_text().replace('to = { tier = "cloud", site = "cloud" }', receipts)
+    configuration.write_text(text + "\n[receipts]\noctets = 4194304\n")
+    return chain.munich.folder / "state"
+
+
 def test_what_is_carried_has_a_receipt_and_waits_for_it(tmp_path):
     """A message that crosses has its digest in the chain; where its receipt can't be kept it waits."""
     chain = Chain(tmp_path)
-    configuration = chain.munich.edge_site.config
-    demanding = 'to = { tier = "cloud", site = "cloud" }\nreceipts = "all"'
-    text = configuration.read_text().replace('to = { tier = "cloud", site = "cloud" }', demanding)
-    configuration.write_text(text + "\n[receipts]\noctets = 4194304\n")
-    state = chain.munich.folder / "state"
+    state = demanding(chain)
 
     async def story() -> None:
         async with chain.in_the_cloud() as (_, reader), chain.munich.running(remote=chain.cloud):
@@ -569,6 +640,28 @@ def test_what_is_carried_has_a_receipt_and_waits_for_it(tmp_path):
             assert (said.allowed, str(said.who), said.method) == (True, a.BIKE, "PUBLISH")
             assert (said.path, said.digest) == ("/cleared/munich/bike-1/temperature", hashlib.sha256(b"21").digest())
             assert said.request_id.startswith("munich/FIELD/")
+
+    told(story)
+
+
+def test_a_message_that_waits_for_the_uplink_has_one_receipt(tmp_path):
+    """It is judged again every few seconds: an outage must not fill the disk with receipts of one message."""
+    chain = Chain(tmp_path)
+    state = demanding(chain)
+
+    async def story() -> None:
+        async with chain.munich.running(remote=chain.cloud):
+            bike = await chain.munich.connect(chain.munich.device())
+            await bike.client.publish("field.munich.bike-1.temperature", b"21")
+            await bike.client.flush()
+            counted, said = chain.munich.edge, {"fate": "later", "reason": "not-taken"}
+            assert counted is not None
+            late = partial(counted.metrics.registry.get_sample_value, "attestd_edge_nats_messages_total", said)
+            await until(lambda: (late() or 0) >= 3, 20)
+            async with chain.in_the_cloud() as (_, reader):
+                assert await taken(reader, 1, 30) == [("cleared.munich.bike-1.temperature", b"21")]
+            (folder,) = ChainFolder.all_in(state)
+            assert len(list(folder.lines(0))) == 2  # the chain's beginning, and this one
 
     told(story)
 

@@ -21,13 +21,17 @@ from attestd.errors import MalformedInput
 from attestd.ids import Site, Tier
 from attestd.policy import default_policy
 from attestd.policy.decisions import Boundary
+from attestd.web.streams import event
 from attestd_edge.asgi import read_headers, read_peer
-from attestd_edge.decide import Request, TokenRules, View, encode_path, judge, read_path
+from attestd_edge.decide import Request, TokenRules, judge
 from attestd_edge.envoy import checks, forwarded
 from attestd_edge.heads import HeadReader
 from attestd_edge.hop import CertificateSource, Door, Headers, OnlyPeerHop, from_pem, is_reserved
+from attestd_edge.paths import encode_path, read_path
+from attestd_edge.service import read_events
 from attestd_edge.settings import Guarded, Settings
 from attestd_edge.store import Floor
+from attestd_edge.views import View
 from tests import authority as a
 from tests.envoy_asker import question
 from tests.fuzz.harness import Target, once
@@ -229,7 +233,19 @@ def _floor(data: bytes) -> None:
         assert Floor.read(file) == floor
 
 
+def _pushed(data: bytes) -> None:
+    """However the octets are cut, the same events are read."""
+    whole = list(read_events([data]))
+    assert list(read_events([data[at : at + 7] for at in range(0, len(data), 7)])) == whole
+
+
 TARGETS = (
+    Target(
+        "pushed-bundles",
+        _pushed,
+        lambda: [event("delta", "2.6", b'{"v":1}') + b":\n\n" + event("bundle", "2.7", b"{}")],
+        (b"\n\n", b"event: delta\n", b"event: bundle\n", b"data: ", b":\n\n", b"id: 1.1\n"),
+    ),
     Target("hop-nginx", lambda data: _question(CertificateSource.NGINX, data), _by_nginx, _WORDS),
     Target("hop-rfc9440", lambda data: _question(CertificateSource.RFC9440, data), _by_rfc9440, _WORDS),
     Target("hop-envoy", lambda data: _question(CertificateSource.ENVOY, data), _by_envoy, _WORDS),

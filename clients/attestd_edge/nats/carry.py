@@ -17,13 +17,14 @@ from attestd.credentials.receipts import Crossed
 from attestd.errors import AttestdError, Forbidden, MalformedInput, Unavailable
 from attestd.ids import DeviceId
 from attestd.policy import Decision
-from attestd_edge.decide import CrossingDenied, View, check_fresh
+from attestd_edge.decide import CrossingDenied
 from attestd_edge.nats.ledger import Ledger, LedgerUnusable
 from attestd_edge.nats.login import PUBLISH, decide_subject
 from attestd_edge.nats.settings import Carriage
 from attestd_edge.nats.subjects import read_name
 from attestd_edge.receipts import crossings
 from attestd_edge.settings import Guarded
+from attestd_edge.views import BoundaryStale, View, check_fresh
 
 
 class SenderUnknown(Forbidden):
@@ -86,6 +87,8 @@ def judge_message(ledger: Ledger, carriage: Carriage, view: View, subject: str, 
         if carriage.source.filled_for(identity).removesuffix(">") + rest != subject:
             raise SenderUnknown("The message's subject is not its sender's.")
         decision = decide_subject(view, carriage.guarded, identity, PUBLISH, target, now=now)
+        if not decision.allowed and view.standing(carriage.guarded.staleness, now) is not None:
+            raise BoundaryStale  # no word about the message: it waits until something is heard
         if not decision.allowed:
             raise CrossingDenied("; ".join(decision.reasons))
     except (Unavailable, StatusUnknown, LedgerUnusable) as error:

@@ -1,4 +1,4 @@
-"""`attestd-edge nats keys` and `attestd-edge nats serve`. Only wiring."""
+"""`attestd-edge nats keys`, `attestd-edge nats serve` and what `withheld_cli` adds. Only wiring."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import json
 import os
 import signal
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attestd.errors import Misconfigured
 from attestd_edge.failing import failing
 from attestd_edge.journal import log_to_stderr
+from attestd_edge.nats.installed import check_installed
+from attestd_edge.nats.withheld_cli import app as withheld_app
 from attestd_edge.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,24 +31,25 @@ Config = Annotated[Path, typer.Option("--config", envvar="ATTESTD_EDGE_CONFIG", 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
-class NatsMissing(Misconfigured):
-    """What NATS takes is not installed here"""
-
-    remedy = "Install attestd-fleet with the extra `nats`."
+app.add_typer(withheld_app)
 
 
 @app.command()
 def keys(
     folder: Annotated[Path, typer.Argument(help="Where the keys go; made if it is missing.")],
+    distribution: Annotated[
+        bool, typer.Option("--distribution", help="The two that bundles are published and read with.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make the keys between this edge and its nats-server. Private ones stay here (mode 0600)."""
     with failing(as_json=as_json):
-        _check_installed()
-        from attestd_edge.nats.keys import make
+        check_installed()
+        from attestd_edge.nats.keys import make, make_distribution
 
-        path = make(folder, entropy=os.urandom)
-        text = f"Wrote five keys into {folder}. nats-server's configuration includes {path}."
+        path = (make_distribution if distribution else make)(folder, entropy=os.urandom)
+        count = "two" if distribution else "five"
+        text = f"Wrote {count} keys into {folder}. nats-server's configuration includes {path}."
         typer.echo(json.dumps({"public": str(path)}) if as_json else text)
 
 
@@ -63,13 +64,15 @@ def serve(
     Logs are JSON lines on stderr; the first line on stdout says that nats-server can ask.
     """
     with failing(as_json=as_json):
-        _check_installed()
+        check_installed()
+        import uvloop
+
         from attestd_edge.nats.site import NatsSite
 
         settings = Settings.load(config)
         log_to_stderr(verbose=verbose)
         site = NatsSite.open(settings)
-        asyncio.run(_until_stopped(site, as_json=as_json))
+        uvloop.run(_until_stopped(site, as_json=as_json))
 
 
 async def _until_stopped(site: NatsSite, *, as_json: bool) -> None:
@@ -85,8 +88,3 @@ async def _until_stopped(site: NatsSite, *, as_json: bool) -> None:
     await asyncio.gather(running, asked, return_exceptions=True)
     if not running.cancelled() and (error := running.exception()) is not None:
         raise error
-
-
-def _check_installed() -> None:
-    if missing := [name for name in ("nats", "nacl") if find_spec(name) is None]:
-        raise NatsMissing(f"{', '.join(missing)} can't be imported.")

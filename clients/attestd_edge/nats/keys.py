@@ -7,7 +7,7 @@ into three accounts: to be asked, to disconnect, to carry. They never leave the 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -15,12 +15,14 @@ from typing import Final, Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nacl.public import PrivateKey
 
+from attestd.broker.nkeys import Kind, SigningKey, write_public, write_seed
 from attestd.errors import Conflict
 from attestd_edge.files import FileUnwritable, read_file
-from attestd_edge.nats.nkeys import CurveKey, Kind, SigningKey, write_public, write_seed
+from attestd_edge.nats.nkeys import CurveKey
 from attestd_edge.nats.settings import KEY_NAMES
 
 PUBLIC_FILE: Final = "keys.conf"
+DISTRIBUTION_FILE: Final = "distribution.conf"
 _MAX_SEED = 256  # octets
 _NAMES: Final = dict(zip(KEY_NAMES, (Kind.ACCOUNT, Kind.CURVE, Kind.USER, Kind.USER, Kind.USER), strict=True))
 
@@ -57,9 +59,19 @@ class Keys:
 
 def make(folder: Path, *, entropy: Callable[[int], bytes]) -> Path:
     """Fresh keys in `folder`; returns the file with the public ones. Raises KeysMade or FileUnwritable."""
-    lines = ["# The public keys that this nats-server knows attestd-edge by. Made by `attestd-edge nats keys`.\n"]
+    return _make(folder, PUBLIC_FILE, "this nats-server knows attestd-edge by", _NAMES, entropy)
+
+
+def make_distribution(folder: Path, *, entropy: Callable[[int], bytes]) -> Path:
+    """As `make`, for the service that publishes bundles (`publish`) and the edges that read them (`listen`)."""
+    names = {"publish": Kind.USER, "listen": Kind.USER}
+    return _make(folder, DISTRIBUTION_FILE, "bundles are published and read with", names, entropy)
+
+
+def _make(folder: Path, public_file: str, use: str, names: Mapping[str, Kind], entropy: Callable[[int], bytes]) -> Path:
+    lines = [f"# The public keys that {use}. Made by `attestd-edge nats keys`.\n"]
     files: dict[str, str] = {}
-    for name, kind in _NAMES.items():
+    for name, kind in names.items():
         seed = entropy(32)
         if kind is Kind.CURVE:
             public = bytes(PrivateKey(seed).public_key)
@@ -67,14 +79,14 @@ def make(folder: Path, *, entropy: Callable[[int], bytes]) -> Path:
             public = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
         files[f"{name}.seed"] = write_seed(kind, seed) + "\n"
         lines.append(f'ATTESTD_{name.upper()}: "{write_public(kind, public)}"\n')
-    files[PUBLIC_FILE] = "".join(lines)
+    files[public_file] = "".join(lines)
     for name in files:
         if (folder / name).exists():
             raise KeysMade(f"{folder / name} exists.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            mode = 0o644 if name == PUBLIC_FILE else 0o600
+            mode = 0o644 if name == public_file else 0o600
             handle = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
             with os.fdopen(handle, "w") as file:
                 file.write(text)
@@ -82,4 +94,4 @@ def make(folder: Path, *, entropy: Callable[[int], bytes]) -> Path:
                 os.fsync(file.fileno())
     except OSError as error:
         raise FileUnwritable(f"{folder} can't be written: {error.strerror}.") from error
-    return folder / PUBLIC_FILE
+    return folder / public_file

@@ -7,6 +7,8 @@ cost the last second: connections end by themselves within minutes, and a messag
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +18,8 @@ from attestd.credentials.facts import Facts
 from attestd.credentials.identity import VerifiedIdentity, admit
 from attestd.errors import AttestdError, Misconfigured
 from attestd.ids import DeviceId, Serial, SpiffeId
-from attestd_edge.decide import View
 from attestd_edge.nats.request import Permissions
+from attestd_edge.views import View
 
 LEDGER_FILE: Final = "nats.sqlite3"
 _SCHEMA: Final = """
@@ -95,6 +97,7 @@ class Ledger:
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
         self._last: dict[tuple[str, int], tuple[Connection, Known]] = {}
+        self._entered: list[Connection] | None = None  # in the block that is open
         rows = database.execute("SELECT server, number, device, publish, subscribe, until FROM connection").fetchall()
         for server, number, device, publish, subscribe, until in rows:
             permissions = Permissions(tuple(publish.split()), tuple(subscribe.split()))
@@ -117,11 +120,39 @@ class Ledger:
     def close(self) -> None:
         self._database.close()
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is entered in the block is written at its end, and counts only then. Raises LedgerUnusable, also where a
+        full disk ended the transaction before."""
+        self._run("BEGIN IMMEDIATE")
+        entered: list[Connection] = []
+        self._entered = entered
+        try:
+            yield
+            self._run("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            for connection in entered:
+                self._last.pop((connection.server, connection.number), None)
+            raise
+        finally:
+            self._entered = None
+
+    def _run(self, statement: str) -> None:
+        try:
+            self._database.execute(statement)
+        except sqlite3.Error as error:
+            raise LedgerUnusable(f"Logins can't be written down: {error}") from error
+
     def enter(self, identity: VerifiedIdentity, connection: Connection) -> None:
         """Before the answer goes out: what is not written down is not let in. Raises LedgerUnusable."""
+        if self._entered is None:
+            with self.together():
+                self.enter(identity, connection)
+            return
         allowed = connection.permissions
         try:
-            self._database.execute("BEGIN IMMEDIATE")
             self._database.execute(
                 "INSERT OR REPLACE INTO device VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -145,12 +176,10 @@ class Ledger:
                     int(connection.until.timestamp()),
                 ),
             )
-            self._database.execute("COMMIT")
         except (sqlite3.Error, OverflowError) as error:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
             raise LedgerUnusable(f"A login can't be written down: {error}") from error
         self._last[connection.server, connection.number] = connection, Known.of(identity)
+        self._entered.append(connection)
 
     def known(self, device: DeviceId) -> Known | None:
         """What the last login of this device proved; None for one that never logged in here."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
@@ -14,7 +13,8 @@ from urllib.parse import urlsplit
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from attestd_edge.nats.nkeys import SigningKey
+from attestd.broker.links import KeyClient, close
+from attestd.broker.nkeys import SigningKey
 from attestd_edge.nats.settings import NatsSettings
 
 logger = logging.getLogger("attestd_edge.nats")
@@ -34,19 +34,6 @@ def tls_to(settings: NatsSettings, key: Path, certificate: Path) -> ssl.SSLConte
     return context
 
 
-class KeyClient(Client):  # type: ignore[misc]
-    """nats-py's client that logs in with an nkey. It can do so by itself only with a package that comes as source."""
-
-    def __init__(self, key: SigningKey) -> None:
-        super().__init__()
-        self._public_nkey = key.public  # what CONNECT names; without a user and password it would say nothing at all
-        self.login: dict[str, Any] = {
-            "user": key.public,
-            "password": "-",
-            "signature_cb": lambda challenge: base64.b64encode(key.sign(challenge.encode())),
-        }
-
-
 async def keep(
     name: str,
     settings: NatsSettings,
@@ -64,7 +51,7 @@ async def keep(
     while True:
         closed = asyncio.Event()
         try:
-            client = await _connected(name, settings, key, make_tls(), closed, inbox=inbox)
+            client = await connected(name, settings, key, make_tls(), closed, inbox=inbox)
         except (TimeoutError, NatsError, OSError, ssl.SSLError) as error:
             if said != (said := f"{type(error).__name__}: {error}"):
                 logger.warning("%s: nats-server does not let this service in: %s", name, said)
@@ -84,19 +71,21 @@ async def keep(
             work.cancel()
             end.cancel()
             await asyncio.gather(work, end, return_exceptions=True)
-            await _close(client)
+            await close(client)
         await asyncio.sleep(_PAUSE)
 
 
-async def _connected(
+async def connected(
     name: str,
     settings: NatsSettings,
     key: SigningKey,
     tls: ssl.SSLContext | None,
     closed: asyncio.Event,
     *,
-    inbox: str,
+    inbox: str = "_INBOX.attestd",
 ) -> Client:
+    """As the user of `key`; it does not come back by itself, and sets `closed` once it broke."""
+
     async def ended() -> None:
         closed.set()
 
@@ -126,10 +115,3 @@ async def _connected(
         2 * _CONNECT,
     )
     return client
-
-
-async def _close(client: Client) -> None:
-    try:
-        await asyncio.wait_for(client.close(), _CONNECT)
-    except (TimeoutError, NatsError, OSError):
-        logger.debug("a connection did not close in time")

@@ -17,25 +17,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
+from attestd.credentials.bundle import BundleStale
 from attestd.credentials.dpop import EdgeNonces, FreshNonceNeeded, ReplayCache
 from attestd.credentials.identity import VerifiedIdentity
 from attestd.errors import MalformedInput
 from attestd.policy import Crossing, Decision
 from attestd.protocol.encoding import b64decode
-from attestd_edge.decide import (
-    CrossingDenied,
-    Presented,
-    ProofMissing,
-    Request,
-    TokenRules,
-    View,
-    check_fresh,
-    identify,
-)
+from attestd_edge.decide import CrossingDenied, Presented, ProofMissing, Request, TokenRules, identify
 from attestd_edge.nats.request import LoginRequest, Permissions
 from attestd_edge.nats.settings import Grant, NatsSettings
 from attestd_edge.nats.subjects import Template
 from attestd_edge.settings import Guarded
+from attestd_edge.views import View, check_fresh
 
 Method = Literal["PUBLISH", "SUBSCRIBE"]
 PUBLISH: Final = "PUBLISH"
@@ -106,10 +99,16 @@ def log_in(
     if not permissions.publish and not permissions.subscribe:
         raise CrossingDenied("; ".join(sorted({reason for one in asked for reason in one.decision.reasons})))
     # 5. Until when?
-    until = min(now + settings.lifetime, identity.not_after, view.stale_at)
+    until = min(now + settings.lifetime, identity.not_after, *_changes(view, settings.grants, now))
     if until < now + _SHORTEST:
         raise LoginTooShort(seen=until, expected=f"after {now + _SHORTEST}")
     return Login(identity, permissions, until, asked)
+
+
+def _changes(view: View, grants: Sequence[Grant], now: datetime) -> Iterator[datetime]:
+    """When a boundary will let less cross, if nothing is heard until then: what was granted ends with that."""
+    yield view.stale_at
+    yield from (at for grant in grants if (at := view.notices(grant.guarded.staleness)) > now)
 
 
 def _who(
@@ -167,7 +166,10 @@ def _ask(view: View, grants: Sequence[Grant], identity: VerifiedIdentity, now: d
         for method, templates in wanted:
             for template in templates:
                 subject = template.filled_for(identity)
-                decision = decide_subject(view, grant.guarded, identity, method, subject, now=now)
+                try:
+                    decision = decide_subject(view, grant.guarded, identity, method, subject, now=now)
+                except BundleStale as error:  # at this boundary; others may go on
+                    decision = Decision(False, (), (str(error),), False, view.bundle.policy_version)
                 yield Asked(method, subject, grant.guarded.boundary.name, decision)
 
 
@@ -180,10 +182,15 @@ def decide_subject(
     *,
     now: datetime,
 ) -> Decision:
-    """May this device send or get this at this boundary? Policies see `/field/munich/bike-1/>` as the path."""
-    crossing = Crossing(guarded.boundary, method, "/" + subject.replace(".", "/"), guarded.labels)
+    """May this device send or get this at this boundary? Policies see `/field/munich/bike-1/>` as the path.
+
+    Raises BundleStale where nothing crosses, since nothing was heard for too long.
+    """
+    stale = view.standing(guarded.staleness, now)
+    path = "/" + subject.replace(".", "/")
+    crossing = Crossing(guarded.boundary, method, path, guarded.labels, stale=stale)
     labels = tuple(sorted(guarded.labels.items()))
-    reads_request = view.decisions.policies.for_crossing(guarded.boundary.name).reads_request
+    reads_request = view.decisions.policies.for_crossing(guarded.boundary.name, stale=stale).reads_request
     # As `judge` writes it: where no policy looks at the subject, one answer is all devices' that look the same.
-    circumstances = (guarded.boundary.key, labels, (method, crossing.path) if reads_request else None)
+    circumstances = (guarded.boundary.key, labels, (method, path) if reads_request else None, stale)
     return view.decisions.about(identity, crossing, circumstances, now)

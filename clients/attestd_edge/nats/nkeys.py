@@ -1,119 +1,34 @@
-"""NATS' keys and what they sign and seal: nkeys, their JWTs, and sealed messages (xkeys).
+"""What nats-server signs and seals for an auth callout: its JWTs and sealed messages (xkeys).
 
-An nkey's text is base32 of a kind, 32 octets and a CRC-16 (nats-io/nkeys); signatures are Ed25519; sealed messages are
-NaCl boxes behind `xkv1` and a nonce. PyPI's nkeys package knows no curve keys, and reads texts of any length.
+Sealed messages are NaCl boxes behind `xkv1` and a nonce. PyPI's nkeys package knows no curve keys.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from nacl.exceptions import CryptoError
 from nacl.public import Box, PrivateKey, PublicKey
 
+from attestd.broker.nkeys import Kind, read_public, read_seed, write_public
 from attestd.credentials.jws import MalformedJws, SignatureWrong
-from attestd.errors import InputTooLarge, MalformedInput, Unauthenticated
-from attestd.protocol.encoding import Members, b64decode, b64encode, read_object, write_object
+from attestd.errors import InputTooLarge, Unauthenticated
+from attestd.protocol.encoding import Members, b64decode, read_object
 
-_SEED = 18 << 3
-_KEY = 32  # octets
 _VERSION: Final = b"xkv1"
 _NONCE = 24  # octets
-_HEADER: Final = b64encode(write_object({"typ": "JWT", "alg": "ed25519-nkey"}))
+_SERVERS = 16  # a cluster's
 _MAX_HEADER = 256  # octets
-
-
-class Kind(Enum):
-    """What a key is for; its text begins with this letter."""
-
-    ACCOUNT = 0 << 3  # A
-    SERVER = 13 << 3  # N
-    USER = 20 << 3  # U
-    CURVE = 23 << 3  # X
-
-
-class NkeyMalformed(MalformedInput):
-    """This is not an nkey of the kind that is needed here"""
-
-    remedy = "Make keys with `attestd-edge nats keys`, and take each where it belongs."
 
 
 class SealBroken(Unauthenticated):
     """The sealed message can't be opened with these keys"""
 
     remedy = "Let nats-server's auth_callout.xkey be the key that this service holds."
-
-
-def write_public(kind: Kind, key: bytes) -> str:
-    """A public key's text."""
-    return _base32(bytes((kind.value,)) + key)
-
-
-def read_public(text: str, kind: Kind) -> bytes:
-    """The 32 octets of a public key of this kind. Raises NkeyMalformed."""
-    data = _from_base32(text, 1 + _KEY)
-    if data[0] != kind.value:
-        raise NkeyMalformed(seen=text[:1], expected=kind.name.lower())
-    return data[1:]
-
-
-def write_seed(kind: Kind, seed: bytes) -> str:
-    """A private key's text. Keep it secret."""
-    return _base32(bytes((_SEED | kind.value >> 5, (kind.value & 31) << 3)) + seed)
-
-
-def read_seed(text: str, kind: Kind) -> bytes:
-    """The 32 octets of a private key of this kind. Raises NkeyMalformed, without a word of the text."""
-    data = _from_base32(text, 2 + _KEY)
-    if data[0] & 0xF8 != _SEED or (data[0] & 7) << 5 | data[1] >> 3 != kind.value:
-        raise NkeyMalformed(expected=f"a seed of kind {kind.name.lower()}")
-    return data[2:]
-
-
-def _base32(data: bytes) -> str:
-    whole = data + binascii.crc_hqx(data, 0).to_bytes(2, "little")
-    return base64.b32encode(whole).decode().rstrip("=")
-
-
-def _from_base32(text: str, octets: int) -> bytes:
-    """Exactly so many octets, in their one spelling."""
-    try:
-        whole = base64.b32decode(text + "=" * (-len(text) % 8)) if len(text) <= 64 else b""
-    except (binascii.Error, ValueError):
-        whole = b""
-    data = whole[:-2]
-    if len(data) != octets or _base32(data) != text:
-        raise NkeyMalformed(expected="an nkey's text")
-    return data
-
-
-@dataclass(frozen=True, slots=True)
-class SigningKey:
-    """An account's or user's key."""
-
-    public: str
-    _private: Ed25519PrivateKey = field(repr=False)
-
-    @classmethod
-    def from_seed(cls, text: str, kind: Kind) -> Self:
-        """Raises NkeyMalformed."""
-        private = Ed25519PrivateKey.from_private_bytes(read_seed(text, kind))
-        return cls(write_public(kind, private.public_key().public_bytes_raw()), private)
-
-    def sign(self, data: bytes) -> bytes:
-        return self._private.sign(data)
-
-    def jwt(self, claims: Mapping[str, Any]) -> str:
-        """NATS' JWT of these claims, as their issuer."""
-        signing_input = f"{_HEADER}.{b64encode(write_object({**claims, 'iss': self.public}))}"
-        return f"{signing_input}.{b64encode(self.sign(signing_input.encode()))}"
 
 
 def read_jwt(text: str, *, issuer: Kind, limit: int) -> tuple[str, Members]:
@@ -146,6 +61,7 @@ class CurveKey:
 
     public: str
     _private: PrivateKey = field(repr=False)
+    _boxes: dict[str, Box] = field(repr=False, default_factory=dict)  # of nats-servers lately: what two keys share
 
     @classmethod
     def from_seed(cls, text: str) -> Self:
@@ -157,7 +73,7 @@ class CurveKey:
         """What `sender` (a curve key's text) sealed for this key. Raises NkeyMalformed or SealBroken."""
         if not sealed.startswith(_VERSION) or len(sealed) <= len(_VERSION) + _NONCE:
             raise SealBroken("This is not a sealed message.", expected="xkv1")
-        box = Box(self._private, PublicKey(read_public(sender, Kind.CURVE)))
+        box = self._box(sender)
         try:
             return bytes(box.decrypt(sealed[len(_VERSION) :]))
         except CryptoError:
@@ -165,5 +81,12 @@ class CurveKey:
 
     def seal(self, data: bytes, *, recipient: str, entropy: Callable[[int], bytes]) -> bytes:
         """`data` for `recipient` alone. Raises NkeyMalformed."""
-        box = Box(self._private, PublicKey(read_public(recipient, Kind.CURVE)))
-        return _VERSION + bytes(box.encrypt(data, entropy(_NONCE)))
+        return _VERSION + bytes(self._box(recipient).encrypt(data, entropy(_NONCE)))
+
+    def _box(self, other: str) -> Box:
+        """Raises NkeyMalformed."""
+        if (box := self._boxes.get(other)) is None:
+            if len(self._boxes) >= _SERVERS:
+                self._boxes.clear()
+            box = self._boxes[other] = Box(self._private, PublicKey(read_public(other, Kind.CURVE)))
+        return box

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from attestd.broker.nkeys import Kind, SigningKey, read_public
 from attestd.credentials.dpop import MAX_PROOF
 from attestd.credentials.tokens import MAX_TOKEN
 from attestd.errors import MalformedInput, Unauthenticated
 from attestd.protocol.encoding import MalformedJson, Members, b64encode
 from attestd_edge.hop import from_pem
-from attestd_edge.nats.nkeys import CurveKey, Kind, SigningKey, read_jwt, read_public
+from attestd_edge.nats.nkeys import CurveKey, read_jwt
 
 SUBJECT: Final = "$SYS.REQ.USER.AUTH"
 XKEY_HEADER: Final = "Nats-Server-Xkey"

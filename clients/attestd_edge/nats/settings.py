@@ -12,6 +12,7 @@ lifetime = 300                                  # seconds that one login lasts a
 boundary = "field-to-munich"
 publish = ["field.{site}.{device}.>"]
 subscribe = ["orders.{site}.{device}.>", "_INBOX.{device}.>"]
+labels = { class = "telemetry" }                # of what goes there, besides the boundary's own
 
 [nats.carry]                                    # what crosses from there; left out: nothing is carried
 boundary = "munich-to-cloud"
@@ -25,13 +26,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
+from attestd.broker.addresses import check_address
 from attestd.errors import InputTooLarge, MalformedInput
+from attestd.policy.situations import LabelsMalformed, read_labels
 from attestd.protocol.encoding import Members
 from attestd_edge.nats.subjects import Template
 from attestd_edge.settings import Guarded, Receipted, Settings, SettingsInvalid, read_origin
@@ -41,7 +44,6 @@ MAX_GRANTS, MAX_PATTERNS = 64, 64
 _ACCOUNT = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _STREAM = _ACCOUNT
 KEY_NAMES = ("issuer", "sealing", "callout", "watch", "carry")  # of the files <name>.seed in nats.keys
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class NatsSettings:
     def _read(cls, table: Members, settings: Settings) -> Self:
         server = table.text("server")
         ca = settings.folder / table.text("ca") if "ca" in table else None
-        _check_address(server, ca)
+        check_address("nats.server", server, ca, SettingsInvalid)
         lifetime = table.seconds("lifetime") if "lifetime" in table else DEFAULT_LIFETIME
         if not MIN_LIFETIME <= lifetime <= MAX_LIFETIME:
             raise SettingsInvalid(
@@ -118,17 +120,6 @@ class NatsSettings:
         return found
 
 
-def _check_address(server: str, ca: Path | None) -> None:
-    """With TLS, or on this machine alone: the callout's word opens the site."""
-    parts = urlsplit(server)
-    if parts.scheme not in ("tls", "nats") or not parts.hostname or parts.path or parts.username is not None:
-        raise SettingsInvalid("nats.server is not an address.", seen=repr(server[:80]), expected="tls://<host>:<port>")
-    if parts.scheme == "nats" and parts.hostname not in _LOOPBACK:
-        raise SettingsInvalid("nats.server is elsewhere and without TLS.", seen=server[:80], expected="tls://…")
-    if (parts.scheme == "tls") != (ca is not None):
-        raise SettingsInvalid("nats.ca and TLS belong together.", expected="tls:// with nats.ca, or neither")
-
-
 def _named(text: str, pattern: re.Pattern[str], name: str) -> str:
     if not pattern.fullmatch(text):
         raise SettingsInvalid(f"{name} is not a name.", seen=repr(text[:80]), expected="letters, digits, _ and -")
@@ -144,8 +135,9 @@ def _boundary(table: Members, settings: Settings) -> Guarded:
 
 def _grant(table: Members, settings: Settings) -> Grant:
     patterns = dict(table.items())
-    found = Grant(_boundary(table, settings), _templates(patterns, "publish"), _templates(patterns, "subscribe"))
-    if unknown := sorted(patterns.keys() - {"boundary", "publish", "subscribe"}):
+    guarded = _labelled(_boundary(table, settings), patterns.get("labels", {}))
+    found = Grant(guarded, _templates(patterns, "publish"), _templates(patterns, "subscribe"))
+    if unknown := sorted(patterns.keys() - {"boundary", "publish", "subscribe", "labels"}):
         raise SettingsInvalid(f"nats.grant.{unknown[0]} is not a setting.")
     if found.guarded.receipts is not Receipted.NOTHING:
         raise SettingsInvalid(
@@ -156,6 +148,23 @@ def _grant(table: Members, settings: Settings) -> Grant:
     if not found.publish and not found.subscribe:
         raise SettingsInvalid("A [[nats.grant]] grants nothing.", expected="publish, subscribe or both")
     return found
+
+
+def _labelled(guarded: Guarded, labels: object) -> Guarded:
+    """The boundary with a grant's labels besides its own: two grants may be of different data."""
+    try:
+        told = read_labels(labels) if isinstance(labels, dict) else None
+    except LabelsMalformed as error:
+        raise SettingsInvalid(f"nats.grant.labels: {error.detail}", seen=error.seen) from error
+    if told is None:
+        raise SettingsInvalid("nats.grant.labels is not a table.", expected='{ class = "telemetry" }')
+    for name in told.keys() & guarded.labels.keys():
+        if told[name] != guarded.labels[name]:
+            raise SettingsInvalid(
+                f"nats.grant.labels contradicts boundary {guarded.boundary.name}.",
+                seen=f"{name}: {told[name]!r} and {guarded.labels[name]!r}",
+            )
+    return replace(guarded, labels=MappingProxyType({**guarded.labels, **told}))
 
 
 def _templates(patterns: Mapping[str, Any], name: str) -> tuple[Template, ...]:

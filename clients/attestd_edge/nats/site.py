@@ -16,26 +16,28 @@ from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
 from nats.js import JetStreamContext
-from nats.js.api import RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import ConsumerConfig, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import NotFoundError
 
+from attestd.broker.nkeys import SigningKey
 from attestd.credentials.dpop import ReplayCache
 from attestd.errors import AttestdError
-from attestd_edge.decide import View
 from attestd_edge.edge import Edge
 from attestd_edge.files import replace_file
+from attestd_edge.memo import Memo
 from attestd_edge.nats.callout import Callout
 from attestd_edge.nats.carry import Fate, Judged, judge_message
 from attestd_edge.nats.keys import Keys
 from attestd_edge.nats.ledger import Ledger
 from attestd_edge.nats.links import keep, tls_to
-from attestd_edge.nats.nkeys import SigningKey
 from attestd_edge.nats.request import SUBJECT, XKEY_HEADER
 from attestd_edge.nats.settings import Carriage, NatsSettings
 from attestd_edge.nats.subjects import write_name
 from attestd_edge.nats.tallies import Tallies
 from attestd_edge.nats.watch import EXPIRED, Ending, ended, endings
+from attestd_edge.nats.withheld import COLLECTED_HEADER, SUBJECT_HEADER, WHY_HEADER, stream_of
 from attestd_edge.settings import Settings
+from attestd_edge.views import View
 
 logger = logging.getLogger("attestd_edge.nats")
 
@@ -46,9 +48,12 @@ _AGAIN = 0.5  # seconds until a disconnection that was not confirmed is tried ag
 _ANSWER = 1.0  # seconds that nats-server has to confirm one
 _AT_ONCE = 256  # disconnections under way
 _BATCH = 64  # messages judged together
+_TAKEN = 10.0  # seconds that a carrier has for them
 _FETCH = 2.0  # seconds to wait for messages
 _LATER = 2.0  # seconds until a message that can't cross yet is looked at again
+_TOGETHER = 8  # questions that are answered at once, of those that wait
 _PENDING = 8192  # questions that wait; nats-server refuses what waits longer than its timeout
+_RECEIPTS = 1 << 16  # messages of which it is remembered that they have one
 _CARRY_DURABLE = "attestd-carry"
 _WEEK = 7 * 86400  # seconds that a stream made here keeps what did not cross
 _GIB = 1 << 30
@@ -73,6 +78,7 @@ class NatsSite:
         self._looked_at: View | None = None
         self._ends_looked_at: datetime | None = None
         self._ending: dict[tuple[str, int], tuple[Ending, float]] = {}  # and when to try (again)
+        self._receipts: Memo[str, str] = Memo(_RECEIPTS)  # by message: why it may not cross; empty if it may
         self.asked = asyncio.Event()  # set once nats-server can ask
 
     @classmethod
@@ -118,17 +124,20 @@ class NatsSite:
     # ---- asked ------------------------------------------------------------------------------------------------------
 
     async def _be_asked(self, client: Client) -> None:
-        async def question(message: Msg) -> None:
-            answer = self._callout.answer(message.data, sender=(message.headers or {}).get(XKEY_HEADER))
-            if answer is not None and message.reply:
-                await client.publish(message.reply, answer)
-            await asyncio.sleep(0)  # a flood of logins must not keep the watch from its turn
-
-        await client.subscribe(SUBJECT, queue="attestd", cb=question, pending_msgs_limit=_PENDING)
+        waiting: asyncio.Queue[Msg] = asyncio.Queue(_TOGETHER)
+        await client.subscribe(SUBJECT, queue="attestd", cb=waiting.put, pending_msgs_limit=_PENDING)
         await client.flush()
         self.asked.set()
         try:
-            await asyncio.Event().wait()
+            while True:
+                questions = [await waiting.get()]
+                while not waiting.empty():
+                    questions.append(waiting.get_nowait())
+                said = [(message.data, (message.headers or {}).get(XKEY_HEADER)) for message in questions]
+                for message, answer in zip(questions, self._callout.answer_all(said), strict=True):
+                    if answer is not None and message.reply:
+                        await client.publish(message.reply, answer)
+                await asyncio.sleep(0)  # a flood of logins must not keep the watch from its turn
         finally:
             self.asked.clear()
 
@@ -200,8 +209,12 @@ class NatsSite:
         js = client.jetstream(timeout=_FETCH)
         # What has crossed is kept here no longer; what was withheld is.
         await _stream(js, carriage.stream, carriage.source.all(), RetentionPolicy.WORK_QUEUE)
-        await _stream(js, f"{carriage.stream}_WITHHELD", carriage.withheld.all(), RetentionPolicy.LIMITS)
-        waiting = await js.pull_subscribe(carriage.source.all(), durable=_CARRY_DURABLE, stream=carriage.stream)
+        await _stream(js, stream_of(carriage), carriage.withheld.all(), RetentionPolicy.LIMITS)
+        # What a carrier took that ended meanwhile is somebody's again soon.
+        config = ConsumerConfig(ack_wait=_TAKEN)
+        waiting = await js.pull_subscribe(
+            carriage.source.all(), durable=_CARRY_DURABLE, stream=carriage.stream, config=config
+        )
         while True:
             try:
                 messages = await waiting.fetch(_BATCH, timeout=_FETCH)
@@ -242,11 +255,16 @@ class NatsSite:
         if not self._edge.demands(carriage.guarded.boundary.name):
             return judged
         message_id = _message_id(message, carriage)
+        # While the uplink is down a message is judged again and again: one receipt says what was decided, until that
+        # is something else.
+        if self._receipts.get(message_id) == judged.why:
+            return judged
         crossed = judged.receipt(carriage.guarded, view.bundle, message_id=message_id, content=message.data)
         try:
             await asyncio.to_thread(self._edge.keep, crossed)
         except AttestdError as error:
             return Judged(Fate.LATER, message.subject, type(error).slug(), judged.device)
+        self._receipts.keep(message_id, judged.why)
         return judged
 
 
@@ -267,9 +285,9 @@ def _headers(message: Msg, carriage: Carriage, judged: Judged) -> dict[str, str]
     headers |= {
         "Nats-Msg-Id": _message_id(message, carriage),
         "Attestd-Boundary": carriage.guarded.boundary.name,
-        "Attestd-Collected": message.metadata.timestamp.isoformat(),
+        COLLECTED_HEADER: message.metadata.timestamp.isoformat(),
     }
-    return headers | ({"Attestd-Withheld": judged.why} if judged.why else {})
+    return headers | ({WHY_HEADER: judged.why, SUBJECT_HEADER: message.subject} if judged.why else {})
 
 
 def _message_id(message: Msg, carriage: Carriage) -> str:

@@ -12,10 +12,10 @@ from datetime import datetime
 from typing import Final
 
 from attestd.errors import AttestdError
-from attestd_edge.decide import View
 from attestd_edge.nats.ledger import Connection, Known, Ledger
 from attestd_edge.nats.login import ask_policy
 from attestd_edge.nats.settings import NatsSettings
+from attestd_edge.views import View
 
 EXPIRED: Final = "login-expired"
 

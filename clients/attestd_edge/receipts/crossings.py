@@ -13,8 +13,10 @@ from attestd.credentials.identity import VerifiedIdentity
 from attestd.credentials.receipts import DIGEST, Crossed, Where
 from attestd.errors import AttestdError
 from attestd.policy import Boundary, Decision
-from attestd_edge.decide import Request, Verdict, read_path
+from attestd_edge.decide import Request
 from attestd_edge.hop import Headers
+from attestd_edge.paths import read_path
+from attestd_edge.views import Verdict
 
 _LONGEST: Final = 256  # characters of a stranger's path
 _METHOD: Final = re.compile(r"[A-Z-]{1,32}", re.ASCII)

@@ -13,10 +13,11 @@ from attestd.credentials.dpop import EdgeNonces, ReplayCache
 from attestd.ids import Site, Tier
 from attestd.policy import Boundary, default_policy
 from attestd_edge.clock import EdgeClock
-from attestd_edge.decide import Presented, Request, TokenRules, View, judge
+from attestd_edge.decide import Presented, Request, TokenRules, judge
 from attestd_edge.edge import Edge
 from attestd_edge.settings import Guarded
 from attestd_edge.store import BundleStore
+from attestd_edge.views import View
 from tests import authority as a
 
 ORIGIN = "https://shop.example.org"

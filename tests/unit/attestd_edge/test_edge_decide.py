@@ -30,20 +30,18 @@ from attestd.credentials.x509 import UnknownIssuer, verify_chain
 from attestd.ids import Serial, Site, Tier
 from attestd.policy import default_policy
 from attestd_edge import decide as decide_module
+from attestd_edge import views as views_module
 from attestd_edge.decide import (
-    BundleUnusable,
     CredentialsDisagree,
     NoCredential,
     OriginUnknown,
-    PathAmbiguous,
     Presented,
     ProofMissing,
     TokensNotAccepted,
-    View,
-    encode_path,
-    read_path,
 )
 from attestd_edge.memo import Memo
+from attestd_edge.paths import PathAmbiguous, encode_path, read_path
+from attestd_edge.views import BundleUnusable, View
 from tests import authority as a
 
 FACTS = a.FACTS
@@ -306,7 +304,7 @@ class TestMemory:
 
             return wrapper
 
-        monkeypatch.setattr(decide_module, "decide", counting("policy", decide_module.decide))
+        monkeypatch.setattr(views_module, "decide", counting("policy", views_module.decide))
         monkeypatch.setattr(decide_module, "verify_chain", counting("chain", decide_module.verify_chain))
         return counts
 

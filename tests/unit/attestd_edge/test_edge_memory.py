@@ -21,20 +21,20 @@ from attestd.errors import AttestdError, Unauthenticated
 from attestd.ids import Serial, Site, Tier
 from attestd.policy import Boundary, default_policy
 from attestd_edge import decide as decide_module
-from attestd_edge.decide import (
+from attestd_edge import paths as paths_module
+from attestd_edge import views as views_module
+from attestd_edge.decide import ProofMissing, TokenRules
+from attestd_edge.edge import Admitted, Asked
+from attestd_edge.memo import Memo
+from attestd_edge.paths import PathAmbiguous, read_path
+from attestd_edge.views import (
     CREDENTIAL_OBJECTS,
     CREDENTIALS_OCTETS,
     DECISIONS_OCTETS,
     VERDICT_OBJECTS,
     VERDICTS_OCTETS,
-    PathAmbiguous,
-    ProofMissing,
-    TokenRules,
     View,
-    read_path,
 )
-from attestd_edge.edge import Admitted, Asked
-from attestd_edge.memo import Memo
 from tests import authority as a
 
 CROSS = 'permit (principal, action == Action::"cross", resource)'
@@ -277,8 +277,8 @@ class TestMachinesThatLookTheSame:
 
     def test_policy_is_asked_once_for_them(self, ask, monkeypatch):
         asked = []
-        real = decide_module.decide
-        monkeypatch.setattr(decide_module, "decide", lambda *args: asked.append(args) or real(*args))
+        real = views_module.decide
+        monkeypatch.setattr(views_module, "decide", lambda *args: asked.append(args) or real(*args))
         view = view_of()
         for number in (1, 2, 3):
             assert ask(chain=self.device(number), view=view).decision.allowed
@@ -324,7 +324,7 @@ class TestPlainPaths:
 
         short = read()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(decide_module, "_PLAIN", decide_module.re.compile("(?!)"))
+            patch.setattr(paths_module, "_PLAIN", paths_module.re.compile("(?!)"))
             assert read() == short
 
 

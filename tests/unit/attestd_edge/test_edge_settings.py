@@ -9,10 +9,10 @@ import pytest
 
 from attestd.ids import Tier
 from attestd_edge import settings as settings_module
-from attestd_edge.decide import Staleness
 from attestd_edge.files import FileUnreadable
 from attestd_edge.hop import CertificateSource
 from attestd_edge.settings import Settings, SettingsInvalid, TlsListen, UnixListen
+from attestd_edge.views import Staleness
 
 TEXT = """
 [edge]

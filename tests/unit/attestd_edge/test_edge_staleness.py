@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import pytest
 
 from attestd.credentials.bundle import BundleStale
 from attestd.policy import PolicySet
-from attestd_edge.decide import BoundaryStale, Presented, Request, Staleness, View, judge
+from attestd.policy.explaining import explain
+from attestd.policy.recorded import Recorded
+from attestd_edge.decide import Presented, Request, judge
 from attestd_edge.edge import Asked, Edge
 from attestd_edge.problems import Refusal
 from attestd_edge.settings import Guarded
+from attestd_edge.views import BoundaryStale, Staleness, View
 from tests import authority as a
 
 POLICY = """
@@ -97,6 +101,23 @@ def test_one_boundary_s_rule_is_not_another_s(at):
     leaf = a.leaf()
     assert not at(700, leaf=leaf)[0]
     assert at(700, rule=None, leaf=leaf)[0]
+
+
+def test_what_was_decided_so_is_recorded_so(store, bundle, boundary, watch, caplog):
+    """And decided again alike: `attestd policy diff --recorded` must not take it for a change."""
+    store.adopt(a.signed_bundle(bundle(policy=POLICY)))
+    edge = Edge(store, tokens=None, boundaries={boundary.name: Guarded(boundary, {}, staleness=RULE)})
+    watch.pass_(600)
+    read = Asked(Presented((a.leaf(),)), Request("GET", "https://x", "/"))
+    edge.admit(boundary, lambda: read)
+    line = next(record for record in caplog.records if record.name == "attestd_edge.decisions")
+    recorded = Recorded.read(json.dumps(line.attestd, default=str).encode())
+    assert recorded.situation.crossing.stale == "telemetry"
+    decided = recorded.situation.decide(PolicySet.parse(POLICY, 3))
+    assert (decided.allowed, decided.policy_ids) == (recorded.allowed, recorded.policies) == (False, ())
+    assert "only what policies call 'telemetry' crosses here" in decided.reasons[0]
+    explained = {one.policy: one.part for one in explain(PolicySet.parse(POLICY, 3), recorded.situation).policies}
+    assert explained == {"home": "silent", "telemetry": "silent", "alarms": "silent", "recalled": "silent"}
 
 
 def test_the_engine_is_asked_with_the_class_s_policies_alone():

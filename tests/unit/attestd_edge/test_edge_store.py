@@ -21,9 +21,9 @@ from attestd.credentials.jws import SignatureWrong
 from attestd.ids import TrustDomain
 from attestd_edge import files
 from attestd_edge import store as store_module
-from attestd_edge.decide import BundleUnusable, check_fresh
 from attestd_edge.files import FileUnwritable
 from attestd_edge.store import BUNDLE_FILE, FLOOR_FILE, BundleStore, Floor, FloorUnreadable, NoBundle
+from attestd_edge.views import BundleUnusable, check_fresh
 from tests import authority as a
 
 

@@ -52,6 +52,8 @@ def test_a_brake(tmp_path: Path) -> None:
         ("trust_domain = 5\n", "trust_domain"),
         ("trust_domain = \n", "TOML"),
         (GOOD + "[sever]\n", "unknown sections"),
+        (GOOD + "[distribution]\nnats = 1\n", "distribution.nats"),
+        (GOOD + '[distribution]\nstream = "x"\n', "unknown settings"),
         (GOOD + '[server]\nlisten = "nowhere"\n', "server.listen"),
         (GOOD + '[server]\nlisten = "127.0.0.1:99999"\n', "server.listen"),
         (GOOD + '[server]\npublic_url = "http://example.org"\n', "public_url"),

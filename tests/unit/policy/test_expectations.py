@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from attestd.errors import AttestdError, InputTooLarge
+from attestd.errors import AttestdError, InputTooLarge, MalformedInput
 from attestd.policy import PolicySet, default_policy
 from attestd.policy.expectations import MAX_FILE, Expectations, ExpectationsUnclear, parse_situation, undecided_by
 
@@ -190,3 +190,42 @@ def test_every_example_has_expectations():
     assert {path.name.split(".")[0] for path in EXAMPLES.glob("*.cedar")} == {
         path.name.split(".")[0] for path in EXAMPLES.glob("*.test.toml")
     } == {"eu-data", "billing", "gateways"}  # fmt: skip
+
+
+def test_an_edge_that_hears_nothing():
+    """`stale` says which class alone crosses; it is read, written and decided by."""
+    policy = """
+        @id("home") permit (principal, action == Action::"cross", resource);
+        @id("alarms") @when_stale("alarms") permit (principal, action == Action::"cross", resource);"""
+    text = """
+        [devices.bike]
+        tier = "device"
+        site = "munich"
+        [boundaries.out]
+        from = { tier = "device" }
+        to = { tier = "edge", site = "munich" }
+        [[expect]]
+        name = "heard"
+        device = "bike"
+        boundary = "out"
+        decision = "allow"
+        policies = ["alarms", "home"]
+        [[expect]]
+        name = "alarms go on"
+        device = "bike"
+        boundary = "out"
+        stale = "alarms"
+        decision = "allow"
+        policies = ["alarms"]
+        [[expect]]
+        name = "nothing else does"
+        device = "bike"
+        boundary = "out"
+        stale = "telemetry"
+        decision = "deny"
+        policies = []
+    """
+    found = Expectations.parse(text.encode(), toml=True).expected
+    assert all(one.hold(PolicySet.parse(policy, 1)).holds for one in found)
+    with pytest.raises(MalformedInput):
+        Expectations.parse(text.replace('"telemetry"', '"every thing"').encode(), toml=True)

@@ -10,8 +10,8 @@ import pytest
 
 from attestd.ids import Site, Tier
 from attestd.policy import Boundary
-from attestd_edge.decide import View
 from attestd_edge.settings import Settings
+from attestd_edge.views import View
 from tests import authority as a
 
 if TYPE_CHECKING:

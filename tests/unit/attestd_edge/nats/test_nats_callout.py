@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import sqlite3
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -287,6 +288,54 @@ def test_a_login_is_written_down_before_the_answer(gate, ledger):
     assert (connection.server, connection.number, connection.device) == (gate.asker.id, 12, "bike-1")
     assert connection.permissions.publish == ("field.munich.bike-1.>",)
     assert known.facts == a.FACTS
+
+
+def together(gate, *asked) -> list[str]:
+    """What each of these questions was answered: "let in", or the problem."""
+    answers = gate.callout.answer_all([(gate.asker.ask(**one), gate.asker.xkey) for one in asked])
+    said = [gate.asker.opened(answer)["nats"] for answer in answers]
+    return ["let in" if "jwt" in one else one["error"].partition(" ")[0] for one in said]
+
+
+FIRST, STRANGER, SECOND = ({"chain": CHAIN, "client_info__id": 1}, {"client_info__id": 2}, {"chain": CHAIN})
+
+
+def test_logins_that_are_answered_together(gate, ledger):
+    assert together(gate, FIRST, STRANGER, SECOND) == ["let in", "no-credential", "let in"]
+    assert [found.number for found, _ in ledger.connections()] == [1, 7]
+
+
+@pytest.mark.parametrize("when", ["BEGIN", "COMMIT", "INSERT"])
+def test_logins_that_can_not_be_written_down_together(gate, ledger, monkeypatch, caplog, when):
+    """Each is then written by itself; nobody is let in, or said to be, before that."""
+    caplog.set_level(logging.INFO, "attestd_edge.decisions.nats")
+    real, refused = ledger._database, []
+
+    class Failing:
+        """Fails once; at INSERT as a full disk does, which ends the transaction."""
+
+        def execute(self, statement, *values):
+            if statement.startswith(when) and not refused:
+                refused.append(statement)
+                if real.in_transaction:
+                    real.execute("ROLLBACK")
+                raise sqlite3.OperationalError("database or disk is full")
+            return real.execute(statement, *values)
+
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+    monkeypatch.setattr(ledger, "_database", Failing())
+    assert together(gate, FIRST, SECOND) == ["let in", "let in"]
+    assert [found.number for found, _ in ledger.connections()] == [1, 7]
+    assert [row[0] for row in real.execute("SELECT number FROM connection ORDER BY number")] == [1, 7]
+    assert [record.getMessage() for record in caplog.records] == ["let in", "let in"]
+
+
+def test_nobody_is_let_in_while_nothing_can_be_written_down(gate, ledger):
+    ledger._database.execute("PRAGMA query_only = ON")
+    assert together(gate, FIRST, SECOND) == ["ledger-unusable", "ledger-unusable"]
+    assert ledger.connections() == []
 
 
 def test_counts(gate):

@@ -6,20 +6,18 @@ import pytest
 
 pytest.importorskip("nacl", reason="PyNaCl is not installed")
 
-from attestd.credentials.jws import MalformedJws, SignatureWrong
-from attestd.errors import InputTooLarge, MalformedInput
-from attestd_edge.nats.nkeys import (
-    CurveKey,
+from attestd.broker.nkeys import (
     Kind,
     NkeyMalformed,
-    SealBroken,
     SigningKey,
-    read_jwt,
     read_public,
     read_seed,
     write_public,
     write_seed,
 )
+from attestd.credentials.jws import MalformedJws, SignatureWrong
+from attestd.errors import InputTooLarge, MalformedInput
+from attestd_edge.nats.nkeys import CurveKey, SealBroken, read_jwt
 from tests.nats_asker import SERVER as SERVER_KIND
 from tests.nats_asker import USER_KIND, Asker, Pair, read
 

@@ -8,10 +8,11 @@ import pytest
 
 pytest.importorskip("nacl", reason="PyNaCl is not installed")
 
+from attestd.broker.nkeys import NkeyMalformed
 from attestd.credentials.jws import SignatureWrong
 from attestd.errors import AttestdError, InputTooLarge, MalformedInput
 from attestd.protocol.encoding import MalformedJson
-from attestd_edge.nats.nkeys import NkeyMalformed, SealBroken
+from attestd_edge.nats.nkeys import SealBroken
 from attestd_edge.nats.request import (
     MAX_REQUEST,
     Permissions,

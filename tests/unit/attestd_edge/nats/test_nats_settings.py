@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("nacl", reason="PyNaCl is not installed")
 
+from attestd.broker.nkeys import Kind, NkeyMalformed, write_seed
 from attestd_edge.files import FileUnreadable
 from attestd_edge.nats.keys import Keys, KeysMade, make
-from attestd_edge.nats.nkeys import Kind, NkeyMalformed, write_seed
 from attestd_edge.nats.settings import NatsSettings
 from attestd_edge.settings import Settings, SettingsInvalid
 from tests.unit.attestd_edge.nats.conftest import members
@@ -38,6 +38,15 @@ def test_with_tls(configured, tmp_path):
     assert settings.ca == tmp_path / "ca.pem"
 
 
+def test_a_grants_labels_add_up_with_the_boundarys(configured):
+    labelled = {**GRANT, "labels": {"purpose": "billing", "class": "telemetry"}}
+    settings = configured(grant=[labelled, GRANT])
+    assert [dict(one.guarded.labels) for one in settings.grants] == [
+        {"class": "telemetry", "purpose": "billing"},
+        {"class": "telemetry"},
+    ]
+
+
 @pytest.mark.parametrize(
     "lie",
     [
@@ -55,6 +64,10 @@ def test_with_tls(configured, tmp_path):
         {"lifetime": 9},
         {"lifetime": 901},
         {"lifetime": "300"},
+        {"grant": [{**GRANT, "labels": "billing"}]},
+        {"grant": [{**GRANT, "labels": {"purpose": 5}}]},
+        {"grant": [{**GRANT, "labels": {"pur pose": "billing"}}]},
+        {"grant": [{**GRANT, "labels": {"class": "billing"}}]},  # the boundary says telemetry
         {"grant": []},
         {"grant": ...},
         {"grant": [{**GRANT, "boundary": "elsewhere"}]},

@@ -14,12 +14,12 @@ pytest.importorskip("nacl", reason="PyNaCl is not installed")
 from attestd.credentials.status import Status, StatusList
 from attestd.credentials.x509 import device_identity, verify_chain
 from attestd.ids import DeviceId, Serial
-from attestd_edge.decide import View
 from attestd_edge.nats.carry import Fate, judge_message
 from attestd_edge.nats.ledger import LEDGER_FILE, Connection, Ledger, LedgerUnusable
 from attestd_edge.nats.login import ask_policy
 from attestd_edge.nats.watch import ended, endings
 from attestd_edge.settings import Guarded
+from attestd_edge.views import View
 from tests import authority as a
 
 SUBJECT = "field.munich.bike-1.t"
@@ -118,6 +118,16 @@ def test_a_ledger_that_can_not_be_written(enter, ledger):
     with pytest.raises(LedgerUnusable):
         enter(8)
     assert [found.number for found, _ in ledger.connections()] == [7]
+
+
+def test_what_is_entered_together_counts_at_the_end(enter, ledger):
+    with pytest.raises(RuntimeError), ledger.together():
+        enter(7)
+        raise RuntimeError
+    assert ledger.connections() == []
+    with ledger.together():
+        enter(8)
+    assert [found.number for found, _ in ledger.connections()] == [8]
 
 
 def test_a_ledger_that_is_damaged(enter, ledger, tmp_path):
