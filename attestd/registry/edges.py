@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, literal_column, select, update
 from sqlalchemy.exc import IntegrityError
 
 from attestd.errors import Conflict
@@ -138,10 +138,11 @@ def sums(c: Connection, name: str, *, since: int) -> dict[tuple[str, str], int]:
 def hours(c: Connection, name: str, *, since: int, limit: int) -> list[HourSum]:
     """The same by hour and boundary, the newest hours first, at most `limit`."""
     n = edge_counts.c
+    allowed = n.reason == literal_column("''")  # not a parameter: PostgreSQL takes two of them for two expressions
     statement = (
-        select(n.hour, n.boundary, (n.reason == "").label("allowed"), func.sum(n.count).label("sum"))
+        select(n.hour, n.boundary, allowed.label("allowed"), func.sum(n.count).label("sum"))
         .where(n.edge == name, n.hour >= since // HOUR * HOUR)
-        .group_by(n.hour, n.boundary, n.reason == "")
+        .group_by(n.hour, n.boundary, allowed)
         .order_by(n.hour.desc(), n.boundary)
         .limit(2 * limit)
     )

@@ -102,10 +102,7 @@ class Ledger:
                 if (new := count - before.get(judged, 0)) > 0:
                     hour[judged] = hour.get(judged, 0) + new
                     changed = True
-            # After a power cut a file may be older than what was taken of it: never take that again.
-            taken[found.name] = {
-                judged: max(found.counts.get(judged, 0), before.get(judged, 0)) for judged in {*found.counts, *before}
-            }
+            taken[found.name] = found.counts
             if found.over:
                 over.append(found)
         self._merge_old()
