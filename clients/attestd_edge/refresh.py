@@ -26,7 +26,7 @@ from attestd_edge.views import BundleUnusable, check_fresh
 
 INTERVAL = 1.0  # seconds between fetches
 LOOK_INTERVAL = 0.1  # seconds between looks at what another process fetched
-MAX_BACKOFF = 15.0  # seconds between attempts while the service does not answer
+MAX_BACKOFF = 5.0  # seconds between attempts while the service does not answer
 LISTEN_AGAIN = timedelta(seconds=30)  # after the service did not push
 ASK_AGAIN = timedelta(seconds=2)  # at least, between questions to the service beside a broker
 _MOST_PATIENT = 16  # times as long, while the service does not answer

@@ -321,7 +321,7 @@ class TestRounds:
     def test_cut_off_it_backs_off_and_goes_on_deciding(self, refresher, fake, store):
         refresher.tick()
         fake.down = True
-        assert [refresher.tick() for _ in range(6)] == pytest.approx([1, 2, 4, 8, 15, 15])
+        assert [refresher.tick() for _ in range(6)] == pytest.approx([1, 2, 4, 5, 5, 5])
         assert refresher.connection == "cut off"
         assert store.view().bundle.version == 5
         fake.down = False
