@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,16 @@ def test_a_quarantine_reaches_edges_that_listen(fleet: Fleet) -> None:
     fleet.until("device-suspended")
     fleet.home.release()
     fleet.until("allowed")
+    assert {edge.refresher.connection for edge in fleet.edges} == {"listening"}
+
+
+def test_a_policy_takes_effect_and_goes_back_in_one_command_each(fleet: Fleet, tmp_path: Path) -> None:
+    closed = tmp_path / "closed.cedar"
+    closed.write_text("forbid (principal, action, resource);")
+    attestd(fleet.service.folder, "policy", "set", str(closed))
+    fleet.until("crossing-denied", within=5)
+    attestd(fleet.service.folder, "policy", "rollback")
+    fleet.until("allowed", within=5)
     assert {edge.refresher.connection for edge in fleet.edges} == {"listening"}
 
 
