@@ -60,6 +60,8 @@ class Play:
         decisions = logging.getLogger("attestd_edge.decisions")
         decisions.addHandler(self.reasons)
         decisions.propagate = False
+        decisions.setLevel(logging.WARNING)
+        logging.getLogger("attestd_edge").setLevel(logging.ERROR)  # cutting the uplink is part of the story
         logging.getLogger("attestd_agent").setLevel(logging.CRITICAL)
         logging.getLogger("httpx").setLevel(logging.WARNING)
         self.maker = Maker(world.props / "maker")
