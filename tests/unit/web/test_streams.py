@@ -177,6 +177,23 @@ def test_who_was_disabled_hears_nothing_more() -> None:
     asyncio.run(story())
 
 
+def test_who_was_disabled_with_the_change_does_not_hear_of_it() -> None:
+    """Both were noticed in one look: the one that waited is woken for the change, and let go."""
+
+    async def story() -> None:
+        stage = Stage()
+        reader, task = stage.begins("p1 1.1")
+        await asyncio.sleep(0.05)
+        stage.disabled.add("p1")
+        stage.publishing.version = 2
+        stage.streams._gone, stage.streams._newest = frozenset({"p1"}), "1.2"
+        stage.streams._wake()
+        await asyncio.wait_for(task, 10)
+        assert reader.events() == []
+
+    asyncio.run(story())
+
+
 def test_a_stream_ends_after_its_life(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams_module, "_LIFE", 0.3)
 
