@@ -341,12 +341,27 @@ def _engine(path: Path, purpose: str, busy_timeout: float) -> Engine:
 
     def prepare(connection: sqlite3.Connection, _record: object) -> None:
         for pragma in pragmas:
-            connection.execute(f"PRAGMA {pragma}").close()
+            _set(connection, pragma, busy_timeout)
 
     event.listen(engine, "connect", prepare)
     if purpose == "migrating":
         event.listen(engine, "begin", lambda c: c.exec_driver_sql("BEGIN IMMEDIATE"))
     return engine
+
+
+def _set(connection: sqlite3.Connection, pragma: str, patience: float) -> None:
+    """Changing to the write-ahead log wants the file for itself, and SQLite does not wait for it: whoever makes a
+    database while others do is told at once that it is locked, whatever the timeout. So the waiting is done here."""
+    until = monotonic() + patience
+    while True:
+        try:
+            connection.execute(f"PRAGMA {pragma}").close()
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or monotonic() >= until:
+                raise
+            sleep(_POLL)
+        else:
+            return
 
 
 @contextmanager

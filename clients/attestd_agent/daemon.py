@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import signal
 import socket
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -40,10 +40,14 @@ class Stopped(BaseException):
 
 
 class StopRequest:
-    """SIGTERM and SIGINT, and SIGHUP to who wants it: told to the one thread that there is."""
+    """SIGTERM and SIGINT, and SIGHUP to who wants it: told to the one thread that there is.
+
+    A handler runs between any two instructions of that thread. So it takes no lock that the thread may hold, as
+    threading.Event would: `SimpleQueue.put` is the one wake-up that may interrupt even itself.
+    """
 
     def __init__(self) -> None:
-        self._awake = threading.Event()
+        self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._requested = False
         self._interruptible = False
         self._hurried = False
@@ -66,24 +70,25 @@ class StopRequest:
 
     def stop(self) -> None:
         self._requested = True
-        self._awake.set()
+        self._wakes.put(None)
 
     def hurry(self) -> None:
         """Ends a sleep; `hurried` tells why, once."""
         self._hurried = True
-        self._awake.set()
+        self._wakes.put(None)
 
     def hurried(self) -> bool:
         hurried, self._hurried = self._hurried, False
-        if hurried and not self._requested:
-            self._awake.clear()
-            if self._requested or self._hurried:  # a signal came in between
-                self._awake.set()
         return hurried
 
     def sleep(self, seconds: float) -> None:
-        """Sleeps, at most until a stop or hurry is requested."""
-        self._awake.wait(seconds)
+        """Sleeps, at most until a stop or hurry is requested; not at all if one is."""
+        with suppress(queue.Empty):
+            while True:  # wake-ups of before: what they were for is in the two flags
+                self._wakes.get_nowait()
+        if not self._requested and not self._hurried:
+            with suppress(queue.Empty):
+                self._wakes.get(timeout=max(seconds, 0.0))
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:

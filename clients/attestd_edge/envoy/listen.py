@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import shutil
 import signal
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -53,17 +53,17 @@ def serve(
 
     `counts` are written to `counts_file` now and then: there is no HTTP here to ask for them. Raises ListenerFailed.
     """
-    ended = threading.Event()
+    ended: queue.SimpleQueue[None] = queue.SimpleQueue()  # no lock that a handler could find taken by this thread
     server = make_server(handlers)
     if isinstance(where, UnixListen):
         bind_unix(server, where)
     else:
         bind_tls(server, where)
-    before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, lambda *_: ended.put(None)) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         server.start()
         ready()
-        while not ended.wait(_COUNTED):
+        while not _told(ended, _COUNTED):
             _keep(counts, counts_file)
     finally:
         server.stop(_GRACE).wait()
@@ -72,6 +72,14 @@ def serve(
             signal.signal(number, handler)
         if isinstance(where, UnixListen):
             where.path.unlink(missing_ok=True)
+
+
+def _told(ended: queue.SimpleQueue[None], patience: float) -> bool:
+    try:
+        ended.get(timeout=patience)
+    except queue.Empty:
+        return False
+    return True
 
 
 def make_server(handlers: tuple[grpc.GenericRpcHandler, ...]) -> grpc.Server:

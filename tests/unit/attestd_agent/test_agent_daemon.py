@@ -236,6 +236,25 @@ def test_a_stop_is_not_forgotten_for_a_hangup() -> None:
     assert stop.requested
 
 
+def test_a_signal_may_come_at_any_instruction() -> None:
+    """A handler interrupts the very thread that sleeps, also where that thread holds a lock: it must not want it."""
+    program = """
+import signal, sys
+from attestd_agent.daemon import StopRequest
+stop = StopRequest()
+stop.listen(hangup=True)
+signal.signal(signal.SIGALRM, signal.getsignal(signal.SIGHUP))
+signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+for _ in range(30_000):
+    stop.sleep(0.00001)
+    stop.hurried()
+signal.setitimer(signal.ITIMER_REAL, 0)
+print("awake")
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "awake\n"), ended.stderr
+
+
 def wanted_after(seconds: float, stop: Sleepless, *, every: float = 300.0) -> tuple[CheckIns, list[float]]:
     """A service that wants an attestation after so long, and when it was asked."""
     asked: list[float] = []

@@ -86,6 +86,24 @@ def test_several_that_create_at_the_same_time(tmp_path: Path) -> None:
     assert opened == [True] * 4
 
 
+@pytest.mark.once
+def test_who_opens_a_file_that_is_being_made_waits(tmp_path: Path) -> None:
+    """Another process is in the middle of its first transaction: SQLite itself would not wait for the change to the
+    write-ahead log."""
+    database = tmp_path / "registry.db"
+    with closing(sqlite3.connect(database, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("CREATE TABLE t (a)")
+        other.execute("BEGIN IMMEDIATE")
+        leaves = threading.Timer(0.5, other.commit)
+        leaves.start()
+        try:
+            registry = Registry.open(f"sqlite:///{database}", create=True)
+        finally:
+            leaves.join()
+        assert registry.schema_is_current()
+        registry.close()
+
+
 def test_a_migration_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     upgrade = migrations.upgrade
 
