@@ -2,11 +2,12 @@
 # Installs the Debian packages that attestd needs on Debian 12 or Ubuntu 24.04, and only those that are missing.
 #
 #   deploy/install-dependencies.sh runtime   what `make run` needs: a software TPM, libtss2 and what builds its binding
-#   deploy/install-dependencies.sh tests     also what the tests talk to: nginx, OpenSSL's tpm2 provider, a resource manager
+#   deploy/install-dependencies.sh tests     also what the tests talk to: nginx, OpenSSL's tpm2 provider, a resource manager,
+#                                             and the browser that opens the console (certutil shows it our root)
 set -eu
 
 runtime="swtpm swtpm-tools libtss2-dev libtss2-tcti-swtpm0 gcc pkg-config openssl"
-tests="tpm2-openssl tpm2-abrmd libtss2-tcti-tabrmd0 dbus tpm2-tools nginx-light curl postgresql softhsm2 wrk"
+tests="tpm2-openssl tpm2-abrmd libtss2-tcti-tabrmd0 dbus tpm2-tools nginx-light curl postgresql softhsm2 wrk chromium libnss3-tools"
 
 case "${1:-}" in
 runtime) wanted=$runtime ;;
@@ -31,6 +32,11 @@ missing=""
 for package in $wanted; do
     # nginx comes in flavours; any one will do.
     if [ "$package" = nginx-light ] && command -v nginx >/dev/null 2>&1; then continue; fi
+    # Ubuntu has Chromium as a snap alone; whichever is there will do, and without one the browser's tests are skipped.
+    if [ "$package" = chromium ]; then
+        if command -v chromium >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1; then continue; fi
+        if grep -qs '^ID=ubuntu' /etc/os-release; then continue; fi
+    fi
     # Ubuntu 24.04 renamed this library for 64-bit time; libtss2-dev depends on the right one.
     if [ "$package" = libtss2-tcti-swtpm0 ] && installed libtss2-tcti-swtpm0t64; then continue; fi
     installed "$package" || missing="$missing $package"
