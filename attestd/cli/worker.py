@@ -134,7 +134,7 @@ def _vetting(said: LimitSettings, sealing: SealingKeys) -> Vetting:
         enrollments=(said.enrollments, said.enrollments_burst),
         failures=(said.failures, said.failures_burst),
     )
-    return Vetting(rates, open_nonce=_opener(sealing), unlimited=unlimited)
+    return Vetting(rates, open_nonce=_opener(sealing), unlimited=unlimited, pages=True)
 
 
 def _opener(sealing: SealingKeys) -> OpenNonce:
