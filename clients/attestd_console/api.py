@@ -81,7 +81,7 @@ class _InProcess(httpx.BaseTransport):
         transport = httpx.WSGITransport(self._application, raise_app_exceptions=False, remote_addr=address)
         try:
             return transport.handle_request(request)
-        except Exception as error:  # noqa: BLE001 - over HTTPS it would be a connection that broke
+        except Exception as error:
             raise httpx.RemoteProtocolError(type(error).__name__) from error
 
 
