@@ -44,6 +44,7 @@ from attestd.issuance.lifecycle import Lifecycle
 from attestd.issuance.quarantining import Quarantines
 from attestd.issuance.trust import Trust
 from attestd.operations import Act, Operations
+from attestd.operations.authority import Authority
 from attestd.operations.fleet import Fleet
 from attestd.policy import PolicySet, default_policy
 from attestd.publication import Publication
@@ -127,6 +128,7 @@ def open_instance(
         ),
         operations=Operations(settings, registry, hierarchy, profiles, entropy),
         fleet=Fleet(settings, registry, quarantines),
+        authority=Authority(settings, registry, lambda: hierarchy.sealing.places),
         callers=Callers(registry, hierarchy.sealing),
         publication=Publication(settings, registry, hierarchy),
         clock=clock,

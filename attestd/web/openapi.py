@@ -204,6 +204,13 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         "Add an operator, by their public key", {201: "OperatorAdded"}, "NewOperator"
     ),
     "POST /v1/admin/operators/<name>/disable": Described("Disable an operator", {200: "Named"}, "Reason"),
+    "GET /v1/admin/authority": Described(
+        "The authority's certificates and keys, what comes next for them, and how long things last",
+        {200: "AuthorityStanding"},
+    ),
+    "GET /v1/admin/trust/dependents": Described(
+        "How many devices enrolled under each maker's certificate", {200: "Dependents"}
+    ),
     "GET /v1/admin/trust": Described("The TPM makers' certificates that are trusted", {200: "Makers"}),
     "POST /v1/admin/trust": Described("Trust a file of makers' certificates", {200: "Makers"}),
     "DELETE /v1/admin/trust/<sha256>": Described("Trust a certificate no longer", {200: "Distrusted"}),

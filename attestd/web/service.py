@@ -12,6 +12,7 @@ from attestd.issuance.attesting import Attestations
 from attestd.issuance.enrollment import Enrollment
 from attestd.issuance.lifecycle import Lifecycle
 from attestd.operations import Operations
+from attestd.operations.authority import Authority
 from attestd.operations.fleet import Fleet
 from attestd.publication import Publication
 from attestd.registry.engine import Registry
@@ -28,6 +29,7 @@ class Service:
     lifecycle: Lifecycle
     operations: Operations
     fleet: Fleet
+    authority: Authority
     callers: Callers
     publication: Publication
     clock: Callable[[], datetime]
