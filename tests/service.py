@@ -48,6 +48,7 @@ from attestd.issuance.lifecycle import Lifecycle
 from attestd.issuance.quarantining import Quarantines
 from attestd.issuance.trust import Trust
 from attestd.operations import Act, Operations
+from attestd.operations.authority import Authority
 from attestd.operations.fleet import Fleet
 from attestd.policy import PolicySet, default_policy, edge_tokens_policy
 from attestd.protocol.encoding import b64decode, read_object, write_object
@@ -270,6 +271,7 @@ def wire(settings: Settings, hierarchy: Hierarchy, registry: Registry, clock: Ca
         lifecycle=Lifecycle(settings, registry, hierarchy, hierarchy.sealing, granter, policy, entropy),
         operations=Operations(settings, registry, hierarchy, profiles, entropy),
         fleet=Fleet(settings, registry, quarantines),
+        authority=Authority(settings, registry, lambda: hierarchy.sealing.places),
         callers=Callers(registry, hierarchy.sealing),
         publication=Publication(settings, registry, hierarchy),
         clock=clock,

@@ -30,7 +30,7 @@ def list_(dir: Dir = DEFAULT_DIR, as_json: Json = False) -> None:
 
     with failing(as_json=as_json):
         desk = KeyDesk(dir)
-        rows = [asdict(key) for key in desk.authority.keys()]
+        rows = [asdict(key) for key in desk.authority.held()]
         stages = [asdict(stage) for stage in desk.authority.stages(desk.now)]
         shown = [row | {"since": moment(row["since"] or None), "ends": moment(row["ends"])} for row in rows]
         soon = [stage | {"at": moment(stage["at"]) if stage["at"] else "any time"} for stage in stages]

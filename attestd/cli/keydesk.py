@@ -19,7 +19,7 @@ from attestd.ca.reading import names_issuer
 from attestd.ca.rollover import Rollover
 from attestd.ca.rotation import Rotation, Stage, StillNeeded, alone
 from attestd.ca.sealing import SealingKey, read_sealing_file
-from attestd.ca.unlocking import PassphraseMissing, Unlocking, is_encrypted
+from attestd.ca.unlocking import PassphraseMissing, Unlocking
 from attestd.cli.instance import now, unlocking_of
 from attestd.cli.output import moment
 from attestd.config import Settings
@@ -44,7 +44,9 @@ class KeyDesk:
 
     def rotation(self) -> Rotation:
         """Of everything but roots."""
-        return Rotation(self.dir, self.unlocking, self.lifetimes, self.authority.pace, self._needed, self.now, os.urandom)
+        return Rotation(
+            self.dir, self.unlocking, self.lifetimes, self.authority.pace, self._needed, self.now, os.urandom
+        )
 
     def rollover(self) -> Rollover:
         """Of roots."""

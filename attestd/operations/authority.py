@@ -98,7 +98,7 @@ class Authority:
         }[kind]
         return Pace(int(publish.total_seconds()), int(keep.total_seconds()))
 
-    def keys(self) -> list[AuthorityKey]:
+    def held(self) -> list[AuthorityKey]:
         """Every key. Raises the errors of `read_manifest`."""
         names: dict[str, str] = {"roots": ROOT} | {kind: name for name, kind in ROTATING.items()}
         manifest, found = read_manifest(self.folder), []

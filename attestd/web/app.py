@@ -16,6 +16,7 @@ from attestd.web import (
     admin_settings,
     admin_views,
     audit,
+    authority,
     demands,
     devices,
     edges,
@@ -61,7 +62,18 @@ def create_app(service: Service) -> Flask:
 
     for door in (
         *(devices, demands, publishing, openapi),
-        *(admin, admin_fleet, admin_views, admin_evidence, admin_references, admin_settings, audit, receipts, edges),
+        *(
+            admin,
+            admin_fleet,
+            admin_views,
+            admin_evidence,
+            admin_references,
+            admin_settings,
+            authority,
+            audit,
+            receipts,
+            edges,
+        ),
     ):
         app.register_blueprint(door.blueprint(service))
     return app

@@ -28,7 +28,7 @@ class _Authority:
                 "time": int(current.now.timestamp()),
                 "trust_domain": self.service.settings.trust_domain,
                 "certificates": [_certificate(kind, one) for kind, one in standing.certificates()],
-                "keys": [asdict(key) for key in standing.keys()],
+                "keys": [asdict(key) for key in standing.held()],
                 "due": [asdict(stage) for stage in standing.stages(current.now)],
                 "lifetimes": self._lifetimes(),
             }

@@ -54,6 +54,7 @@ from attestd.web.schema_words import list_of as _list
 from attestd.web.schema_words import message as _message
 from attestd.web.schema_words import named as _named
 from attestd.web.schema_words import or_null as _or_null
+from attestd.web.schemas_authority import AUTHORITY
 
 __all__ = ["DIGEST", "PEM", "SCHEMAS", "SEGMENT", "SERIAL", "STATE", "TIER", "Schema", "octets", "ref", "text"]
 
@@ -174,6 +175,7 @@ _REFERENCE: Final[Mapping[str, Schema]] = {
 }
 
 SCHEMAS: Final[Mapping[str, Schema]] = {
+    **AUTHORITY,
     # Devices
     "BeginRequest": closed(
         {
