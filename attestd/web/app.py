@@ -26,6 +26,7 @@ from attestd.web import (
     problems,
     publishing,
     receipts,
+    selections,
 )
 from attestd.web.context import Service
 
@@ -70,6 +71,7 @@ def create_app(service: Service) -> Flask:
             admin_references,
             admin_settings,
             authority,
+            selections,
             audit,
             receipts,
             edges,

@@ -55,6 +55,7 @@ from attestd.web.schema_words import message as _message
 from attestd.web.schema_words import named as _named
 from attestd.web.schema_words import or_null as _or_null
 from attestd.web.schemas_authority import AUTHORITY
+from attestd.web.schemas_selections import SELECTIONS
 
 __all__ = ["DIGEST", "PEM", "SCHEMAS", "SEGMENT", "SERIAL", "STATE", "TIER", "Schema", "octets", "ref", "text"]
 
@@ -176,6 +177,7 @@ _REFERENCE: Final[Mapping[str, Schema]] = {
 
 SCHEMAS: Final[Mapping[str, Schema]] = {
     **AUTHORITY,
+    **SELECTIONS,
     # Devices
     "BeginRequest": closed(
         {
