@@ -48,7 +48,12 @@ from attestd.issuance.lifecycle import Lifecycle
 from attestd.issuance.quarantining import Quarantines
 from attestd.issuance.trust import Trust
 from attestd.operations import Act, Operations
+from attestd.operations.authority import Authority
 from attestd.operations.fleet import Fleet
+from attestd.operations.people import People
+from attestd.operations.selections import Selections
+from attestd.operations.sign_in import SignIn
+from attestd.operations.touch import Touch
 from attestd.policy import PolicySet, default_policy, edge_tokens_policy
 from attestd.protocol.encoding import b64decode, read_object, write_object
 from attestd.protocol.signed import sign_detached
@@ -260,6 +265,7 @@ def wire(settings: Settings, hierarchy: Hierarchy, registry: Registry, clock: Ca
     trust = Trust(registry, settings.endorsement)
     appraiser = Appraiser(settings, registry)
     quarantines = Quarantines(registry, settings.brake)
+    sign_in = SignIn(settings, registry, hierarchy.sealing, entropy)
     return Service(
         settings=settings,
         registry=registry,
@@ -270,7 +276,12 @@ def wire(settings: Settings, hierarchy: Hierarchy, registry: Registry, clock: Ca
         lifecycle=Lifecycle(settings, registry, hierarchy, hierarchy.sealing, granter, policy, entropy),
         operations=Operations(settings, registry, hierarchy, profiles, entropy),
         fleet=Fleet(settings, registry, quarantines),
-        callers=Callers(registry, hierarchy.sealing),
+        selections=Selections(settings, registry),
+        authority=Authority(settings, registry, lambda: hierarchy.sealing.places),
+        sign_in=sign_in,
+        people=People(sign_in),
+        touch=Touch(sign_in),
+        callers=Callers(registry, hierarchy.sealing, settings.console.idle_timeout),
         publication=Publication(settings, registry, hierarchy),
         clock=clock,
         entropy=entropy,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
@@ -73,6 +73,14 @@ class SealingKey:
         return cls(entropy(_ID), state, entropy(KEY_SIZE), since)
 
 
+class SealingPlace(NamedTuple):
+    """Where one key stands, for who may know no secret."""
+
+    id: bytes
+    state: KeyState
+    since: int
+
+
 class SealingKeys:
     """Seals with the current key, opens with any that it holds."""
 
@@ -89,6 +97,7 @@ class SealingKeys:
         try:
             # One attribute, so that `follow` changes ciphers and current key in one step.
             self._held = current[0], {key.id: AESGCMSIV(key.secret) for key in held}
+            self._places = tuple(SealingPlace(key.id, key.state, key.since) for key in held)
         except UnsupportedAlgorithm:
             raise SealingKeysMalformed(
                 "The cryptography library has no AES-GCM-SIV.",
@@ -102,7 +111,12 @@ class SealingKeys:
 
     def follow(self, other: SealingKeys) -> None:
         """Takes over what the other one holds: whoever has this object seals and opens with those keys from now on."""
-        self._held = other._held
+        self._held, self._places = other._held, other._places
+
+    @property
+    def places(self) -> tuple[SealingPlace, ...]:
+        """Each key's place in its rotation."""
+        return self._places
 
     def __repr__(self) -> str:
         current, ciphers = self._held

@@ -7,6 +7,7 @@ before the act. A running service takes up what changed within seconds.
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -29,13 +30,10 @@ def list_(dir: Dir = DEFAULT_DIR, as_json: Json = False) -> None:
 
     with failing(as_json=as_json):
         desk = KeyDesk(dir)
-        rows = list(desk.rows())
-        dues = desk.dues()
-        stages = [{"kind": kind, "stage": due.stage, "at": due.at} for kind, due in dues]
+        rows = [asdict(key) for key in desk.authority.held()]
+        stages = [asdict(stage) for stage in desk.authority.stages(desk.now)]
         shown = [row | {"since": moment(row["since"] or None), "ends": moment(row["ends"])} for row in rows]
-        soon = [
-            {"kind": kind, "stage": due.stage, "at": moment(due.at) if due.at else "any time"} for kind, due in dues
-        ]
+        soon = [stage | {"at": moment(stage["at"]) if stage["at"] else "any time"} for stage in stages]
         text = f"{table(shown, _COLUMNS, empty='')}\n\n{table(soon, _DUE, empty='')}"
         emit({"keys": rows, "due": stages}, as_json=as_json, text=text)
 

@@ -44,7 +44,12 @@ from attestd.issuance.lifecycle import Lifecycle
 from attestd.issuance.quarantining import Quarantines
 from attestd.issuance.trust import Trust
 from attestd.operations import Act, Operations
+from attestd.operations.authority import Authority
 from attestd.operations.fleet import Fleet
+from attestd.operations.people import People
+from attestd.operations.selections import Selections
+from attestd.operations.sign_in import SignIn
+from attestd.operations.touch import Touch
 from attestd.policy import PolicySet, default_policy
 from attestd.publication import Publication
 from attestd.registry import policies
@@ -109,6 +114,7 @@ def open_instance(
     granter = Granter(settings.trust_domain, hierarchy, profiles, entropy)
     ears = Ears(hierarchy, settings.server.url)
     trust = Trust(registry, settings.endorsement, issuers=Issuers(settings.endorsement, waiting=waiting))
+    sign_in = SignIn(settings, registry, hierarchy.sealing, entropy)
     service = Service(
         settings=settings,
         registry=registry,
@@ -127,7 +133,12 @@ def open_instance(
         ),
         operations=Operations(settings, registry, hierarchy, profiles, entropy),
         fleet=Fleet(settings, registry, quarantines),
-        callers=Callers(registry, hierarchy.sealing),
+        selections=Selections(settings, registry),
+        authority=Authority(settings, registry, lambda: hierarchy.sealing.places),
+        sign_in=sign_in,
+        people=People(sign_in),
+        touch=Touch(sign_in),
+        callers=Callers(registry, hierarchy.sealing, settings.console.idle_timeout),
         publication=Publication(settings, registry, hierarchy),
         clock=clock,
         entropy=entropy,

@@ -8,19 +8,20 @@ before: an event log that is known need not be sent, and an IMA list travels in 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from attestd.ids import DeviceId
 from attestd.registry.acts import Step
 from attestd.registry.contents import packed, unpacked
 from attestd.registry.engine import Registry
 from attestd.registry.statements import Statement
-from attestd.registry.states import StateChanged
-from attestd.registry.tables import endorsements, evidence, ima_parts
+from attestd.registry.states import State, StateChanged
+from attestd.registry.tables import devices, endorsements, evidence, ima_parts
 
 GOOD: Final = "good"
 BAD: Final = "bad"  # contraindicated
@@ -134,6 +135,21 @@ def endorsed_by(c: Connection, device_id: DeviceId) -> Endorsement:
     if row is None or row.certificate is None:
         return Endorsement(None, ())
     return Endorsement(row.certificate, tuple(row.issuers[at : at + 32] for at in range(0, len(row.issuers), 32)))
+
+
+def count_by_maker(c: Connection) -> dict[bytes, int]:
+    """How many devices that are not retired enrolled under each maker's certificate, by its SHA-256."""
+    statement = (
+        select(endorsements.c.issuers, func.count())
+        .join(devices, devices.c.id == endorsements.c.device_id)
+        .where(endorsements.c.certificate.is_not(None), devices.c.state != State.RETIRED.value)
+        .group_by(endorsements.c.issuers)
+    )
+    found: Counter[bytes] = Counter()
+    for issuers, count in c.execute(statement):  # a fleet's machines share few chains
+        for at in range(0, len(issuers), 32):
+            found[issuers[at : at + 32]] += int(count)
+    return dict(found)
 
 
 # ---- Acting -----------------------------------------------------------------------------------------------------

@@ -16,15 +16,19 @@ from attestd.web import (
     admin_settings,
     admin_views,
     audit,
+    authority,
     demands,
     devices,
     edges,
     health,
     logs,
     openapi,
+    people,
     problems,
     publishing,
     receipts,
+    selections,
+    sign_in,
 )
 from attestd.web.context import Service
 
@@ -61,7 +65,20 @@ def create_app(service: Service) -> Flask:
 
     for door in (
         *(devices, demands, publishing, openapi),
-        *(admin, admin_fleet, admin_views, admin_evidence, admin_references, admin_settings, audit, receipts, edges),
+        *(
+            admin,
+            admin_fleet,
+            admin_views,
+            admin_evidence,
+            admin_references,
+            admin_settings,
+            authority,
+            selections,
+            audit,
+            receipts,
+            edges,
+        ),
+        *(sign_in, people),
     ):
         app.register_blueprint(door.blueprint(service))
     return app

@@ -15,6 +15,8 @@ from typing import Any, Final
 
 from flask import Blueprint, Response
 
+from attestd.operations.touch import HEADER as TOUCH
+from attestd.operations.touch import MAX_HEADER as MAX_TOUCH
 from attestd.protocol.demanded import HEADER, MAX_HEADER
 from attestd.protocol.encoding import MAX_SECONDS, write_object
 from attestd.protocol.signed import SCHEME
@@ -50,6 +52,7 @@ _LIMIT: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": 1000}
 _NUMBER: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}
 _SECONDS: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": MAX_SECONDS}
 _TRUTH: Final[Schema] = {"enum": ["true", "false"]}
+_CEREMONY: Final = frozenset({401, 403, 409})
 _CREDENTIAL: Final = {200: "CredentialAnswer", 202: "WaitAnswer"}
 
 
@@ -122,6 +125,50 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         "ReceiptsMessage",
         refusals=frozenset({403, 409}),
     ),
+    "GET /v1/admin/sign-in": Described("How people can sign in here", {200: "WaysIn"}),
+    "POST /v1/admin/sign-in/passkey/begin": Described(
+        "Begin to sign in with a passkey: nobody is named", {200: "Begun"}, "SessionKeyMessage", refusals=_CEREMONY
+    ),
+    "POST /v1/admin/sign-in/passkey": Described(
+        "Sign in with a passkey; the session key in the message signs the call",
+        {201: "SignedIn"},
+        "PasskeySignIn",
+        refusals=_CEREMONY,
+    ),
+    "POST /v1/admin/sign-in/invitation/begin": Described(
+        "Who a one-time link is for, and how to make their passkey",
+        {200: "InvitationBegun"},
+        "InvitationBegin",
+        refusals=_CEREMONY,
+    ),
+    "POST /v1/admin/sign-in/invitation": Described(
+        "Register the invited person's passkey and sign in; the session key in the message signs the call",
+        {201: "SignedIn"},
+        "InvitationSignIn",
+        refusals=_CEREMONY,
+    ),
+    "GET /v1/admin/session": Described("Who calls, and by which session", {200: "SessionPage"}),
+    "DELETE /v1/admin/session": Described("Sign out", {200: "Identified"}, refusals=frozenset({404, 409})),
+    "GET /v1/admin/sessions": Described("Live sessions: one's own, or everybody's for an admin", {200: "Sessions"}),
+    "POST /v1/admin/sessions/<id>/revoke": Described("End a session", {200: "Identified"}, "Reason"),
+    "GET /v1/admin/passkeys": Described(
+        "Passkeys: one's own, or an operator's for an admin", {200: "Passkeys"}, query={"operator": SEGMENT}
+    ),
+    "POST /v1/admin/passkeys/begin": Described(
+        "Begin to add a passkey; who has one confirms with it (Attestd-Touch)", {200: "Begun"}, "Nothing"
+    ),
+    "POST /v1/admin/passkeys": Described("Add a passkey", {201: "PasskeyAnswer"}, "NewPasskey"),
+    "POST /v1/admin/passkeys/<id>/remove": Described("Remove a passkey", {200: "PasskeyAnswer"}, "Reason"),
+    "POST /v1/admin/touch/begin": Described(
+        "Begin to confirm one act with a passkey; for sessions", {200: "Begun"}, "TouchBegin"
+    ),
+    "GET /v1/admin/invitations": Described("Open invitations", {200: "Invitations"}),
+    "POST /v1/admin/invitations": Described(
+        "Invite a person: a one-time link for a day", {201: "Invited"}, "NewInvitation"
+    ),
+    "POST /v1/admin/invitations/<id>/withdraw": Described(
+        "Withdraw an invitation", {200: "InvitationAnswer"}, "Reason"
+    ),
     "GET /v1/admin/overview": Described("How the fleet stands", {200: "Overview"}),
     "GET /v1/admin/devices": Described(
         "Devices, page by page",
@@ -139,6 +186,11 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         "Devices shall attest now: of a site, a tier, with labels or by their ids; `after` goes on with a large cohort",
         {200: "DemandedAnswer"},
         "Demand",
+    ),
+    "POST /v1/admin/devices/selection": Described(
+        "One act for many devices, each as it was seen; or which it would be done to, and why not to the others",
+        {200: "SelectionAnswer"},
+        "Selection",
     ),
     "POST /v1/admin/devices/<id>/demand": _act("A device shall attest now"),
     "POST /v1/admin/devices/<id>/approve": _act("Approve a waiting device into a tier and a site", "Approval"),
@@ -204,6 +256,13 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         "Add an operator, by their public key", {201: "OperatorAdded"}, "NewOperator"
     ),
     "POST /v1/admin/operators/<name>/disable": Described("Disable an operator", {200: "Named"}, "Reason"),
+    "GET /v1/admin/authority": Described(
+        "The authority's certificates and keys, what comes next for them, and how long things last",
+        {200: "AuthorityStanding"},
+    ),
+    "GET /v1/admin/trust/dependents": Described(
+        "How many devices enrolled under each maker's certificate", {200: "Dependents"}
+    ),
     "GET /v1/admin/trust": Described("The TPM makers' certificates that are trusted", {200: "Makers"}),
     "POST /v1/admin/trust": Described("Trust a file of makers' certificates", {200: "Makers"}),
     "DELETE /v1/admin/trust/<sha256>": Described("Trust a certificate no longer", {200: "Distrusted"}),
@@ -257,6 +316,13 @@ DESCRIBED: Final[Mapping[str, Described]] = {
     "GET /metrics": Described("Prometheus' text format", {200: ("text/plain", _LINES)}),
 }
 
+_TOUCH: Final[Mapping[str, Any]] = {
+    "name": TOUCH,
+    "in": "header",
+    "required": False,
+    "description": "From a session of the console: base64url of {challenge, credential}, which confirm this very call.",
+    "schema": {"type": "string", "maxLength": MAX_TOUCH},
+}
 _VARIABLE: Final = re.compile(r"<(?:\w+:)?(\w+)>")
 _VARIABLES: Final[Mapping[str, Schema]] = {
     "id": SEGMENT,
@@ -317,6 +383,8 @@ def _operation(route: str, door: Door, described: Described) -> dict[str, Any]:
         {"name": name, "in": "query", "required": name in described.required, "schema": schema}
         for name, schema in described.query.items()
     ]
+    if door.touch:
+        parameters.append(dict(_TOUCH))
     found: dict[str, Any] = {
         "operationId": _operation_id(route),
         "summary": described.summary,

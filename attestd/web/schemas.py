@@ -6,18 +6,15 @@ Objects are closed: the service refuses members that it does not know, and sends
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
-from attestd.appraisal.manifests import Stage
 from attestd.appraisal.record import MAX_RECORD
 from attestd.credentials.receipts import MAX_RECEIPT, WHYS
-from attestd.ids import Tier
 from attestd.operations.edges import MAX_BOUNDARIES, MAX_COUNT, MAX_HOURS, MAX_REASONS, MAX_STANDING
 from attestd.operations.edges import State as EdgeState
 from attestd.operations.receipts import MAX_RECEIPTS
 from attestd.operations.references import MAX_GOLDEN
 from attestd.policy.source import MAX_POLICY
-from attestd.protocol.encoding import MAX_SECONDS
 from attestd.protocol.evidence import (
     BANKS,
     MAX_ATTEST,
@@ -30,76 +27,39 @@ from attestd.protocol.evidence import (
 )
 from attestd.protocol.messages import MAX_BODY, MAX_EAR, MAX_SEALED
 from attestd.registry.demands import MAX_AT_ONCE
-from attestd.registry.operators import Role
 from attestd.registry.policies import MAX_VERSION
 from attestd.registry.states import State
+from attestd.web.schema_words import CHAIN as _CHAIN
+from attestd.web.schema_words import COUNT as _COUNT
+from attestd.web.schema_words import (
+    DIGEST,
+    PEM,
+    ROLE,
+    SEGMENT,
+    SERIAL,
+    STAGE,
+    STATE,
+    TIER,
+    Schema,
+    closed,
+    octets,
+    ref,
+    text,
+)
+from attestd.web.schema_words import SECONDS as _SECONDS
+from attestd.web.schema_words import TIMES as _TIMES
+from attestd.web.schema_words import VERSION as _VERSION
+from attestd.web.schema_words import answer as _answer
+from attestd.web.schema_words import list_of as _list
+from attestd.web.schema_words import message as _message
+from attestd.web.schema_words import named as _named
+from attestd.web.schema_words import or_null as _or_null
+from attestd.web.schemas_authority import AUTHORITY
+from attestd.web.schemas_people import PEOPLE
+from attestd.web.schemas_selections import SELECTIONS
 
-Schema = Mapping[str, Any]
+__all__ = ["DIGEST", "PEM", "SCHEMAS", "SEGMENT", "SERIAL", "STATE", "TIER", "Schema", "octets", "ref", "text"]
 
-_SEGMENT: Final = "^[a-z0-9][a-z0-9._-]{0,63}$"
-_TIMES: Final = {"type": "integer", "minimum": 0, "description": "unix seconds"}
-_CHAIN: Final = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
-_COUNT: Final = {"type": "integer", "minimum": 0}
-_VERSION: Final = {"const": 1}
-
-SEGMENT: Final[Schema] = {"type": "string", "pattern": _SEGMENT}
-SERIAL: Final[Schema] = {"type": "string", "pattern": "^[0-9a-f]{1,40}$"}
-DIGEST: Final[Schema] = {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"}
-TIER: Final[Schema] = {"enum": [tier.value for tier in Tier]}
-STATE: Final[Schema] = {"enum": [state.value for state in State]}
-ROLE: Final[Schema] = {"enum": [role.value for role in Role]}
-STAGE: Final[Schema] = {"enum": [stage.value for stage in Stage]}
-PEM: Final[Schema] = {"type": "string", "pattern": "^-----BEGIN CERTIFICATE-----\n"}
-
-
-def ref(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def closed(required: Mapping[str, Schema], **optional: Schema) -> dict[str, Any]:
-    """An object with these members and no other."""
-    return {
-        "type": "object",
-        "properties": {**required, **optional},
-        "required": sorted(required),
-        "additionalProperties": False,
-    }
-
-
-def text(limit: int, *, least: int = 0) -> Schema:
-    return {"type": "string", "minLength": least, "maxLength": limit}
-
-
-def octets(limit: int, *, least: int = 0) -> Schema:
-    """Base64url without padding of so many octets."""
-    sizes = {"minLength": (least * 4 + 2) // 3, "maxLength": (limit * 4 + 2) // 3}
-    return {"type": "string", "pattern": "^[A-Za-z0-9_-]*$", **sizes}
-
-
-def _or_null(schema: Schema) -> Schema:
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-def _list(of: Schema, most: int | None = None) -> Schema:
-    return {"type": "array", "items": of} | ({} if most is None else {"maxItems": most})
-
-
-def _named(of: Schema, most: int) -> Schema:
-    """An object whose names are data."""
-    names = {"type": "string", "pattern": "^[!-~]{1,64}$"}
-    return {"type": "object", "propertyNames": names, "additionalProperties": of, "maxProperties": most}
-
-
-def _answer(**members: Schema) -> dict[str, Any]:
-    return closed({"v": _VERSION, **members})
-
-
-def _message(required: Mapping[str, Schema] | None = None, **optional: Schema) -> dict[str, Any]:
-    """An operator's or a proxy's message: its version may be left out."""
-    return closed(required or {}, v=_VERSION, **optional)
-
-
-_SECONDS: Final = {"type": "integer", "minimum": 0, "maximum": MAX_SECONDS}
 _SELECTION: Final[Schema] = {
     "type": "object",
     "propertyNames": {"enum": sorted(BANKS)},
@@ -217,6 +177,9 @@ _REFERENCE: Final[Mapping[str, Schema]] = {
 }
 
 SCHEMAS: Final[Mapping[str, Schema]] = {
+    **AUTHORITY,
+    **SELECTIONS,
+    **PEOPLE,
     # Devices
     "BeginRequest": closed(
         {
@@ -570,7 +533,20 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     ),
     "ProxyAdded": _answer(name=SEGMENT, site=SEGMENT, chain=PEM),
     "Operators": _answer(
-        operators=_list(closed({"name": SEGMENT, "role": ROLE, "created_at": _TIMES, "disabled_at": _or_null(_TIMES)}))
+        operators=_list(
+            closed(
+                {
+                    "name": SEGMENT,
+                    "role": ROLE,
+                    "created_at": _TIMES,
+                    "disabled_at": _or_null(_TIMES),
+                    "key": {"type": "boolean", "description": "signs calls with a key of their own"},
+                    "passkeys": _COUNT,
+                    "identities": _list({"type": "string", "description": "an OpenID issuer"}),
+                    "seen_at": _or_null(_TIMES),
+                }
+            )
+        )
     ),
     "OperatorAdded": _answer(name=SEGMENT, role=ROLE, chain=PEM, root=PEM),
     "Named": _answer(name=SEGMENT),
