@@ -16,7 +16,7 @@ from attestd_console import security
 from attestd_console.app import PAGES
 from attestd_console.returning import local
 from attestd_console.sessions import SESSION, Seed
-from tests.console import ConsoleClient, Markup, console_app, console_client, stranger, with_sessions
+from tests.console import ORIGIN, ConsoleClient, Markup, console_app, console_client, stranger
 from tests.service import World
 
 EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>{{7*7}}"
@@ -167,9 +167,9 @@ def test_a_planted_seed_is_nobody_and_is_forgotten(nobody: ConsoleClient) -> Non
 
 
 def test_other_methods_are_told_so(admin: ConsoleClient) -> None:
-    assert admin.http.open("/help", method="OPTIONS", base_url="https://console.test").status_code == 405
-    assert admin.http.open("/help", method="DELETE", base_url="https://console.test").status_code == 405
-    head = admin.http.head("/help", base_url="https://console.test")
+    assert admin.http.open("/help", method="OPTIONS", base_url=ORIGIN).status_code == 405
+    assert admin.http.open("/help", method="DELETE", base_url=ORIGIN).status_code == 405
+    head = admin.http.head("/help", base_url=ORIGIN)
     assert (head.status_code, head.data) == (200, b"")
 
 
@@ -280,7 +280,7 @@ def going_away(inner: WSGIApplication, gone: dict[str, bool]) -> WSGIApplication
 
 def test_a_service_that_is_away_shows_as_that(world: World) -> None:
     gone: dict[str, bool] = {}
-    app = console_app(world, going_away(with_sessions(world), gone))
+    app = console_app(world, going_away(world.app.wsgi_app, gone))
     client = console_client(world, app=app)
     assert client.get("/").status_code == 200
     gone["*"] = True
