@@ -71,10 +71,8 @@ def test_sessions_are_listed_and_ended(world: World, run: Callable[..., Result])
     ada = Person(world, "ada", "viewer")
     (row,) = ran(run("sessions")).splitlines()[1:]
     assert all(word in row for word in (ada.session["id"], "ada", "invitation", "192.0.2.7", "Firefox"))
-    assert (
-        ran(run("sessions", "--end", ada.session["id"], "--reason", "lost"))
-        == f"Session {ada.session['id']} is over.\n"
-    )
+    session = ada.session["id"]
+    assert ran(run("sessions", "--end", session, "--reason", "lost")) == f"Session {session} is over.\n"
     assert problem(ada.get("/v1/admin/session")) == "session-over"
     with world.registry.reading() as c:
         assert audit.page(c, subject="ada")[0].detail["reason"] == "lost"
