@@ -111,7 +111,7 @@ def init(
 
     Nothing is overwritten: an instance that exists is left alone, and the command fails.
     """
-    from attestd.cli.instance import OWN_FILE, create_instance, describe
+    from attestd.cli.instance import OWN_FILE, create_instance, describe, first_link, now
     from attestd.cli.keeping import choose_keys, without_password
 
     with failing(as_json=as_json):
@@ -125,6 +125,8 @@ def init(
             database=without_password(database) or OWN_FILE,
         )
         said = describe(instance)
+        if instance.settings.console.enabled:
+            said["first_link"] = first_link(instance, now())
         emit(
             said,
             as_json=as_json,
@@ -132,8 +134,20 @@ def init(
             f"  root certificate  {dir / 'ca' / 'root.pem'}\n"
             f"  pin it as         sha256:{said['root_sha256']}\n"
             f"  admin key         {dir / 'admin' / 'admin.key'} (keep it; it may do everything)\n"
-            f"Next: attestd trust add <TPM maker's root> --dir {dir}, then attestd serve --dir {dir}",
+            + _first(said.get("first_link"))
+            + f"Next: attestd trust add <TPM maker's root> --dir {dir}, then attestd serve --dir {dir}",
         )
+
+
+def _first(link: str | None) -> str:
+    """What `init` says of the first admin's way into the console."""
+    if link is None:
+        return ""
+    return (
+        f"  first sign-in     {link}\n"
+        "                    Open it once `attestd serve` runs: it registers your passkey as the admin's.\n"
+        "                    Good once, for 24 hours. Another one: attestd operators invite admin --role admin\n"
+    )
 
 
 @admin.command("renew")

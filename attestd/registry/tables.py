@@ -219,6 +219,7 @@ class SessionRow(_Stored, table=True):
     public_key: bytes
     operator: str
     method: str
+    passkey: str | None = None
     began_at: int = Field(sa_type=BigInteger)
     seen_at: int = Field(sa_type=BigInteger)
     ends_at: int = Field(sa_type=BigInteger)

@@ -9,11 +9,12 @@
 | event logs that no kept evidence names | a day after they were last sent | – |
 | edges' receipts, not where their chains stand | some time after they came | retention.receipts |
 | what edges decided, by hour | some days later | retention.edge_counts |
+| sessions of the console, and invitations | some time after their end | retention.sessions |
 | audit rows, not their leaf hashes | into files, once they are old | audit.retention |
 
-Bundles are forgotten as new ones are signed. Devices, blocked EKs, operators, proxies and policies stay: they are few,
-and what they say still counts. A round is many small acts, so that requests are served in between; any number of
-services on one database may run rounds at the same time.
+Bundles are forgotten as new ones are signed. Devices, blocked EKs, operators, passkeys, proxies and policies stay: they
+are few, and what they say still counts. A round is many small acts, so that requests are served in between; any number
+of services on one database may run rounds at the same time.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Final
 from attestd.auditing.archives import FOLDER, archive_audit
 from attestd.config import Settings
 from attestd.errors import AttestdError
-from attestd.registry import admission, contents, edges, issued, receipts, references, spends
+from attestd.registry import admission, contents, edges, invitations, issued, receipts, references, sessions, spends
 from attestd.registry.engine import Connection, Registry
 
 BATCH: Final = 250  # rows that one act takes
@@ -49,6 +50,8 @@ class Swept:
     eventlogs: int
     receipts: int
     edge_counts: int
+    sessions: int
+    invitations: int
     archived: int
     errors: tuple[AttestdError, ...]
 
@@ -59,6 +62,7 @@ def sweep(registry: Registry, settings: Settings, *, now: datetime, pause: Calla
     ended = int((now - settings.retention.certificates).timestamp())
     delivered = int((now - settings.retention.receipts).timestamp())
     counted = int((now - settings.retention.edge_counts).timestamp())
+    signed_out = int((now - settings.retention.sessions).timestamp())
     undecided = int((now - settings.enrollment.pending_lifetime).timestamp())
     errors: list[AttestdError] = []
 
@@ -86,6 +90,8 @@ def sweep(registry: Registry, settings: Settings, *, now: datetime, pause: Calla
         eventlogs=forget(lambda c, most: contents.purge(c, now=at, limit=most)),
         receipts=forget(lambda c, most: receipts.purge(c, before=delivered, limit=most)),
         edge_counts=forget(lambda c, most: edges.purge(c, before=counted, limit=most)),
+        sessions=forget(lambda c, most: sessions.purge(c, before=signed_out, limit=most)),
+        invitations=forget(lambda c, most: invitations.purge(c, before=signed_out, limit=most)),
         archived=_archive(registry, settings, now, pause, errors),
         errors=tuple(errors),
     )

@@ -134,6 +134,8 @@ DOORS: Final[Mapping[str, Door]] = {
     "POST /v1/admin/sign-in/passkey": _acts(Who.PUBLIC, 2 * MAX_SMALL),  # signed by the session key in the message
     "POST /v1/admin/sign-in/invitation/begin": _acts(Who.PUBLIC),
     "POST /v1/admin/sign-in/invitation": _acts(Who.PUBLIC, 2 * MAX_SMALL),  # the same
+    "POST /v1/admin/sign-in/oidc/begin": _acts(Who.PUBLIC),
+    "POST /v1/admin/sign-in/oidc": _acts(Who.PUBLIC),  # the same
     "GET /v1/admin/session": _bare(Who.VIEWER),
     "DELETE /v1/admin/session": _bare(Who.VIEWER),
     "GET /v1/admin/sessions": _bare(Who.VIEWER),

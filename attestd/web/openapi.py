@@ -147,6 +147,18 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         "InvitationSignIn",
         refusals=_CEREMONY,
     ),
+    "POST /v1/admin/sign-in/oidc/begin": Described(
+        "Begin to sign in with an OpenID provider: where the browser goes",
+        {200: "OidcBegun"},
+        "OidcBegin",
+        refusals=_CEREMONY | {404},
+    ),
+    "POST /v1/admin/sign-in/oidc": Described(
+        "Sign in with the provider's code; the session key in the message signs the call",
+        {201: "SignedIn"},
+        "OidcSignIn",
+        refusals=_CEREMONY | {404},
+    ),
     "GET /v1/admin/session": Described("Who calls, and by which session", {200: "SessionPage"}),
     "DELETE /v1/admin/session": Described("Sign out", {200: "Identified"}, refusals=frozenset({404, 409})),
     "GET /v1/admin/sessions": Described("Live sessions: one's own, or everybody's for an admin", {200: "Sessions"}),
