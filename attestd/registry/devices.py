@@ -76,6 +76,7 @@ class Device:
     source: str  # "inventory" or "request"
     quarantined_by: str | None = None  # OPERATOR or APPRAISAL, of a quarantined one; None: a restore
     quarantined_at: int | None = None
+    result_status: str | None = None  # of `result`, while it counts
 
 
 _BY_ID = Statement(select(devices).where(devices.c.id == bindparam("wanted")))
@@ -354,6 +355,7 @@ def change(
 
     `values` are the columns to set. When no row fits, nothing changed and the error says why.
     """
+    values = with_status(values)
     statement = _change_statement(event, tuple(values), expected_version is not None, False, True)
     row = statement.one_or_none(c, _new(device_id, values, now, expected_version, None))
     if row is None:
@@ -371,11 +373,20 @@ def _changing(
     **values: Any,
 ) -> Step:
     """`change` as a step of an act, on what was appraised before."""
+    values = with_status(values)
     return Step(
         _change_statement(event, tuple(values), True, expected_ek is not None, False),
         _new(device_id, values, now, expected_version, expected_ek),
         otherwise=lambda c: _refusal(c, device_id, event, expected_version),
     )
+
+
+def with_status(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns to set, with the status of the result that is among them; for this room only."""
+    if "result" not in values:
+        return dict(values)
+    result = values["result"]
+    return {**values, "result_status": None if result is None else result.get("status")}
 
 
 def _new(

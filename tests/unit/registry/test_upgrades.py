@@ -15,7 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Inspector, MetaData, inspect, select, text
 
-from attestd.registry import audit, devices, issued, migrations, policies, revision
+from attestd.registry import audit, counts, devices, issued, migrations, policies, revision
 from attestd.registry.engine import Registry, SchemaOutdated
 from attestd.registry.states import State
 from attestd.registry.tables import METADATA, SCHEMA
@@ -24,7 +24,7 @@ from tests.postgres import require_postgres, shared
 
 pytestmark = pytest.mark.once  # it names the kinds of database by itself
 
-RELEASED = ["0001", "0002", "0003", "0004", "0005"]
+RELEASED = ["0001", "0002", "0003", "0004", "0005", "0006"]
 SERIAL = f"{1 << 150:x}"
 DEVICE = "x2qjrk5aw3vm4e7zbzxg6ydlfu"
 
@@ -194,8 +194,26 @@ FIFTH = FOURTH | {
         "jws": "a.b.c",
     },
 }
+SIXTH = FIFTH | {
+    "edge_reports": {
+        "edge": "edge-1",
+        "heard_at": 1_800_000_002,
+        "epoch": 1,
+        "version": 1,
+        "issued_at": 1_800_000_000,
+        "receipts_waiting": 3,
+        "stale_for": {"a": 60},
+        "ledgers": [["l", 1]],
+        "reports": 1,
+        "missed": 0,
+        "allowed": 5,
+        "refused": 1,
+        "silent_since": None,
+    },
+    "edge_counts": {"edge": "edge-1", "hour": 1_800_000_000, "boundary": "b", "reason": "", "count": 5},
+}
 # The same of every release: each one's own tables, too.
-ROWS_OF = {"0001": ROWS, "0002": SECOND, "0003": THIRD, "0004": FOURTH, "0005": FIFTH}
+ROWS_OF = {"0001": ROWS, "0002": SECOND, "0003": THIRD, "0004": FOURTH, "0005": FIFTH, "0006": SIXTH}
 # What a later release calls it.
 RENAMED = {("bundles", "jws"): "content"}
 
@@ -278,8 +296,11 @@ def kept(c: Connection, released: str) -> dict[str, dict[str, Any]]:
 def shape(inspector: Inspector) -> dict[str, Any]:
     """Everything that a database says of its tables, in an order of its own."""
 
+    def said(value: Any) -> str:
+        return str({name: str(each) for name, each in value.items()} if isinstance(value, dict) else value)
+
     def listed(things: Any) -> list[str]:
-        return sorted(repr(sorted((name, str(value)) for name, value in thing.items())) for thing in things)
+        return sorted(repr(sorted((name, said(value)) for name, value in thing.items())) for thing in things)
 
     return {
         table: [
@@ -325,6 +346,10 @@ def test_an_old_database_is_brought_up_with_all_its_rows(url: str, released: str
         assert policies.latest(c).version == 1
         assert audit.page(c)[0].act == "approve"
         assert revision.epoch(c) == 1
+        assert counts.differences(c) == {}
+        assert set(c.execute(select(METADATA.tables["device_terms"].c.term)).scalars()) == {
+            *("sn 1", "ifx", "slb9670", "rack=1", "1")
+        }
     with registry.acting() as c:
         # Where the kept bundle is of a former form, another one is due.
         assert revision.bump(c) == (2 if released < "0004" else 1)
