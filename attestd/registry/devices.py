@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, String, bindparam, case, cast, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, case, or_, select, update
 
 from attestd.credentials.status import Status
 from attestd.errors import AttestdError
@@ -42,7 +42,6 @@ OPERATOR = "operator"
 APPRAISAL = "appraisal"
 
 MAX_PAGE = 1000
-_MAX_WORDS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,40 +127,16 @@ def ek_is_blocked(c: Connection, ek_hash: EkHash) -> bool:
     return _BLOCKED.one_or_none(c, {"wanted": ek_hash}) is not None
 
 
-def search(
-    c: Connection,
-    *,
-    state: State | None = None,
-    tier: Tier | None = None,
-    site: Site | None = None,
-    text: str = "",
-    after: DeviceId | None = None,
-    limit: int = 100,
+def page(
+    c: Connection, *conditions: ColumnElement[bool], after: DeviceId | None = None, limit: int = 100
 ) -> list[Device]:
-    """A page of devices in the order of their ids; the last one's id is the next page's `after`.
+    """Devices of which all conditions hold, in the order of their ids; the last one's is the next page's `after`.
 
-    Every word of `text` (the first 8) must occur in the id, serial number, maker, model or labels; `name=value` finds
-    a label. Without regard to the case of ASCII letters. `limit` is at most 1000.
+    `limit` is at most 1000. What people look for is found by `attestd.registry.finding`.
     """
-    filters = {devices.c.state: state, devices.c.tier: tier, devices.c.site: site}
-    wanted = [column == value for column, value in filters.items() if value is not None]
-    if after is not None:
-        wanted.append(devices.c.id > after)
-    wanted.extend(_mentions(word) for word in text.split()[:_MAX_WORDS])
+    wanted = list(conditions) if after is None else [*conditions, devices.c.id > after]
     statement = select(devices).where(*wanted).order_by(devices.c.id).limit(min(limit, MAX_PAGE))
     return [device_of(row) for row in c.execute(statement)]
-
-
-def count_by_state(c: Connection) -> dict[State, int]:
-    """How many devices are in each state; all states are named."""
-    counted = c.execute(select(devices.c.state, func.count()).group_by(devices.c.state))
-    return dict.fromkeys(State, 0) | {State(state): count for state, count in counted}
-
-
-def count_active(c: Connection) -> int:
-    """How many devices are active."""
-    wanted = select(func.count()).select_from(devices).where(devices.c.state == State.ACTIVE.value)
-    return int(c.execute(wanted).scalar_one())
 
 
 def status_entries(c: Connection) -> Iterator[tuple[int, Status]]:
@@ -451,22 +426,3 @@ def device_of(row: Row[Any]) -> Device:
     found["site"] = None if found["site"] is None else Site(found["site"])
     found["ek_hash"] = EkHash(found["ek_hash"])
     return Device(**found)
-
-
-def _mentions(word: str) -> ColumnElement[bool]:
-    everything = func.lower(
-        devices.c.id
-        + " "
-        + func.coalesce(devices.c.serial_number, "")
-        + " "
-        + devices.c.manufacturer
-        + " "
-        + devices.c.model
-        + " "
-        + cast(devices.c.labels, String)
-    )
-    word = word.lower()
-    found: ColumnElement[bool] = everything.contains(word, autoescape=True)
-    if "=" in word:  # labels are stored as compact JSON: {"name":"value"}
-        found = or_(found, everything.contains(word.replace("=", '":"', 1), autoescape=True))
-    return found

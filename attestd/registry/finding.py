@@ -18,7 +18,8 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, selec
 
 from attestd.ids import DeviceId
 from attestd.registry import counts
-from attestd.registry.devices import MAX_PAGE, Device, device_of
+from attestd.registry.devices import MAX_PAGE, Device
+from attestd.registry.devices import page as page_of
 from attestd.registry.filters import Clause, Filters
 from attestd.registry.states import State
 from attestd.registry.tables import device_terms, devices
@@ -61,17 +62,12 @@ def page(c: Connection, filters: Filters, *, ended_by: int, after: DeviceId | No
         return Page([], None, 0)
     columns = filters.columns(ended_by)
     if filters.counted:
-        found = _rows(c, [*columns, *_later(after)], limit)
+        found = page_of(c, *columns, after=after, limit=limit)
         return Page(found, found[-1].id if len(found) == limit else None, most)
     few = _few(c, filters, most, ended_by)
     if few is not None:  # 2
         return _of_few(c, sorted(few), columns, after, limit)
     return _of_many(c, filters, columns, after, limit)  # 3
-
-
-def by_ek_hash_or_id(c: Connection, ids: Sequence[str]) -> list[Device]:
-    """Devices by their ids, those that exist."""
-    return _rows(c, [devices.c.id.in_(list(ids))], len(ids))
 
 
 # ---- 2. Few -----------------------------------------------------------------------------------------------------
@@ -167,7 +163,7 @@ def _of_few(
 def _first_of(c: Connection, ids: Sequence[str], columns: list[ColumnElement[bool]], limit: int) -> list[Device]:
     found: list[Device] = []
     for chunk in _chunks(ids):
-        found += _rows(c, [devices.c.id.in_(list(chunk)), *columns], limit - len(found))
+        found += page_of(c, devices.c.id.in_(list(chunk)), *columns, limit=limit - len(found))
         if len(found) >= limit:
             break
     return found
@@ -293,18 +289,6 @@ def _cause(kind: str, why: str, alike: Sequence[Device]) -> Cause:
         ids=[device.id for device in alike[:5]],
         since=min(times),
     )
-
-
-# ---- Rows -------------------------------------------------------------------------------------------------------
-
-
-def _rows(c: Connection, conditions: Sequence[ColumnElement[bool]], limit: int) -> list[Device]:
-    statement = select(devices).where(*conditions).order_by(devices.c.id).limit(limit)
-    return [device_of(row) for row in c.execute(statement)]
-
-
-def _later(after: DeviceId | None) -> list[ColumnElement[bool]]:
-    return [] if after is None else [devices.c.id > after]
 
 
 def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:

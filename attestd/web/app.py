@@ -20,6 +20,7 @@ from attestd.web import (
     demands,
     devices,
     edges,
+    fleet,
     health,
     logs,
     openapi,
@@ -75,6 +76,7 @@ def create_app(service: Service) -> Flask:
             audit,
             receipts,
             edges,
+            fleet,
         ),
     ):
         app.register_blueprint(door.blueprint(service))

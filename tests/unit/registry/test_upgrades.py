@@ -391,7 +391,7 @@ def test_text_sorts_by_its_octets(url: str) -> None:
     with registry.reading() as c:
         table = METADATA.tables["devices"]
         assert list(c.execute(select(table.c.id).order_by(table.c.id)).scalars()) == sorted(ids)
-        assert [device.id for device in devices.search(c, after="a1")] == sorted(i for i in ids if i > "a1")  # type: ignore[arg-type]
+        assert [device.id for device in devices.page(c, after="a1")] == sorted(i for i in ids if i > "a1")  # type: ignore[arg-type]
     registry.close()
 
 
