@@ -99,7 +99,7 @@ class Watchtower:
             return Overview(
                 states=_states(groups),
                 tiers=_tiers(groups, late),
-                sites=len({group.site for group in groups if group.site}),
+                sites=counts.count_sites(c),
                 quarantined=outlook.quarantined(c),
                 late=_by_site(late),
                 results=outcomes.results(c, since=at - DAY),

@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
+    Delete,
+    Insert,
     Select,
     Subquery,
+    Update,
     and_,
+    bindparam,
     delete,
     func,
     insert,
@@ -32,6 +35,7 @@ from attestd.registry.tables import devices, fleet_changes, fleet_counts, told
 
 NONE: Final = "none"  # the status of a device without a result that counts
 BATCH: Final = 5000  # changes that one act adds up
+_SITES: Final = 500  # asked for by one statement
 _NAMES: Final = ("tier", "site", "state", "result_status")
 _TURN: Final = "counted"
 
@@ -44,22 +48,28 @@ class CountsDiffer(Misconfigured):
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Devices that have all of this in common; empty: devices that were never approved have no tier and no site."""
+    """Devices that have all of this in common; a device that was never approved has no tier: empty."""
 
     tier: str
-    site: str
     state: State
     status: str
     count: int
 
 
 def groups(c: Connection) -> list[Group]:
-    """All groups that have devices."""
+    """All groups that have devices, whatever their sites."""
     kept = _kept()
-    names = [kept.c[name] for name in _NAMES]
+    names = [kept.c[name] for name in ("tier", "state", "result_status")]
     total = func.sum(kept.c.count)
     rows = c.execute(select(*names, total).group_by(*names).having(total != 0))
-    return [Group(tier, site, State(state), status, int(count)) for tier, site, state, status, count in rows]
+    return [Group(tier, State(state), status, int(count)) for tier, state, status, count in rows]
+
+
+def count_sites(c: Connection) -> int:
+    """How many sites have devices."""
+    kept = _kept()
+    some = select(kept.c.site).where(kept.c.site != "").group_by(kept.c.site).having(func.sum(kept.c.count) > 0)
+    return int(c.execute(select(func.count()).select_from(some.subquery())).scalar_one())
 
 
 def by_state(c: Connection) -> dict[State, int]:
@@ -100,38 +110,62 @@ def fold(c: Connection, *, limit: int = BATCH) -> int:
     _take_turn(c)
     first = select(fleet_changes.c.number).order_by(fleet_changes.c.number).limit(limit)
     gone = delete(fleet_changes).where(fleet_changes.c.number.in_(first)).returning(fleet_changes)
-    sums: dict[tuple[str, ...], int] = defaultdict(int)
     taken = c.execute(gone).all()
+    sums: dict[Key, int] = defaultdict(int)
     for row in taken:
         sums[row.tier, row.site, row.state, row.result_status] += row.delta
-    for group, delta in sums.items():
-        if delta:
-            _add(c, group, delta)
+    moved = {group: delta for group, delta in sums.items() if delta}
+    known = _known(c, sorted({site for _, site, _, _ in moved}))
+    new = {group: known.get(group, 0) + delta for group, delta in moved.items()}
+    _write(c, _CHANGE, [_named(group, new=count) for group, count in new.items() if count and group in known])
+    _write(c, delete(fleet_counts).where(_IS), [_named(group) for group, count in new.items() if not count])
+    fresh = {group: count for group, count in new.items() if count and group not in known}
+    _write(
+        c, insert(fleet_counts), [{**dict(zip(_NAMES, group, strict=True)), "count": n} for group, n in fresh.items()]
+    )
     return len(taken)
 
 
-def _add(c: Connection, group: tuple[str, ...], delta: int) -> None:
-    fitting = _is(group)
-    changed = update(fleet_counts).where(fitting).values(count=fleet_counts.c["count"] + delta)
-    if c.execute(changed).rowcount == 0:
-        c.execute(insert(fleet_counts).values({**dict(zip(_NAMES, group, strict=True)), "count": delta}))
-    else:
-        c.execute(delete(fleet_counts).where(fitting, fleet_counts.c["count"] == 0))
+Key = tuple[str, str, str, str]
+_IS = and_(*(fleet_counts.c[name] == bindparam(f"is_{name}") for name in _NAMES))
+_CHANGE = update(fleet_counts).where(_IS).values(count=bindparam("new"))
 
 
-def _is(group: tuple[str, ...]) -> ColumnElement[bool]:
-    return and_(*(fleet_counts.c[name] == value for name, value in zip(_NAMES, group, strict=True)))
+def _named(group: Key, **values: int) -> dict[str, Any]:
+    return {**{f"is_{name}": value for name, value in zip(_NAMES, group, strict=True)}, **values}
+
+
+def _write(c: Connection, statement: Insert | Update | Delete, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        c.execute(statement, rows)
+
+
+def _known(c: Connection, sites: Sequence[str]) -> dict[Key, int]:
+    """The counts at these sites, as they were added up."""
+    found: dict[Key, int] = {}
+    for start in range(0, len(sites), _SITES):
+        wanted = select(fleet_counts).where(fleet_counts.c.site.in_(sites[start : start + _SITES]))
+        for tier, site, state, status, count in c.execute(wanted):
+            found[tier, site, state, status] = count
+    return found
 
 
 def differences(c: Connection) -> dict[tuple[str, ...], tuple[int, int]]:
     """Where the counts are not what a count of all devices says now: (kept, counted) by group. Reads every device."""
-    kept = {(g.tier, g.site, g.state.value, g.status): g.count for g in groups(c)}
+    kept = _sums(c)
     counted = {tuple(row[:4]): int(row[4]) for row in c.execute(_counting())}
     return {
         group: (kept.get(group, 0), counted.get(group, 0))
         for group in sorted(kept.keys() | counted.keys())
         if kept.get(group, 0) != counted.get(group, 0)
     }
+
+
+def _sums(c: Connection) -> dict[tuple[str, ...], int]:
+    kept = _kept()
+    names = [kept.c[name] for name in _NAMES]
+    rows = c.execute(select(*names, func.sum(kept.c.count)).group_by(*names))
+    return {tuple(row[:4]): int(row[4]) for row in rows if row[4]}
 
 
 def mend(c: Connection, found: Mapping[tuple[str, ...], tuple[int, int]]) -> None:
