@@ -153,6 +153,9 @@ DOORS: Final[Mapping[str, Door]] = {
     "GET /v1/admin/devices": _bare(Who.VIEWER),
     "GET /v1/admin/devices/<id>": _bare(Who.VIEWER),
     "GET /v1/admin/devices/<id>/evidence": _bare(Who.OPERATOR),
+    "GET /v1/admin/causes": _bare(Who.VIEWER),
+    "GET /v1/admin/sites": _bare(Who.VIEWER),
+    "POST /v1/admin/devices/find": _acts(Who.OPERATOR),
     "POST /v1/admin/devices/import": Door(Who.OPERATOR, _INVENTORY, inventory.MAX_FILE),
     "POST /v1/admin/devices/demand": _acts(Who.OPERATOR, 2 * MAX_SMALL),  # it may name 250 ids
     "POST /v1/admin/devices/selection": _acts(Who.OPERATOR, _SELECTION),  # the same

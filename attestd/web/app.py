@@ -20,6 +20,7 @@ from attestd.web import (
     demands,
     devices,
     edges,
+    fleet,
     health,
     logs,
     openapi,
@@ -77,6 +78,7 @@ def create_app(service: Service) -> Flask:
             audit,
             receipts,
             edges,
+            fleet,
         ),
         *(sign_in, people),
     ):

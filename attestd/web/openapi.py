@@ -23,7 +23,8 @@ from attestd.protocol.signed import SCHEME
 from attestd.web.access import DEVICES, DOORS, Door, Who
 from attestd.web.context import Service
 from attestd.web.problems import MEDIA_TYPE
-from attestd.web.schemas import DIGEST, PEM, SCHEMAS, SEGMENT, SERIAL, STATE, TIER, Schema, octets, ref, text
+from attestd.web.schemas import DIGEST, PEM, SCHEMAS, SEGMENT, SERIAL, Schema, octets, ref, text
+from attestd.web.schemas_fleet import FILTERS
 
 _JSON: Final = "application/json"
 _JWS: Final[Schema] = {"type": "string", "pattern": r"^[\w-]+\.[\w-]+\.[\w-]+$"}
@@ -183,10 +184,17 @@ DESCRIBED: Final[Mapping[str, Described]] = {
     ),
     "GET /v1/admin/overview": Described("How the fleet stands", {200: "Overview"}),
     "GET /v1/admin/devices": Described(
-        "Devices, page by page",
+        "Devices by any combination of filters, page by page, in the order of their ids",
         {200: "Devices"},
-        query={"state": STATE, "tier": TIER, "site": SEGMENT, "q": text(200), "after": SEGMENT, "limit": _LIMIT},
+        query={**FILTERS, "after": SEGMENT, "limit": _LIMIT},
     ),
+    "GET /v1/admin/causes": Described(
+        "The devices that match, by why they are as they are", {200: "Causes"}, query=FILTERS
+    ),
+    "GET /v1/admin/sites": Described(
+        "Sites that have devices", {200: "Sites"}, query={"after": SEGMENT, "limit": _LIMIT}
+    ),
+    "POST /v1/admin/devices/find": Described("The device of an endorsement key", {200: "FoundDevice"}, "FindDevice"),
     "GET /v1/admin/devices/<id>": Described("One device", {200: "DevicePage"}),
     "GET /v1/admin/devices/<id>/evidence": Described(
         "A device's evidence with all that its result rests on: what `attestd appraise bundle` reads",

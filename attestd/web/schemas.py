@@ -55,6 +55,7 @@ from attestd.web.schema_words import message as _message
 from attestd.web.schema_words import named as _named
 from attestd.web.schema_words import or_null as _or_null
 from attestd.web.schemas_authority import AUTHORITY
+from attestd.web.schemas_fleet import FLEET
 from attestd.web.schemas_people import PEOPLE
 from attestd.web.schemas_selections import SELECTIONS
 
@@ -178,6 +179,7 @@ _REFERENCE: Final[Mapping[str, Schema]] = {
 
 SCHEMAS: Final[Mapping[str, Schema]] = {
     **AUTHORITY,
+    **FLEET,
     **SELECTIONS,
     **PEOPLE,
     # Devices
@@ -357,7 +359,6 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         credentials=_list(ref("Credential"), 20),
         audit=_list(ref("AuditRow"), 20),
     ),
-    "Devices": _answer(devices=_list(ref("Device"), 1000), after=_or_null(SEGMENT)),
     "Credential": closed(
         {
             "number": _COUNT,
@@ -450,13 +451,6 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     },
     "Imported": _answer(added=_COUNT, unchanged=_COUNT),
     "Revoked": _answer(serial=SERIAL),
-    "Overview": _answer(
-        trust_domain={"type": "string"},
-        time=_TIMES,
-        devices={"type": "object", "propertyNames": STATE, "additionalProperties": _COUNT},
-        policy_version=_COUNT,
-        bundle=_or_null(closed({"epoch": _COUNT, "version": _COUNT, "issued_at": _TIMES})),
-    ),
     "Maker": closed(
         {
             "sha256": DIGEST,
