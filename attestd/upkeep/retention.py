@@ -7,6 +7,7 @@
 | requests that nobody decided on | once they are old | enrollment.pending_lifetime |
 | what watched manifests said of devices | once they count no longer | – |
 | event logs that no kept evidence names | a day after they were last sent | – |
+| what devices' attestations came to | some time after it changed | retention.attestations |
 | edges' receipts, not where their chains stand | some time after they came | retention.receipts |
 | what edges decided, by hour | some days later | retention.edge_counts |
 | audit rows, not their leaf hashes | into files, once they are old | audit.retention |
@@ -26,7 +27,7 @@ from typing import Final
 from attestd.auditing.archives import FOLDER, archive_audit
 from attestd.config import Settings
 from attestd.errors import AttestdError
-from attestd.registry import admission, contents, edges, issued, receipts, references, spends
+from attestd.registry import admission, attestations, contents, edges, issued, receipts, references, spends
 from attestd.registry.engine import Connection, Registry
 
 BATCH: Final = 250  # rows that one act takes
@@ -47,6 +48,7 @@ class Swept:
     requests: int
     watched: int
     eventlogs: int
+    attestations: int
     receipts: int
     edge_counts: int
     archived: int
@@ -57,6 +59,7 @@ def sweep(registry: Registry, settings: Settings, *, now: datetime, pause: Calla
     """One round. `pause` waits for so many seconds, or returns at once when the service ends. Raises nothing."""
     at = int(now.timestamp())
     ended = int((now - settings.retention.certificates).timestamp())
+    changed = int((now - settings.retention.attestations).timestamp())
     delivered = int((now - settings.retention.receipts).timestamp())
     counted = int((now - settings.retention.edge_counts).timestamp())
     undecided = int((now - settings.enrollment.pending_lifetime).timestamp())
@@ -84,6 +87,7 @@ def sweep(registry: Registry, settings: Settings, *, now: datetime, pause: Calla
         requests=forget(lambda c, _: admission.purge_pending(c, older_than=undecided)),  # few, by max_pending
         watched=forget(lambda c, most: references.purge_watched(c, now=at, limit=most)),
         eventlogs=forget(lambda c, most: contents.purge(c, now=at, limit=most)),
+        attestations=forget(lambda c, most: attestations.purge(c, before=changed, limit=most)),
         receipts=forget(lambda c, most: receipts.purge(c, before=delivered, limit=most)),
         edge_counts=forget(lambda c, most: edges.purge(c, before=counted, limit=most)),
         archived=_archive(registry, settings, now, pause, errors),

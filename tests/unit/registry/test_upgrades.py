@@ -24,7 +24,7 @@ from tests.postgres import require_postgres, shared
 
 pytestmark = pytest.mark.once  # it names the kinds of database by itself
 
-RELEASED = ["0001", "0002", "0003", "0004", "0005"]
+RELEASED = ["0001", "0002", "0003", "0004", "0005", "0006"]
 SERIAL = f"{1 << 150:x}"
 DEVICE = "x2qjrk5aw3vm4e7zbzxg6ydlfu"
 
