@@ -12,7 +12,7 @@ CODE_FACTS: Final = frozenset(
     {"loaders", "drivers", "boot_files", "initrd", "uki", "uki_sections", "system_extensions", "authorities", "signers"}
     | {"firmware_version", "mok_lists", "shim", "sbat", "sbat_level"}
 )
-_MOST_SHOWN: Final = 120  # characters of a value in a reason
+MAX_SHOWN: Final = 120  # characters of a value in a reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Difference:
     def reason(self) -> str:
         """The sentence in the result."""
         if self.pcr is None:
-            seen = "not proven" if self.value is None else f"{self.value!r}"[:_MOST_SHOWN]
+            seen = "not proven" if self.value is None else f"{self.value!r}"[:MAX_SHOWN]
         else:
             seen = "not quoted" if self.value is None else self.value.hex()
         return f"{self.place} is {seen}, which {self.manifest!r} does not list as good."

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from sqlalchemy import Connection, and_, bindparam, case, delete, exists, func, insert, null, select, update
 
@@ -41,7 +41,7 @@ class AttestationUnknown(NotFound):
 class Found:
     """What one attestation came to, and what shows it. `result` and `inputs` are canonical JSON, as in `evidence`."""
 
-    digest: bytes  # equal ones are of one run
+    digest: bytes
     boot: str
     result: bytes = field(repr=False)
     inputs: bytes = field(repr=False)
@@ -65,6 +65,7 @@ class Run:
     first_at: int
     last_at: int
     ended_at: int | None
+    digest: bytes  # equal ones are of one run
     boot: str
     result: bytes = field(repr=False)
     inputs: bytes | None = field(repr=False)
@@ -77,7 +78,8 @@ class Run:
         return self.first + self.count - 1
 
 
-class Shown(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Shown:
     """Which devices showed a digest that no reference value knew: how many, up to MAX_COUNTED, and some of them."""
 
     count: int

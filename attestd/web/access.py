@@ -130,6 +130,11 @@ DOORS: Final[Mapping[str, Door]] = {
     "GET /v1/admin/devices": _bare(Who.VIEWER),
     "GET /v1/admin/devices/<id>": _bare(Who.VIEWER),
     "GET /v1/admin/devices/<id>/evidence": _bare(Who.OPERATOR),
+    "GET /v1/admin/devices/<id>/history": _bare(Who.VIEWER),
+    "GET /v1/admin/devices/<id>/attestations/<number>": _bare(Who.VIEWER),
+    "GET /v1/admin/devices/<id>/attestations/<number>/events": _bare(Who.VIEWER),
+    "GET /v1/admin/devices/<id>/attestations/<number>/files": _bare(Who.VIEWER),
+    "GET /v1/admin/devices/<id>/endorsement": _bare(Who.VIEWER),
     "POST /v1/admin/devices/import": Door(Who.OPERATOR, _INVENTORY, inventory.MAX_FILE),
     "POST /v1/admin/devices/demand": _acts(Who.OPERATOR, 2 * MAX_SMALL),  # it may name 250 ids
     "POST /v1/admin/devices/<id>/demand": _acts(Who.OPERATOR),

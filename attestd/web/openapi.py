@@ -134,6 +134,27 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         {200: "EvidenceBundle"},
         query={"verdict": {"enum": ["good", "bad"]}},
     ),
+    "GET /v1/admin/devices/<id>/history": Described(
+        "What happened to a device, the newest first: results, certificates, crossings and acts in one order",
+        {200: "Timeline"},
+        query={"before": text(80), "limit": _LIMIT},
+    ),
+    "GET /v1/admin/devices/<id>/attestations/<number>": Described(
+        "What an attestation came to, and what differs from reference values", {200: "AttestationPage"}
+    ),
+    "GET /v1/admin/devices/<id>/attestations/<number>/events": Described(
+        "All events of its boot, in the log's order",
+        {200: "BootEvents"},
+        query={"after": _NUMBER, "limit": _LIMIT},
+    ),
+    "GET /v1/admin/devices/<id>/attestations/<number>/files": Described(
+        "What ran since its boot, as it was judged",
+        {200: "RanFiles"},
+        query={"after": _NUMBER, "limit": _LIMIT, "only": {"enum": ["differing"]}},
+    ),
+    "GET /v1/admin/devices/<id>/endorsement": Described(
+        "By which certificates a device's TPM is endorsed", {200: "EndorsementChain"}
+    ),
     "POST /v1/admin/devices/import": Described("Import an inventory: all of it, or nothing", {200: "Imported"}),
     "POST /v1/admin/devices/demand": Described(
         "Devices shall attest now: of a site, a tier, with labels or by their ids; `after` goes on with a large cohort",
