@@ -30,7 +30,7 @@ from attestd.tpm.ima import IMA_PCR
 from attestd.tpm.replay import VerifiedEventLog, verify_event_log
 
 MAX_DIFFERENCES: Final = 64
-MAX_FOLDED: Final = 200  # events and stretches that are told at once
+MAX_FOLDED: Final = 100  # events and stretches that are told at once
 _MOST_EXPECTED: Final = 8  # good values of one manifest
 
 
@@ -124,14 +124,19 @@ class Explanation:
     runtime: RuntimeState | None = field(repr=False)
 
     def folded(self) -> list[dict[str, Any]]:
-        """The events, neighbours that stand alike and do not differ in one: {"first", "last", "standing"}."""
+        """The events, neighbours that stand alike and do not differ in one: {"first", "last", "standing"}.
+
+        At most MAX_FOLDED are told so, and the rest as one that stands in several ways: its standing is None.
+        """
         found: list[dict[str, Any]] = []
         for each in self.events or ():
             number = each.event.number
             last = found[-1] if found else {}
-            if last.get("standing") == each.standing and "last" in last:
+            if "last" in last and last["standing"] in (each.standing, None):
                 last["last"] = number
-            elif each.standing is Standing.DIFFERS and len(found) < MAX_FOLDED:
+            elif len(found) >= MAX_FOLDED:
+                found.append({"first": number, "last": number, "standing": None})
+            elif each.standing is Standing.DIFFERS:
                 found.append(each.to_members())
             else:
                 found.append({"first": number, "last": number, "standing": each.standing.value})

@@ -60,6 +60,7 @@ class Place(NamedTuple):
         return cls(*map(int, parts))
 
 
+KINDS: Final = ("act", "credential", "crossing", "attestation")  # in the order of a place
 TOP: Final = Place(_MAX_NUMBER, _MAX_NUMBER, _MAX_NUMBER, _MAX_NUMBER)
 
 
@@ -97,10 +98,15 @@ class _Source:
 
 
 def timeline(
-    c: Connection, device_id: DeviceId, *, before: Place = TOP, limit: int = 50
+    c: Connection, device_id: DeviceId, *, before: Place = TOP, limit: int = 50, only: str | None = None
 ) -> tuple[list[Entry], Place | None]:
-    """A page, the newest first, and where the next begins; None after the last. Raises UnknownDevice."""
+    """A page, the newest first, and where the next begins; None after the last. `only`: entries of one kind.
+
+    Raises UnknownDevice.
+    """
     devices.by_id(c, device_id)
+    if only is not None:
+        before = Place(*(place if kind == only else 1 for kind, place in zip(KINDS, before, strict=True)))
     limit = min(limit, MAX_PAGE)
     sources = (
         _read(before.audit, audit.page(c, subject=str(device_id), before=before.audit, limit=_READ), _act),

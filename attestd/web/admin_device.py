@@ -11,7 +11,7 @@ from attestd.appraisal.explanation import Explained, Explanation
 from attestd.ids import DeviceId
 from attestd.operations.chains import EndorsementChain, Link, endorsement_chain
 from attestd.operations.opening import KnownDigest, Opened, open_attestation, open_list
-from attestd.operations.timeline import MAX_PAGE, TOP, Place, timeline
+from attestd.operations.timeline import KINDS, MAX_PAGE, TOP, Place, timeline
 from attestd.registry.attestations import AttestationUnknown
 from attestd.web.admin_views import MAY_SEE_EK, NUMBER, Query, QueryMalformed, answer
 from attestd.web.context import Service, exchange
@@ -25,11 +25,13 @@ class _Past:
 
     def history(self, id: str) -> Response:
         """GET /v1/admin/devices/<id>/history: the newest first"""
-        query = Query("before", "limit")
-        before, limit = query.text("before", limit=80), query.limit()
+        query = Query("before", "limit", "only")
+        before, limit, only = query.text("before", limit=80), query.limit(), query.text("only", limit=16)
+        if only is not None and only not in KINDS:
+            raise QueryMalformed("This is no kind of entry.", seen=repr(only), expected=", ".join(KINDS))
         place = TOP if before is None else Place.parse(before)
         with self.service.registry.reading() as c:
-            entries, goes_on = timeline(c, DeviceId(id), before=place, limit=min(limit, MAX_PAGE))
+            entries, goes_on = timeline(c, DeviceId(id), before=place, limit=min(limit, MAX_PAGE), only=only)
         return answer(
             {
                 "entries": [entry.to_members() for entry in entries],

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from flask import Blueprint, Response
 
+from attestd.operations.timeline import KINDS
 from attestd.protocol.demanded import HEADER, MAX_HEADER
 from attestd.protocol.encoding import MAX_SECONDS, write_object
 from attestd.protocol.signed import SCHEME
@@ -137,7 +138,7 @@ DESCRIBED: Final[Mapping[str, Described]] = {
     "GET /v1/admin/devices/<id>/history": Described(
         "What happened to a device, the newest first: results, certificates, crossings and acts in one order",
         {200: "Timeline"},
-        query={"before": text(80), "limit": _LIMIT},
+        query={"before": text(80), "limit": _LIMIT, "only": {"enum": list(KINDS)}},
     ),
     "GET /v1/admin/devices/<id>/attestations/<number>": Described(
         "What an attestation came to, and what differs from reference values", {200: "AttestationPage"}
@@ -160,6 +161,11 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         "Devices shall attest now: of a site, a tier, with labels or by their ids; `after` goes on with a large cohort",
         {200: "DemandedAnswer"},
         "Demand",
+    ),
+    "POST /v1/admin/devices/selection": Described(
+        "One act for many devices, each as it was seen; or which it would be done to, and why not to the others",
+        {200: "SelectionAnswer"},
+        "Selection",
     ),
     "POST /v1/admin/devices/<id>/demand": _act("A device shall attest now"),
     "POST /v1/admin/devices/<id>/approve": _act("Approve a waiting device into a tier and a site", "Approval"),

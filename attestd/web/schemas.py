@@ -57,6 +57,7 @@ from attestd.web.schema_words import or_null as _or_null
 from attestd.web.schemas_authority import AUTHORITY
 from attestd.web.schemas_devices import DEVICE_PAGES
 from attestd.web.schemas_devices import RESULT as _RESULT
+from attestd.web.schemas_selections import SELECTIONS
 
 __all__ = ["DIGEST", "PEM", "SCHEMAS", "SEGMENT", "SERIAL", "STATE", "TIER", "Schema", "octets", "ref", "text"]
 
@@ -163,6 +164,7 @@ _REFERENCE: Final[Mapping[str, Schema]] = {
 SCHEMAS: Final[Mapping[str, Schema]] = {
     **AUTHORITY,
     **DEVICE_PAGES,
+    **SELECTIONS,
     # Devices
     "BeginRequest": closed(
         {

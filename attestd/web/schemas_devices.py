@@ -138,11 +138,14 @@ _DIFFERENCE: Final = closed(
         "known": or_null(_KNOWN),
     }
 )
+_STRETCH: Final = closed({"first": COUNT, "last": COUNT, "standing": or_null(_STANDING)})
 _LOG: Final = closed(
     {
         "events": COUNT,
         "standings": {"type": "object", "additionalProperties": COUNT},
-        "folded": list_of({"oneOf": [closed(_EVENT), closed({"first": COUNT, "last": COUNT, "standing": _STANDING})]}),
+        "folded": list_of(
+            {"oneOf": [closed(_EVENT), closed({"first": COUNT, "last": COUNT, "standing": or_null(_STANDING)})]}
+        ),
     }
 )
 _REFUSAL: Final = closed({"entry": COUNT, "path": {"type": "string"}, "digest": text(200), "why": {"type": "string"}})
