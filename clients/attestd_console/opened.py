@@ -79,10 +79,10 @@ def why(
     """Why the device stands as it does, by its newest result and by what operators did."""
     state, newest = str(device["state"]), runs[0] if runs else None
     shown = look(state)
-    found = list(newest["reasons"]) if newest else []
+    found, ordered = list(newest["reasons"]) if newest else [], False
     if answer is not None and answer.get("explanation") and newest and answer["number"] == newest["last"]:
-        found = reasons.in_order(found, answer["explanation"]["differences"])
-    headline = reasons.headline(found)
+        found, ordered = reasons.in_order(found, answer["explanation"]["differences"]), True
+    headline = reasons.headline(found, ordered=ordered)
     when = _when(newest, now)
     if state == "quarantined":
         quarantine = next((e for e in entries if e.get("kind") == "act" and e["act"] == "quarantine"), None)
@@ -221,6 +221,10 @@ def _expected(fact: str | None, digest: str | None, one: Mapping[str, Any]) -> M
     }
 
 
+_LOOKED: Final = 64
+_OF_NEWEST: Final = ", of the newest 64"
+
+
 def _known(known: Mapping[str, Any] | None) -> str:
     """What else is known of a digest; nothing beyond what was looked at."""
     if known is None:
@@ -233,7 +237,7 @@ def _known(known: Mapping[str, Any] | None) -> str:
         else "no other device showed it while it was unknown"
     )
     if not known["manifests"]:
-        return f"{said}; in none of the last {figures.count(known['looked'])} reference manifests"
+        return f"{said}; no reference manifest lists it{_OF_NEWEST if known['looked'] >= _LOOKED else ''}"
     named = {f"{visible(found['name'], 63)} ({_stage(found)})" for found in known["manifests"]}
     return f"{said}; listed in {', '.join(sorted(named)[:3])}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -119,12 +120,32 @@ _ACTS: Final[Mapping[str, tuple[str, str, str]]] = {
 }
 
 
-def told(entry: Mapping[str, Any], here: str) -> Told:
-    """One entry in words. `here` is the device's page."""
+def restarts(runs: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    """Which runs, by their first attestation, began after a restart, and what the TPM counted."""
+    found = {}
+    for run, before in itertools.pairwise(runs):
+        if run["boot"] != before["boot"]:
+            (resets, starts), (resets_before, starts_before) = (_counts(each["boot"]) for each in (run, before))
+            if resets != resets_before:
+                found[run["first"]] = f"After a restart: the TPM's reset count went from {resets_before} to {resets}."
+            else:
+                found[run["first"]] = f"After sleep: the TPM's restart count went from {starts_before} to {starts}."
+    return found
+
+
+def _counts(boot: str) -> tuple[str, str]:
+    resets, _, starts = boot.partition(".")
+    return resets, starts
+
+
+def told(entry: Mapping[str, Any], here: str, restarted: Mapping[int, str] | None = None) -> Told:
+    """One entry in words. `here` is the device's page; `restarted` as `restarts` has it."""
+    if entry.get("kind") == "attestation":
+        return _attestation(entry, here, (restarted or {}).get(entry["first"], ""))
     return _KINDS.get(str(entry.get("kind")), _unknown)(entry, here)
 
 
-def _attestation(entry: Mapping[str, Any], here: str) -> Told:
+def _attestation(entry: Mapping[str, Any], here: str, restart: str) -> Told:
     shown = look(entry["status"])
     first, last, count = entry["first"], entry["last"], entry["count"]
     which = (
@@ -134,7 +155,7 @@ def _attestation(entry: Mapping[str, Any], here: str) -> Told:
     )
     times = f" {figures.count(count)} times the same, since {figures.exact(entry['first_at'])}." if count > 1 else ""
     why = reasons.headline(entry["reasons"])
-    sub = (f"{why}." if why else "As expected.") + times
+    sub = (f"{why}." if why else "As expected.") + times + (f" {restart}" if restart else "")
     return Told(
         entry["at"], entry["first_at"], shown.tone, shown.shape, f"{which}: {shown.word.lower()}", sub,
         link=f"{here}?att={last}#att",
@@ -188,8 +209,9 @@ def _detail(name: str, detail: Mapping[str, Any]) -> str:
     if because := detail.get("because"):
         return f"{reasons.headline([str(reason) for reason in because])}."
     said = [f"“{visible(detail['reason'])}”"] if detail.get("reason") else []
-    said += [f"into {visible(detail[place], 64)}" for place in ("tier", "site") if detail.get(place)]
-    if detail.get("was"):
+    if name == "approve" and detail.get("tier"):
+        said.append(f"as {visible(detail['tier'], 64)} at {visible(detail.get('site', ''), 64)}")
+    if detail.get("was") and name != "enroll":
         said.append(f"was {visible(detail['was'], 40)}")
     return ", ".join(said)
 
@@ -202,4 +224,4 @@ def _unknown(entry: Mapping[str, Any], here: str) -> Told:
     return Told(int(entry.get("at", 0)), int(entry.get("first_at", 0)), "none", "dot", visible(entry.get("kind")), "")
 
 
-_KINDS: Final = {"attestation": _attestation, "credential": _credential, "crossing": _crossing, "act": _act}
+_KINDS: Final = {"credential": _credential, "crossing": _crossing, "act": _act}

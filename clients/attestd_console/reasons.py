@@ -209,9 +209,9 @@ def sentence(reason: str) -> str:
     return _capital(cause(reason)) + "."
 
 
-def headline(reasons: Sequence[str]) -> str:
-    """All reasons in a line, in their order, each cause once."""
-    causes = list(dict.fromkeys(map(cause, reasons)))
+def headline(reasons: Sequence[str], *, ordered: bool = False) -> str:
+    """All reasons in a line, each cause once: in the order of a boot, unless they are in a better one already."""
+    causes = list(dict.fromkeys(map(cause, reasons if ordered else sorted(reasons, key=_place))))
     if not causes:
         return ""
     named, more = causes[:_MOST_NAMED], len(causes) - _MOST_NAMED
@@ -219,6 +219,22 @@ def headline(reasons: Sequence[str]) -> str:
     if more > 0:
         text = f"{text}, and {more} more {'thing' if more == 1 else 'things'}"
     return _capital(text)
+
+
+_FACTS: Final = tuple(FACTS)
+# Facts that stand for a PCR where its value as a whole is meant.
+_FACT_OF_PCR: Final = {0: "firmware_version", 1: "boot_options", 2: "drivers", 4: "loaders", 7: "secure_boot"}
+
+
+def _place(reason: str) -> int:
+    """Where in a boot this belongs, by the order of FACTS; what is of no one place stays behind."""
+    found = _VALUE.fullmatch(reason)
+    if found is None:
+        return len(_FACTS) if _FILE.fullmatch(reason) else len(_FACTS) + 1
+    what = found["what"]
+    if pcr := _PCR.fullmatch(what):
+        what = _FACT_OF_PCR.get(int(pcr["pcr"]), "grub_commands")
+    return _FACTS.index(what) if what in FACTS else len(_FACTS)
 
 
 def in_order(reasons: Sequence[str], differences: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -35,7 +35,7 @@ def routes(console: Console) -> Blueprint:
         asked = request.args.get("att", "")
         number = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 16 else _newest(runs)
         answer = _attestation(api, id, number, asked=bool(asked))
-        shown = found["device"]
+        shown, restarted = found["device"], past.restarts(runs)
         return console.page(
             "device.html",
             topics=TOPICS,
@@ -46,7 +46,7 @@ def routes(console: Console) -> Blueprint:
             newest=number == _newest(runs),
             why=opened.why(shown, answer, runs, entries, now=console.now),
             strip=past.strip(runs, now=console.now, until=shown["attestation_good_until"]),
-            entries=[past.told(entry, f"/fleet/{shown['id']}") for entry in entries],
+            entries=[past.told(entry, f"/fleet/{shown['id']}", restarted) for entry in entries],
             before=before,
             credential=_credential(found["credentials"], shown, console.now),
             endorsement=_endorsement(api, id),

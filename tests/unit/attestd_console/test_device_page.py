@@ -270,7 +270,9 @@ def test_a_release_says_that_it_will_not_last(world: World, console: ConsoleClie
     assert "Keep quarantined" in words(text)
 
 
-@pytest.mark.parametrize(("name", "touch"), [("demand", False), ("quarantine", False), ("retire", True), ("replace", True)])
+@pytest.mark.parametrize(
+    ("name", "touch"), [("demand", False), ("quarantine", False), ("retire", True), ("replace", True)]
+)
 def test_dangerous_acts_ask_for_a_touch(world: World, console: ConsoleClient, name: str, touch: bool) -> None:
     refer(world, boot=BOOT)
     device = enrolled(world, Machine(), ima=False)

@@ -194,8 +194,26 @@ FIFTH = FOURTH | {
         "jws": "a.b.c",
     },
 }
+SIXTH = FIFTH | {
+    "edge_reports": {
+        "edge": "edge-1",
+        "heard_at": 1_800_000_002,
+        "epoch": 1,
+        "version": 4,
+        "issued_at": 1_800_000_000,
+        "receipts_waiting": 0,
+        "stale_for": {"a": 1},
+        "ledgers": [["c" * 32, 1]],
+        "reports": 1,
+        "missed": 0,
+        "allowed": 5,
+        "refused": 1,
+        "silent_since": None,
+    },
+    "edge_counts": {"edge": "edge-1", "hour": 500_000, "boundary": "a", "reason": "", "count": 5},
+}
 # The same of every release: each one's own tables, too.
-ROWS_OF = {"0001": ROWS, "0002": SECOND, "0003": THIRD, "0004": FOURTH, "0005": FIFTH}
+ROWS_OF = {"0001": ROWS, "0002": SECOND, "0003": THIRD, "0004": FOURTH, "0005": FIFTH, "0006": SIXTH}
 # What a later release calls it.
 RENAMED = {("bundles", "jws"): "content"}
 
