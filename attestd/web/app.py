@@ -24,10 +24,12 @@ from attestd.web import (
     health,
     logs,
     openapi,
+    people,
     problems,
     publishing,
     receipts,
     selections,
+    sign_in,
 )
 from attestd.web.context import Service
 
@@ -78,6 +80,7 @@ def create_app(service: Service) -> Flask:
             receipts,
             edges,
         ),
+        *(sign_in, people),
     ):
         app.register_blueprint(door.blueprint(service))
     return app

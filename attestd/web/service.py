@@ -14,7 +14,10 @@ from attestd.issuance.lifecycle import Lifecycle
 from attestd.operations import Operations
 from attestd.operations.authority import Authority
 from attestd.operations.fleet import Fleet
+from attestd.operations.people import People
 from attestd.operations.selections import Selections
+from attestd.operations.sign_in import SignIn
+from attestd.operations.touch import Touch
 from attestd.publication import Publication
 from attestd.registry.engine import Registry
 
@@ -32,6 +35,9 @@ class Service:
     fleet: Fleet
     selections: Selections
     authority: Authority
+    sign_in: SignIn
+    people: People
+    touch: Touch
     callers: Callers
     publication: Publication
     clock: Callable[[], datetime]

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from attestd.config import AttestationSettings
+from attestd.protocol.encoding import b64encode
 from attestd.registry import devices
 from tests import logwriter as w
+from tests.authenticator import Authenticator
 from tests.booted import BOOT, GOOD_FILES, Machine, enrolled, loaders, refer, runtime
-from tests.console import ConsoleClient, Markup, console_client
+from tests.console import ConsoleClient, Markup, console_client, signed_in, touch
 from tests.logwriter import Boot
 from tests.service import SoftDevice, World
 
@@ -298,6 +300,20 @@ def test_a_form_without_a_version_does_nothing(world: World, console: ConsoleCli
     device = enrolled(world, Machine(), ima=False)
     answer = act(world, console, device, "quarantine", version=version)
     assert answer.status_code == 409
+    assert world.row(device).state == "active"
+
+
+def test_a_release_takes_a_touch_for_this_very_act(world: World) -> None:
+    refer(world, boot=BOOT)
+    device = tampered(world, off())
+    passkey = Authenticator()
+    ada = signed_in(world, "operator", passkey=passkey)
+    path = f"/fleet/{world.row(device).id}/release"
+    shown = form(page(ada, world, device, "/release")) | {"reason": "looked at"}
+    without = ada.post(path, shown)
+    assert without.status_code == 403
+    assert world.row(device).state == "quarantined"
+    assert touch(ada, passkey, path, shown | {"once": b64encode(bytes(18))}).status_code == 303
     assert world.row(device).state == "active"
 
 
