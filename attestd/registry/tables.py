@@ -12,7 +12,7 @@ from sqlalchemy import JSON, BigInteger, Index, Integer, MetaData, String, Table
 from sqlmodel import AutoString, Field, SQLModel
 
 # The newest migration. Opening a database of another revision fails; a test keeps this equal to Alembic's head.
-SCHEMA = "0008"
+SCHEMA = "0009"
 
 # Every constraint has a name, or a later migration could not drop it.
 NAMES = {
@@ -379,6 +379,40 @@ class EvidenceRow(_Stored, table=True):
     result: bytes
 
 
+class AttestationRunRow(_Stored, table=True):
+    """A device's attestations in a row that came to the same. `attestd.registry.attestations`."""
+
+    __tablename__ = "attestation_runs"
+    __table_args__ = (Index(None, "boot_log"), Index(None, "ended_at"))
+
+    device_id: str = Field(primary_key=True)
+    run: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+    first: int = Field(sa_type=BigInteger)
+    count: int = Field(sa_type=BigInteger)
+    first_at: int = Field(sa_type=BigInteger)
+    last_at: int = Field(sa_type=BigInteger)
+    ended_at: int | None = Field(default=None, sa_type=BigInteger)
+    digest: bytes
+    boot: str
+    result: bytes
+    inputs: bytes | None = None
+    boot_log: bytes | None = None
+    ima_entries: int | None = Field(default=None, sa_type=BigInteger)
+    runtime_state: bytes | None = None
+
+
+class DifferingRow(_Stored, table=True):
+    """A digest that no reference value knew, and a device that showed it. `attestd.registry.attestations`."""
+
+    __tablename__ = "differing"
+    __table_args__ = (Index(None, "device_id"), Index(None, "at"))
+
+    digest: bytes = Field(primary_key=True)
+    device_id: str = Field(primary_key=True)
+    at: int = Field(sa_type=BigInteger)
+    place: str
+
+
 class ImaPartRow(_Stored, table=True):
     """What one attestation brought of a device's IMA list of one boot. `attestd.registry.evidence`."""
 
@@ -659,6 +693,8 @@ reference_manifests = _table("reference_manifests")
 watched = _table("watched")
 contents = _table("contents")
 evidence = _table("evidence")
+attestation_runs = _table("attestation_runs")
+differing = _table("differing")
 ima_parts = _table("ima_parts")
 endorsements = _table("endorsements")
 demands = _table("demands")

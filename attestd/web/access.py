@@ -156,6 +156,11 @@ DOORS: Final[Mapping[str, Door]] = {
     "GET /v1/admin/causes": _bare(Who.VIEWER),
     "GET /v1/admin/sites": _bare(Who.VIEWER),
     "POST /v1/admin/devices/find": _acts(Who.OPERATOR),
+    "GET /v1/admin/devices/<id>/history": _bare(Who.VIEWER),
+    "GET /v1/admin/devices/<id>/attestations/<number>": _bare(Who.VIEWER),
+    "GET /v1/admin/devices/<id>/attestations/<number>/events": _bare(Who.VIEWER),
+    "GET /v1/admin/devices/<id>/attestations/<number>/files": _bare(Who.VIEWER),
+    "GET /v1/admin/devices/<id>/endorsement": _bare(Who.VIEWER),
     "POST /v1/admin/devices/import": Door(Who.OPERATOR, _INVENTORY, inventory.MAX_FILE),
     "POST /v1/admin/devices/demand": _acts(Who.OPERATOR, 2 * MAX_SMALL),  # it may name 250 ids
     "POST /v1/admin/devices/selection": _acts(Who.OPERATOR, _SELECTION),  # the same

@@ -26,7 +26,7 @@ MAX_PAGE: Final = 1000
 _DEFAULT_PAGE: Final = 100
 _RECENT: Final = 20  # credentials and audit rows on a device's own page
 NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
-_MAY_SEE_EK: Final = frozenset({"operator", "admin"})
+MAY_SEE_EK: Final = frozenset({"operator", "admin"})
 
 
 class QueryMalformed(MalformedInput):
@@ -147,7 +147,7 @@ class _Views:
             credentials = issued.page(c, device_id=device_id, limit=_RECENT)
             rows = audit.page(c, subject=str(device_id), limit=_RECENT)
         members = device_members(device, self.service.settings.trust_domain)
-        if exchange().caller.role in _MAY_SEE_EK:
+        if exchange().caller.role in MAY_SEE_EK:
             members["ek_hash"] = device.ek_hash.hex()
         return answer(
             {

@@ -10,6 +10,7 @@ from flask import Flask, Response
 from attestd.web import (
     access,
     admin,
+    admin_device,
     admin_evidence,
     admin_fleet,
     admin_references,
@@ -70,6 +71,7 @@ def create_app(service: Service) -> Flask:
             admin,
             admin_fleet,
             admin_views,
+            admin_device,
             admin_evidence,
             admin_references,
             admin_settings,

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from flask import Blueprint, Response
 
+from attestd.operations.timeline import KINDS
 from attestd.operations.touch import HEADER as TOUCH
 from attestd.operations.touch import MAX_HEADER as MAX_TOUCH
 from attestd.protocol.demanded import HEADER, MAX_HEADER
@@ -200,6 +201,27 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         "A device's evidence with all that its result rests on: what `attestd appraise bundle` reads",
         {200: "EvidenceBundle"},
         query={"verdict": {"enum": ["good", "bad"]}},
+    ),
+    "GET /v1/admin/devices/<id>/history": Described(
+        "What happened to a device, the newest first: results, certificates, crossings and acts in one order",
+        {200: "Timeline"},
+        query={"before": text(80), "limit": _LIMIT, "only": {"enum": list(KINDS)}},
+    ),
+    "GET /v1/admin/devices/<id>/attestations/<number>": Described(
+        "What an attestation came to, and what differs from reference values", {200: "AttestationPage"}
+    ),
+    "GET /v1/admin/devices/<id>/attestations/<number>/events": Described(
+        "All events of its boot, in the log's order",
+        {200: "BootEvents"},
+        query={"after": _NUMBER, "limit": _LIMIT},
+    ),
+    "GET /v1/admin/devices/<id>/attestations/<number>/files": Described(
+        "What ran since its boot, as it was judged",
+        {200: "RanFiles"},
+        query={"after": _NUMBER, "limit": _LIMIT, "only": {"enum": ["differing"]}},
+    ),
+    "GET /v1/admin/devices/<id>/endorsement": Described(
+        "By which certificates a device's TPM is endorsed", {200: "EndorsementChain"}
     ),
     "POST /v1/admin/devices/import": Described("Import an inventory: all of it, or nothing", {200: "Imported"}),
     "POST /v1/admin/devices/demand": Described(

@@ -55,6 +55,8 @@ from attestd.web.schema_words import message as _message
 from attestd.web.schema_words import named as _named
 from attestd.web.schema_words import or_null as _or_null
 from attestd.web.schemas_authority import AUTHORITY
+from attestd.web.schemas_devices import DEVICE_PAGES
+from attestd.web.schemas_devices import RESULT as _RESULT
 from attestd.web.schemas_fleet import FLEET
 from attestd.web.schemas_people import PEOPLE
 from attestd.web.schemas_selections import SELECTIONS
@@ -108,22 +110,6 @@ _ACT: Final[Mapping[str, Schema]] = {
     "expected_version": {"type": "integer", "minimum": 1, "maximum": (1 << 53) - 1},
 }
 _LABELS: Final[Schema] = {"type": "object", "additionalProperties": {"type": "string"}}
-_RESULT: Final = closed(
-    {
-        "status": {"enum": ["none", "affirming", "warning", "contraindicated"]},
-        "vector": {"type": "object", "additionalProperties": {"type": "integer", "minimum": -128, "maximum": 127}},
-        "reasons": _list({"type": "string"}),
-        "attested_at": _TIMES,
-    },
-    # Not in results of before these were kept.
-    facts={"type": "object", "additionalProperties": {"type": ["string", "boolean", "integer"]}},
-    policies=_list({"type": "string"}),
-    monitored=_list(
-        closed(
-            {"policy": {"type": "string"}, "would": {"enum": ["hold", "refuse"]}, "reasons": _list({"type": "string"})}
-        )
-    ),
-)
 _DEVICE: Final[Mapping[str, Schema]] = {
     "id": SEGMENT,
     "state": STATE,
@@ -180,6 +166,7 @@ _REFERENCE: Final[Mapping[str, Schema]] = {
 SCHEMAS: Final[Mapping[str, Schema]] = {
     **AUTHORITY,
     **FLEET,
+    **DEVICE_PAGES,
     **SELECTIONS,
     **PEOPLE,
     # Devices

@@ -326,7 +326,9 @@ def schema(url: str) -> str | None:
 def test_every_release_is_tested(url: str) -> None:
     registry = Registry(url)
     with registry.reading() as c:
-        assert [*RELEASED, SCHEMA] == list(migrations.revisions(c))
+        known = list(migrations.revisions(c))
+        assert known[: len(RELEASED)] == RELEASED
+        assert known[-1] == SCHEMA  # the next release's may come in several steps
     registry.close()
 
 
