@@ -86,6 +86,13 @@ class Callers:
             self._spend(nonce, envelope, now)
         return caller
 
+    def is_operator(self, kid: str, now: datetime) -> bool:
+        """Whether calls signed by this key (its thumbprint) are an operator's, now."""
+        try:
+            return self._registered(kid, now).role != "proxy"
+        except Unauthenticated:
+            return False
+
     def _registered(self, unverified_kid: str, now: datetime) -> Caller:
         try:
             thumbprint = b64decode(unverified_kid, name="kid")

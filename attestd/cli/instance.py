@@ -46,6 +46,7 @@ from attestd.issuance.trust import Trust
 from attestd.operations import Act, Operations
 from attestd.operations.authority import Authority
 from attestd.operations.fleet import Fleet
+from attestd.operations.news import Newsroom
 from attestd.operations.selections import Selections
 from attestd.policy import PolicySet, default_policy
 from attestd.publication import Publication
@@ -132,6 +133,7 @@ def open_instance(
         selections=Selections(settings, registry),
         authority=Authority(settings, registry, lambda: hierarchy.sealing.places),
         callers=Callers(registry, hierarchy.sealing),
+        newsroom=Newsroom(registry),
         publication=Publication(settings, registry, hierarchy),
         clock=clock,
         entropy=entropy,

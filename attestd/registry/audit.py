@@ -65,6 +65,16 @@ class Unsealed:
     oldest: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Glimpse:
+    """What there is to know of a record without its detail."""
+
+    number: int
+    at: int
+    act: str
+    subject: str
+
+
 _APPEND = Statement(insert(audit).inline(), columns=("at", "actor", "act", "subject", "request_id", "detail"))
 
 
@@ -126,6 +136,18 @@ def by_number(c: Connection, number: int) -> AuditRecord:
     if row is None:
         raise AuditRowUnknown(seen=number)
     return AuditRecord(**row._mapping)
+
+
+def glimpses(c: Connection, *, after: int | None = None, among: Sequence[int] = (), limit: int) -> list[Glimpse]:
+    """With `after` the records after that number, the oldest first, and those `among` these numbers that are there by
+    now; else the newest."""
+    t = audit.c
+    seen = select(t.number, t.at, t.act, t.subject)
+    if after is None:
+        statement = seen.order_by(t.number.desc())
+    else:
+        statement = seen.where(or_(t.number > after, t.number.in_(among))).order_by(t.number)
+    return [Glimpse(**row._mapping) for row in c.execute(statement.limit(limit))]
 
 
 # ---- For the sealer ---------------------------------------------------------------------------------------------

@@ -151,6 +151,7 @@ DOORS: Final[Mapping[str, Door]] = {
     "GET /v1/admin/audit/head": _bare(Who.VIEWER),
     "GET /v1/admin/audit/consistency": _bare(Who.VIEWER),
     "GET /v1/admin/audit/<number>/proof": _bare(Who.VIEWER),
+    "GET /v1/admin/events": _bare(Who.VIEWER),
     "GET /v1/admin/receipts": _bare(Who.VIEWER),
     "GET /v1/admin/receipts/chains": _bare(Who.VIEWER),
     "GET /v1/admin/operators": _bare(Who.VIEWER),

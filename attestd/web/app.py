@@ -20,6 +20,7 @@ from attestd.web import (
     demands,
     devices,
     edges,
+    event_stream,
     health,
     logs,
     openapi,
@@ -75,6 +76,7 @@ def create_app(service: Service) -> Flask:
             audit,
             receipts,
             edges,
+            event_stream,
         ),
     ):
         app.register_blueprint(door.blueprint(service))

@@ -186,6 +186,12 @@ DESCRIBED: Final[Mapping[str, Described]] = {
     "GET /v1/admin/audit/<number>/proof": Described(
         "That a row is under the newest head", {200: "AuditProof"}, refusals=frozenset({409})
     ),
+    "GET /v1/admin/events": Described(
+        "What happens, as it does: events `changed`, with topics and devices; `since`: and what did before now",
+        {200: ("text/event-stream", {"type": "string"})},
+        query={"since": _NUMBER},
+        refusals=frozenset({503}),
+    ),
     "GET /v1/admin/receipts": Described(
         "What crossed at edges, in the order in which it was delivered",
         {200: "Receipts"},

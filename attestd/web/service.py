@@ -14,6 +14,7 @@ from attestd.issuance.lifecycle import Lifecycle
 from attestd.operations import Operations
 from attestd.operations.authority import Authority
 from attestd.operations.fleet import Fleet
+from attestd.operations.news import Newsroom
 from attestd.operations.selections import Selections
 from attestd.publication import Publication
 from attestd.registry.engine import Registry
@@ -33,6 +34,7 @@ class Service:
     selections: Selections
     authority: Authority
     callers: Callers
+    newsroom: Newsroom
     publication: Publication
     clock: Callable[[], datetime]
     entropy: Callable[[int], bytes]
