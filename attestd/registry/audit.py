@@ -138,6 +138,13 @@ def by_number(c: Connection, number: int) -> AuditRecord:
     return AuditRecord(**row._mapping)
 
 
+def of_request(c: Connection, request_id: str, *, actor: str, after: int, limit: int) -> list[int]:
+    """The numbers after that one of what this actor did in this request, in their order."""
+    t = audit.c
+    mine = select(t.number).where(t.actor == actor, t.number > after, t.request_id == request_id)
+    return list(c.execute(mine.order_by(t.number).limit(limit)).scalars())
+
+
 def glimpses(c: Connection, *, after: int | None = None, among: Sequence[int] = (), limit: int) -> list[Glimpse]:
     """With `after` the records after that number, the oldest first, and those `among` these numbers that are there by
     now; else the newest."""

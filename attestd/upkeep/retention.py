@@ -9,6 +9,7 @@
 | event logs that no kept evidence names | a day after they were last sent | – |
 | edges' receipts, not where their chains stand | some time after they came | retention.receipts |
 | what edges decided, by hour | some days later | retention.edge_counts |
+| which calls operators sent once | a week later | – |
 | audit rows, not their leaf hashes | into files, once they are old | audit.retention |
 
 Bundles are forgotten as new ones are signed. Devices, blocked EKs, operators, proxies and policies stay: they are few,
@@ -26,7 +27,7 @@ from typing import Final
 from attestd.auditing.archives import FOLDER, archive_audit
 from attestd.config import Settings
 from attestd.errors import AttestdError
-from attestd.registry import admission, contents, edges, issued, receipts, references, spends
+from attestd.registry import admission, contents, edges, issued, once, receipts, references, spends
 from attestd.registry.engine import Connection, Registry
 
 BATCH: Final = 250  # rows that one act takes
@@ -49,6 +50,7 @@ class Swept:
     eventlogs: int
     receipts: int
     edge_counts: int
+    once: int
     archived: int
     errors: tuple[AttestdError, ...]
 
@@ -86,6 +88,7 @@ def sweep(registry: Registry, settings: Settings, *, now: datetime, pause: Calla
         eventlogs=forget(lambda c, most: contents.purge(c, now=at, limit=most)),
         receipts=forget(lambda c, most: receipts.purge(c, before=delivered, limit=most)),
         edge_counts=forget(lambda c, most: edges.purge(c, before=counted, limit=most)),
+        once=forget(lambda c, most: once.purge(c, before=at - once.KEPT, limit=most)),
         archived=_archive(registry, settings, now, pause, errors),
         errors=tuple(errors),
     )

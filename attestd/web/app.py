@@ -23,6 +23,7 @@ from attestd.web import (
     event_stream,
     health,
     logs,
+    once,
     openapi,
     problems,
     publishing,
@@ -60,6 +61,7 @@ def create_app(service: Service) -> Flask:
     health.register(app, service)
     app.after_request(_secure)
     access.register(app, service)
+    once.register(app, service)
     problems.register(app)
 
     for door in (

@@ -20,6 +20,9 @@ from attestd.protocol.encoding import MAX_SECONDS, write_object
 from attestd.protocol.signed import SCHEME
 from attestd.web.access import DEVICES, DOORS, Door, Who
 from attestd.web.context import Service
+from attestd.web.once import HEADER as ONCE
+from attestd.web.once import SCHEMA as ONCE_SCHEMA
+from attestd.web.once import is_once
 from attestd.web.problems import MEDIA_TYPE
 from attestd.web.schemas import DIGEST, PEM, SCHEMAS, SEGMENT, SERIAL, STATE, TIER, Schema, octets, ref, text
 
@@ -335,13 +338,15 @@ def _operation(route: str, door: Door, described: Described) -> dict[str, Any]:
         {"name": name, "in": "query", "required": name in described.required, "schema": schema}
         for name, schema in described.query.items()
     ]
+    if is_once(route, door):
+        parameters.append({"name": ONCE, "in": "header", "required": False, "schema": ONCE_SCHEMA})
     found: dict[str, Any] = {
         "operationId": _operation_id(route),
         "summary": described.summary,
         "tags": [door.who.value],
         "x-caller": door.who.value,
         "parameters": parameters,
-        "responses": dict(_responses(path, door, described)),
+        "responses": dict(_responses(route, door, described)),
     }
     if security := _SECURITY[door.who]:
         found["security"] = [{security: []}]
@@ -369,12 +374,12 @@ def _body(described: Described, kind: str) -> Schema:
     return _LINES if kind in ("text/csv", "application/jsonl") else _BINARY
 
 
-def _responses(path: str, door: Door, described: Described) -> Iterator[tuple[str, dict[str, Any]]]:
+def _responses(route: str, door: Door, described: Described) -> Iterator[tuple[str, dict[str, Any]]]:
     """Successes as described; then every refusal that this door can come to."""
     for status, answer in described.answers.items():
         yield str(status), _response(status, door, _content(answer))
     problem = {MEDIA_TYPE: {"schema": ref("Problem")}}
-    for status in sorted(_refusals(path, door, described) - set(described.answers)):
+    for status in sorted(_refusals(route, door, described) - set(described.answers)):
         yield str(status), _response(status, door, problem)
 
 
@@ -387,15 +392,17 @@ def _content(answer: str | tuple[str, Schema] | None) -> dict[str, Any]:
     return {kind: {"schema": schema}}
 
 
-def _refusals(path: str, door: Door, described: Described) -> set[int]:
+def _refusals(route: str, door: Door, described: Described) -> set[int]:
     """400 for what can't be read, 413 for what is too large, 429 and 503 for what is too much, whatever the door."""
     found = {400, 413, 429, 503} | described.refusals
     if door.who is not Who.PUBLIC:
         found |= {401, 403}
     if door.accepts:
         found |= {408, 415}
-    if "<" in path:
+    if "<" in route:
         found.add(404)
+    if is_once(route, door):
+        found.add(409)
     if door.who is Who.DEVICE or (door.accepts and door.who is not Who.PUBLIC):
         found |= {404, 409}
     return found

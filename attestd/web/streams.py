@@ -129,6 +129,7 @@ class Streams:
                 return ALIVE
             if self._newest == follower.place or follower.who in self._gone:
                 return ALIVE
+        octets: bytes
         follower.place, octets = await self._apart(self._source.since, follower.place)
         return octets
 

@@ -24,7 +24,7 @@ from tests.postgres import require_postgres, shared
 
 pytestmark = pytest.mark.once  # it names the kinds of database by itself
 
-RELEASED = ["0001", "0002", "0003", "0004", "0005"]
+RELEASED = ["0001", "0002", "0003", "0004", "0005", "0006"]
 SERIAL = f"{1 << 150:x}"
 DEVICE = "x2qjrk5aw3vm4e7zbzxg6ydlfu"
 
@@ -194,8 +194,26 @@ FIFTH = FOURTH | {
         "jws": "a.b.c",
     },
 }
+SIXTH = FIFTH | {
+    "edge_reports": {
+        "edge": "edge-1",
+        "heard_at": 1_800_000_002,
+        "epoch": 1,
+        "version": 1,
+        "issued_at": 1_800_000_000,
+        "receipts_waiting": 3,
+        "stale_for": {"a": 60},
+        "ledgers": [["l", 1]],
+        "reports": 1,
+        "missed": 0,
+        "allowed": 5,
+        "refused": 1,
+        "silent_since": None,
+    },
+    "edge_counts": {"edge": "edge-1", "hour": 1_800_000_000, "boundary": "a", "reason": "", "count": 5},
+}
 # The same of every release: each one's own tables, too.
-ROWS_OF = {"0001": ROWS, "0002": SECOND, "0003": THIRD, "0004": FOURTH, "0005": FIFTH}
+ROWS_OF = {"0001": ROWS, "0002": SECOND, "0003": THIRD, "0004": FOURTH, "0005": FIFTH, "0006": SIXTH}
 # What a later release calls it.
 RENAMED = {("bundles", "jws"): "content"}
 
