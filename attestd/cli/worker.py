@@ -33,6 +33,7 @@ from attestd.web.event_stream import KIND as EVENTS
 from attestd.web.event_stream import MOST, MOST_EACH, EventSource, still_allowed
 from attestd.web.front import Front, Limits
 from attestd.web.logs import configure
+from attestd.web.mounts import Mounts, installed
 from attestd.web.pressure import Pressure
 from attestd.web.sources import Proxies, within
 from attestd.web.streams import Streams
@@ -94,8 +95,10 @@ def front_of(instance: Instance, baton: Baton | None = None) -> Front:
     )
     background: list[asyncio.Task[None]] = []  # a task that nobody holds may vanish
 
+    api = create_app(instance.service).wsgi_app
+
     return Front(
-        create_app(instance.service).wsgi_app,
+        Mounts(api, installed(api, server.url)),
         threads=server.threads,
         limits=Limits(
             body_time=server.request_timeout.total_seconds(),
