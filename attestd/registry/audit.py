@@ -112,22 +112,51 @@ def page(
     c: Connection,
     *,
     subject: str | None = None,
+    actor: str | None = None,
+    act: str | None = None,
     before: int | None = None,
     after: int | None = None,
+    low: int = 0,
     limit: int = 100,
 ) -> list[AuditRecord]:
-    """Records, the newest first; the last one's `number` is the next page's `before`.
+    """Records, the newest first; the last one's `number` is the next page's `before`. None is lower than `low`.
 
     With `after` the oldest first, from there on, to follow the trail. `limit` is at most 1000.
     """
-    wanted = [] if subject is None else [audit.c.subject == subject]
+    named = ((audit.c.subject, subject), (audit.c.actor, actor), (audit.c.act, act))
+    wanted = [column == value for column, value in named if value is not None]
     if before is not None:
         wanted.append(audit.c.number < before)
     if after is not None:
         wanted.append(audit.c.number > after)
+    if low:
+        wanted.append(audit.c.number >= low)
     order = audit.c.number.desc() if after is None else audit.c.number.asc()
     statement = select(audit).where(*wanted).order_by(order).limit(min(limit, MAX_PAGE))
     return [AuditRecord(**row._mapping) for row in c.execute(statement)]
+
+
+def span(c: Connection) -> tuple[int, int]:
+    """The lowest and the highest number; zeros without rows."""
+    least, most = c.execute(select(func.min(audit.c.number), func.max(audit.c.number))).one()
+    return int(least or 0), int(most or 0)
+
+
+def number_at(c: Connection, at: int) -> int:
+    """The lowest number from which on records are of that time (unix seconds) or later, as far as their times are in
+    the order of their numbers; the next free one if none is. Twenty looks at the primary key."""
+    t = audit.c
+    first = select(t.number, t.at).where(t.number >= bindparam("least")).order_by(t.number).limit(1)
+    low, most = span(c)
+    high = most + 1
+    while low < high:
+        middle = (low + high) // 2
+        row = c.execute(first, {"least": middle}).one()
+        if row.at >= at:
+            high = middle
+        else:
+            low = int(row.number) + 1
+    return low
 
 
 def by_number(c: Connection, number: int) -> AuditRecord:

@@ -25,6 +25,7 @@ from attestd.web.once import SCHEMA as ONCE_SCHEMA
 from attestd.web.once import is_once
 from attestd.web.problems import MEDIA_TYPE
 from attestd.web.schemas import DIGEST, PEM, SCHEMAS, SEGMENT, SERIAL, STATE, TIER, Schema, octets, ref, text
+from attestd.web.schemas_audit import FILTERS as AUDIT_FILTERS
 
 _JSON: Final = "application/json"
 _JWS: Final[Schema] = {"type": "string", "pattern": r"^[\w-]+\.[\w-]+\.[\w-]+$"}
@@ -174,10 +175,13 @@ DESCRIBED: Final[Mapping[str, Described]] = {
     ),
     "POST /v1/admin/credentials/<serial>/revoke": Described("Revoke a certificate", {200: "Revoked"}, "Reason"),
     "GET /v1/admin/audit": Described(
-        "The audit trail: the newest first, or with `after` the oldest first",
+        "The audit trail: the newest first, archives included, or with `after` the oldest first. One answer looks at a "
+        "bounded number of rows: it may hold fewer than were wanted, and more follow where it names a number",
         {200: "AuditRows"},
-        query={"subject": text(200), "before": _NUMBER, "after": _NUMBER, "limit": _LIMIT},
+        query={**AUDIT_FILTERS, "before": _NUMBER, "after": _NUMBER, "limit": _LIMIT},
     ),
+    "GET /v1/admin/audit/<number>": Described("One row, and its place in the tree", {200: "AuditPage"}),
+    "GET /v1/admin/audit/witnesses": Described("Which head of the tree each edge has seen", {200: "AuditWitnesses"}),
     "GET /v1/admin/audit/head": Described("The newest signed head", {200: "AuditHead"}),
     "GET /v1/admin/audit/consistency": Described(
         "That the audit trail's tree begins with a smaller one",

@@ -54,6 +54,7 @@ from attestd.web.schema_words import list_of as _list
 from attestd.web.schema_words import message as _message
 from attestd.web.schema_words import named as _named
 from attestd.web.schema_words import or_null as _or_null
+from attestd.web.schemas_audit import AUDIT
 from attestd.web.schemas_authority import AUTHORITY
 from attestd.web.schemas_selections import SELECTIONS
 
@@ -176,6 +177,7 @@ _REFERENCE: Final[Mapping[str, Schema]] = {
 }
 
 SCHEMAS: Final[Mapping[str, Schema]] = {
+    **AUDIT,
     **AUTHORITY,
     **SELECTIONS,
     # Devices
@@ -381,9 +383,6 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "request_id": {"type": ["string", "null"]},
             "detail": {"type": "object"},
         }
-    ),
-    "AuditRows": closed(
-        {"v": _VERSION, "audit": _list(ref("AuditRow"), 1000)}, before=_or_null(_COUNT), after=_or_null(_COUNT)
     ),
     "AuditHead": _answer(log=_COUNT, size=_COUNT, root=octets(32, least=32), time=_TIMES, head={"type": "string"}),
     "AuditProof": _answer(
