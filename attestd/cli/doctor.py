@@ -162,6 +162,8 @@ def _database(settings: Settings, at: datetime) -> Iterator[AttestdError]:
     if not makers:
         yield NoMakers("No TPM maker is trusted here.")
     for operator in registered:
-        ends = x509.load_der_x509_certificate(operator.certificate).not_valid_after_utc
-        if operator.disabled_at is None and ends - at < _SOON:
+        if operator.disabled_at is not None or operator.key is None:
+            continue
+        ends = x509.load_der_x509_certificate(operator.key.certificate).not_valid_after_utc
+        if ends - at < _SOON:
             yield AdminExpiring(f"The credential of operator {operator.name} ends.", seen=f"{ends:%Y-%m-%d %H:%M:%SZ}")

@@ -47,7 +47,10 @@ from attestd.operations import Act, Operations
 from attestd.operations.authority import Authority
 from attestd.operations.fleet import Fleet
 from attestd.operations.news import Newsroom
+from attestd.operations.people import People
 from attestd.operations.selections import Selections
+from attestd.operations.sign_in import SignIn
+from attestd.operations.touch import Touch
 from attestd.policy import PolicySet, default_policy
 from attestd.publication import Publication
 from attestd.registry import policies
@@ -112,6 +115,7 @@ def open_instance(
     granter = Granter(settings.trust_domain, hierarchy, profiles, entropy)
     ears = Ears(hierarchy, settings.server.url)
     trust = Trust(registry, settings.endorsement, issuers=Issuers(settings.endorsement, waiting=waiting))
+    sign_in = SignIn(settings, registry, hierarchy.sealing, entropy)
     service = Service(
         settings=settings,
         registry=registry,
@@ -132,7 +136,10 @@ def open_instance(
         fleet=Fleet(settings, registry, quarantines),
         selections=Selections(settings, registry),
         authority=Authority(settings, registry, lambda: hierarchy.sealing.places),
-        callers=Callers(registry, hierarchy.sealing),
+        sign_in=sign_in,
+        people=People(sign_in),
+        touch=Touch(sign_in),
+        callers=Callers(registry, hierarchy.sealing, settings.console.idle_timeout),
         newsroom=Newsroom(registry),
         publication=Publication(settings, registry, hierarchy),
         clock=clock,

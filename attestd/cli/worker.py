@@ -97,8 +97,10 @@ def front_of(instance: Instance, baton: Baton | None = None) -> Front:
 
     api = create_app(instance.service).wsgi_app
 
+    mounted = instance.settings.console.enabled
+
     return Front(
-        Mounts(api, installed(api, server.url)),
+        Mounts(api, installed(api, server.url)) if mounted else api,
         threads=server.threads,
         limits=Limits(
             body_time=server.request_timeout.total_seconds(),
@@ -107,7 +109,7 @@ def front_of(instance: Instance, baton: Baton | None = None) -> Front:
             waiting=said.waiting,
             answer_time=server.request_timeout.total_seconds(),
         ),
-        vetting=_vetting(said, instance.hierarchy.sealing),
+        vetting=_vetting(said, instance.hierarchy.sealing, pages=mounted),
         proxies=Proxies(said.networks["trusted_proxies"], said.proxy_header.encode("ascii")),
         told=pressure.told,
         baton=baton,
@@ -131,7 +133,7 @@ def _allowed(registry: Registry, names: Iterable[str], moment: datetime) -> froz
         return proxies.allowed(c, names, now=int(moment.timestamp()))
 
 
-def _vetting(said: LimitSettings, sealing: SealingKeys) -> Vetting:
+def _vetting(said: LimitSettings, sealing: SealingKeys, *, pages: bool) -> Vetting:
     networks = said.networks["unlimited"]
 
     @lru_cache(maxsize=4096)
@@ -143,7 +145,7 @@ def _vetting(said: LimitSettings, sealing: SealingKeys) -> Vetting:
         enrollments=(said.enrollments, said.enrollments_burst),
         failures=(said.failures, said.failures_burst),
     )
-    return Vetting(rates, open_nonce=_opener(sealing), unlimited=unlimited)
+    return Vetting(rates, open_nonce=_opener(sealing), unlimited=unlimited, pages=pages)
 
 
 def _opener(sealing: SealingKeys) -> OpenNonce:

@@ -151,11 +151,81 @@ class OperatorRow(_Stored, table=True):
 
     name: str = Field(primary_key=True)
     role: str
-    thumbprint: bytes = Field(unique=True)
-    public_key: bytes
-    certificate: bytes
+    # All three, or none: who comes through the console alone has no key of their own.
+    thumbprint: bytes | None = Field(default=None, unique=True)
+    public_key: bytes | None = None
+    certificate: bytes | None = None
     created_at: int = Field(sa_type=BigInteger)
     disabled_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class PasskeyRow(_Stored, table=True):
+    """One passkey of an operator's. `attestd.registry.passkeys`."""
+
+    __tablename__ = "passkeys"
+    __table_args__ = (Index(None, "operator"),)
+
+    id: str = Field(primary_key=True)
+    credential: bytes = Field(unique=True)
+    operator: str
+    public_key: bytes
+    sign_count: int = Field(sa_type=BigInteger)
+    label: str
+    transports: list[str] = Field(sa_type=_Json, nullable=False)
+    backed_up: bool
+    created_at: int = Field(sa_type=BigInteger)
+    used_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class IdentityRow(_Stored, table=True):
+    """By whom an OpenID provider knows an operator. `attestd.registry.identities`."""
+
+    __tablename__ = "identities"
+    __table_args__ = (Index(None, "operator"),)
+
+    issuer: str = Field(primary_key=True)
+    subject: str = Field(primary_key=True)
+    operator: str
+    by_claims: bool
+    created_at: int = Field(sa_type=BigInteger)
+    used_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class InvitationRow(_Stored, table=True):
+    """A one-time link for a person, without its secret. `attestd.registry.invitations`."""
+
+    __tablename__ = "invitations"
+    __table_args__ = (Index(None, "name"),)
+
+    id: str = Field(primary_key=True)
+    token: bytes = Field(unique=True)
+    name: str
+    role: str
+    created_at: int = Field(sa_type=BigInteger)
+    created_by: str
+    expires_at: int = Field(sa_type=BigInteger)
+    spent_at: int | None = Field(default=None, sa_type=BigInteger)
+    withdrawn_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class SessionRow(_Stored, table=True):
+    """One browser that somebody signed in with. `attestd.registry.sessions`."""
+
+    __tablename__ = "console_sessions"
+    __table_args__ = (Index(None, "operator", "ends_at"), Index(None, "ends_at"))
+
+    id: str = Field(primary_key=True)
+    thumbprint: bytes = Field(unique=True)
+    public_key: bytes
+    operator: str
+    method: str
+    began_at: int = Field(sa_type=BigInteger)
+    seen_at: int = Field(sa_type=BigInteger)
+    ends_at: int = Field(sa_type=BigInteger)
+    agent: str
+    address: str
+    ended_at: int | None = Field(default=None, sa_type=BigInteger)
+    ended_because: str | None = None
 
 
 class ProxyRow(_Stored, table=True):
@@ -506,6 +576,10 @@ issued = _table("issued")
 revocations = _table("revocations")
 tpm_makers = _table("tpm_makers")
 operators = _table("operators")
+passkeys = _table("passkeys")
+identities = _table("identities")
+invitations = _table("invitations")
+console_sessions = _table("console_sessions")
 proxies = _table("proxies")
 policies = _table("policies")
 bundles = _table("bundles")

@@ -115,8 +115,8 @@ def _of_the_registry(c: Connection, now: int) -> Iterator[Ending]:
     for maker in trust.every(c):
         yield Ending("TPM maker", maker.subject, 0, maker.not_after)
     for operator in operators.every(c):
-        if operator.disabled_at is None:
-            yield _ending("operator", operator.name, x509.load_der_x509_certificate(operator.certificate))
+        if operator.disabled_at is None and operator.key is not None:
+            yield _ending("operator", operator.name, x509.load_der_x509_certificate(operator.key.certificate))
     yield from expiring.of_proxies(c)
     yield from expiring.manifests(c, now=now)
 

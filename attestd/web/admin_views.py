@@ -13,7 +13,7 @@ from flask import Blueprint, Response, request
 from attestd.errors import MalformedInput
 from attestd.ids import DeviceId, Site, SpiffeId, Tier, TrustDomain
 from attestd.protocol.encoding import write_object
-from attestd.registry import audit, bundles, devices, issued, operators, policies
+from attestd.registry import audit, bundles, devices, identities, issued, operators, passkeys, policies, sessions
 from attestd.registry.audit import AuditRecord
 from attestd.registry.devices import Device
 from attestd.registry.issued import Issued
@@ -229,6 +229,7 @@ class _Views:
         Query()
         with self.service.registry.reading() as c:
             found = operators.every(c)
+            held, known, seen = passkeys.counts(c), identities.issuers(c), sessions.last_seen(c)
         return answer(
             {
                 "operators": [
@@ -237,6 +238,10 @@ class _Views:
                         "role": operator.role.value,
                         "created_at": operator.created_at,
                         "disabled_at": operator.disabled_at,
+                        "key": operator.key is not None,
+                        "passkeys": held.get(operator.name, 0),
+                        "identities": known.get(operator.name, []),
+                        "seen_at": seen.get(operator.name),
                     }
                     for operator in found
                 ]

@@ -25,10 +25,12 @@ from attestd.web import (
     logs,
     once,
     openapi,
+    people,
     problems,
     publishing,
     receipts,
     selections,
+    sign_in,
 )
 from attestd.web.context import Service
 
@@ -80,6 +82,7 @@ def create_app(service: Service) -> Flask:
             edges,
             event_stream,
         ),
+        *(sign_in, people),
     ):
         app.register_blueprint(door.blueprint(service))
     return app

@@ -35,6 +35,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 
+PROVEN: Final = "attestd.proven"  # what a mounted application says in its environ: it knows whose session this is
 SMALL: Final = 64 * 1024  # octets; the bodies of everything but enrollments, attestations with logs, and imports
 _CROWD_PATIENCE: Final = 1.0  # seconds
 _FOLLOWS: Final = FOLLOWS.encode("ascii")
@@ -163,17 +164,19 @@ class Front:
         except TooManyRequests:
             self._told.refused(visit.work, "rate")
             raise
-        declared = authorization = b""
+        declared = authorization = cookie = b""
         chunked = False
         for name, value in headers:
             if name == b"content-length":
                 declared = value
             elif name == b"authorization":
                 authorization = value
+            elif name == b"cookie":
+                cookie = value
             elif name == b"transfer-encoding":
                 chunked = True
-        if visit.kind.signed == "header":
-            self._look(visit, authorization, b"")
+        if visit.kind.signed in ("header", "cookie"):
+            self._look(visit, authorization if visit.kind.signed == "header" else cookie, b"")
         reading = _Reading(self._limits, self._held, visit)
         try:
             if chunked or declared not in (b"", b"0"):
@@ -188,7 +191,7 @@ class Front:
             answer = await self._admission.run(visit.work, call, partial(_gone, receive))  # 4
         finally:
             reading.done()
-        self._vetting.leave(visit, answer[0])
+        self._vetting.leave(visit, answer[0], proven=environ.get(PROVEN))
         return answer
 
     def _look(self, visit: Visit, authorization: bytes, body: bytes | bytearray) -> None:

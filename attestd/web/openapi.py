@@ -15,6 +15,8 @@ from typing import Any, Final
 
 from flask import Blueprint, Response
 
+from attestd.operations.touch import HEADER as TOUCH
+from attestd.operations.touch import MAX_HEADER as MAX_TOUCH
 from attestd.protocol.demanded import HEADER, MAX_HEADER
 from attestd.protocol.encoding import MAX_SECONDS, write_object
 from attestd.protocol.signed import SCHEME
@@ -54,6 +56,7 @@ _LIMIT: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": 1000}
 _NUMBER: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}
 _SECONDS: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": MAX_SECONDS}
 _TRUTH: Final[Schema] = {"enum": ["true", "false"]}
+_CEREMONY: Final = frozenset({401, 403, 409})
 _CREDENTIAL: Final = {200: "CredentialAnswer", 202: "WaitAnswer"}
 
 
@@ -125,6 +128,50 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         {200: "ReceiptsAnswer"},
         "ReceiptsMessage",
         refusals=frozenset({403, 409}),
+    ),
+    "GET /v1/admin/sign-in": Described("How people can sign in here", {200: "WaysIn"}),
+    "POST /v1/admin/sign-in/passkey/begin": Described(
+        "Begin to sign in with a passkey: nobody is named", {200: "Begun"}, "SessionKeyMessage", refusals=_CEREMONY
+    ),
+    "POST /v1/admin/sign-in/passkey": Described(
+        "Sign in with a passkey; the session key in the message signs the call",
+        {201: "SignedIn"},
+        "PasskeySignIn",
+        refusals=_CEREMONY,
+    ),
+    "POST /v1/admin/sign-in/invitation/begin": Described(
+        "Who a one-time link is for, and how to make their passkey",
+        {200: "InvitationBegun"},
+        "InvitationBegin",
+        refusals=_CEREMONY,
+    ),
+    "POST /v1/admin/sign-in/invitation": Described(
+        "Register the invited person's passkey and sign in; the session key in the message signs the call",
+        {201: "SignedIn"},
+        "InvitationSignIn",
+        refusals=_CEREMONY,
+    ),
+    "GET /v1/admin/session": Described("Who calls, and by which session", {200: "SessionPage"}),
+    "DELETE /v1/admin/session": Described("Sign out", {200: "Identified"}, refusals=frozenset({404, 409})),
+    "GET /v1/admin/sessions": Described("Live sessions: one's own, or everybody's for an admin", {200: "Sessions"}),
+    "POST /v1/admin/sessions/<id>/revoke": Described("End a session", {200: "Identified"}, "Reason"),
+    "GET /v1/admin/passkeys": Described(
+        "Passkeys: one's own, or an operator's for an admin", {200: "Passkeys"}, query={"operator": SEGMENT}
+    ),
+    "POST /v1/admin/passkeys/begin": Described(
+        "Begin to add a passkey; who has one confirms with it (Attestd-Touch)", {200: "Begun"}, "Nothing"
+    ),
+    "POST /v1/admin/passkeys": Described("Add a passkey", {201: "PasskeyAnswer"}, "NewPasskey"),
+    "POST /v1/admin/passkeys/<id>/remove": Described("Remove a passkey", {200: "PasskeyAnswer"}, "Reason"),
+    "POST /v1/admin/touch/begin": Described(
+        "Begin to confirm one act with a passkey; for sessions", {200: "Begun"}, "TouchBegin"
+    ),
+    "GET /v1/admin/invitations": Described("Open invitations", {200: "Invitations"}),
+    "POST /v1/admin/invitations": Described(
+        "Invite a person: a one-time link for a day", {201: "Invited"}, "NewInvitation"
+    ),
+    "POST /v1/admin/invitations/<id>/withdraw": Described(
+        "Withdraw an invitation", {200: "InvitationAnswer"}, "Reason"
     ),
     "GET /v1/admin/overview": Described("How the fleet stands", {200: "Overview"}),
     "GET /v1/admin/devices": Described(
@@ -282,6 +329,13 @@ DESCRIBED: Final[Mapping[str, Described]] = {
     "GET /metrics": Described("Prometheus' text format", {200: ("text/plain", _LINES)}),
 }
 
+_TOUCH: Final[Mapping[str, Any]] = {
+    "name": TOUCH,
+    "in": "header",
+    "required": False,
+    "description": "From a session of the console: base64url of {challenge, credential}, which confirm this very call.",
+    "schema": {"type": "string", "maxLength": MAX_TOUCH},
+}
 _VARIABLE: Final = re.compile(r"<(?:\w+:)?(\w+)>")
 _VARIABLES: Final[Mapping[str, Schema]] = {
     "id": SEGMENT,
@@ -344,6 +398,8 @@ def _operation(route: str, door: Door, described: Described) -> dict[str, Any]:
     ]
     if is_once(route, door):
         parameters.append({"name": ONCE, "in": "header", "required": False, "schema": ONCE_SCHEMA})
+    if door.touch:
+        parameters.append(dict(_TOUCH))
     found: dict[str, Any] = {
         "operationId": _operation_id(route),
         "summary": described.summary,

@@ -56,6 +56,7 @@ from attestd.web.schema_words import named as _named
 from attestd.web.schema_words import or_null as _or_null
 from attestd.web.schemas_audit import AUDIT
 from attestd.web.schemas_authority import AUTHORITY
+from attestd.web.schemas_people import PEOPLE
 from attestd.web.schemas_selections import SELECTIONS
 
 __all__ = ["DIGEST", "PEM", "SCHEMAS", "SEGMENT", "SERIAL", "STATE", "TIER", "Schema", "octets", "ref", "text"]
@@ -180,6 +181,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     **AUDIT,
     **AUTHORITY,
     **SELECTIONS,
+    **PEOPLE,
     # Devices
     "BeginRequest": closed(
         {
@@ -530,7 +532,20 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     ),
     "ProxyAdded": _answer(name=SEGMENT, site=SEGMENT, chain=PEM),
     "Operators": _answer(
-        operators=_list(closed({"name": SEGMENT, "role": ROLE, "created_at": _TIMES, "disabled_at": _or_null(_TIMES)}))
+        operators=_list(
+            closed(
+                {
+                    "name": SEGMENT,
+                    "role": ROLE,
+                    "created_at": _TIMES,
+                    "disabled_at": _or_null(_TIMES),
+                    "key": {"type": "boolean", "description": "signs calls with a key of their own"},
+                    "passkeys": _COUNT,
+                    "identities": _list({"type": "string", "description": "an OpenID issuer"}),
+                    "seen_at": _or_null(_TIMES),
+                }
+            )
+        )
     ),
     "OperatorAdded": _answer(name=SEGMENT, role=ROLE, chain=PEM, root=PEM),
     "Named": _answer(name=SEGMENT),

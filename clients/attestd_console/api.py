@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlencode
-from wsgiref.types import WSGIApplication
+from wsgiref.types import StartResponse, WSGIApplication
 
 import httpx
 
@@ -69,12 +69,20 @@ class _InProcess(httpx.BaseTransport):
     """The application in this process. It hears the browser's address, as its own front would tell it."""
 
     def __init__(self, application: WSGIApplication) -> None:
-        self._application = application
+        def called(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+            # The transport leaves characters where PEP 3333 has octets.
+            environ["PATH_INFO"] = environ["PATH_INFO"].encode().decode("latin-1")
+            return application(environ, start_response)
+
+        self._application = called
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         address = str(request.extensions.get(_ADDRESS) or "127.0.0.1")
         transport = httpx.WSGITransport(self._application, raise_app_exceptions=False, remote_addr=address)
-        return transport.handle_request(request)
+        try:
+            return transport.handle_request(request)
+        except Exception as error:
+            raise httpx.RemoteProtocolError(type(error).__name__) from error
 
 
 @dataclass

@@ -30,6 +30,7 @@ from attestd_console.api import Api, Refused, Service, Unreachable
 from attestd_console.sessions import Seed
 
 RANKS: Final = {"viewer": 1, "operator": 2, "admin": 3}
+PROVEN: Final = "attestd.proven"  # told to the front of the service that this is mounted in: whose session it is
 _COUNTS_FOR: Final = 2.0  # seconds that the counts beside the navigation may be old
 _AGENT_MOST: Final = 300
 
@@ -105,7 +106,7 @@ class Console:
         known: Who | None = g.get("who")
         if known is None:
             known = g.who = _read(self.api().get("/v1/admin/session"))
-            request.environ["attestd.proven"] = True  # for the front of the service that this is mounted in
+            request.environ[PROVEN] = True
         return known
 
     def counts(self) -> Mapping[str, int]:

@@ -67,17 +67,34 @@ SIGN_IN: Final[Mapping[str, tuple[str, str]]] = {
         "That passkey is not known here.",
         "It may belong to another instance. Use another one, or ask an admin for a one-time link.",
     ),
+    "passkey-refused": (
+        "That passkey’s answer does not fit.",
+        "Try again. If it stays so, use another passkey, or ask an admin for a one-time link.",
+    ),
+    "passkey-copied": (
+        "That passkey seems to exist twice.",
+        "Its counter went backwards, so it is not taken. Use another one, and tell an admin.",
+    ),
+    "passkey-taken": ("That passkey is somebody’s already.", "Make another one for this name."),
     "session-over": ("You were signed out.", "Sessions are short on purpose. Sign in again to go on."),
     "caller-unknown": ("You were signed out.", "Sessions are short on purpose. Sign in again to go on."),
     "caller-disabled": ("Your access was ended.", "An admin of this instance can say why."),
+    "operator-disabled": ("Your access was ended.", "An admin of this instance can say why."),
     "ceremony-over": ("That took too long.", "A sign-in has to be finished within two minutes. Try again."),
-    "cancelled": ("No passkey was used.", "The browser's window was closed, or it found no passkey. Try again."),
+    "challenge-late": ("That took too long.", "A sign-in has to be finished within two minutes. Try again."),
+    "challenge-spent": ("This sign-in was finished already.", "Begin again."),
+    "challenge-foreign": ("This sign-in was begun elsewhere.", "Begin again, here."),
+    "cancelled": ("No passkey was used.", "The browser’s window was closed, or it found no passkey. Try again."),
     "invitation-over": (
         "This link was used already, or is over.",
         "It works once. Ask an admin for another one: People and sessions, Invite.",
     ),
-    "invitation-unknown": (
+    "unknown-invitation": (
         "This link is not known here.",
         "Check that it was copied whole. It works once; an admin can make another one.",
+    ),
+    "passkeys-unavailable": (
+        "There are no passkeys at this address.",
+        "They belong to a host name: an admin sets console.origin in attestd.toml to one.",
     ),
 }

@@ -26,10 +26,9 @@ function busy() {
 function say() {
   const now = Date.now();
   const lost = now - heard > SILENCE;
-  let words;
-  if (lost) words = (heard ? "Reconnecting, shown as of " : "Connecting, shown as of ") + clock(shownAt);
-  else if (stale && busy()) words = "Paused, shown as of " + clock(shownAt);
-  else words = "Live";
+  const paused = !lost && stale && busy();
+  const words = lost ? (heard ? "Reconnecting" : "Connecting") : paused ? "Paused" : "Live";
+  const time = lost || paused ? `, shown as of ${clock(shownAt)}` : "";
   for (const indicator of document.querySelectorAll("[data-indicator]")) {
     indicator.classList.toggle("on", !lost);
     indicator.classList.toggle("lost", lost && heard > 0);
@@ -37,6 +36,8 @@ function say() {
     if (use) use.setAttribute("href", lost && heard > 0 ? "#i-warn" : "#i-dot");
     const place = indicator.querySelector("[data-indicator-words]");
     if (place && place.textContent !== words) place.textContent = words;
+    const when = indicator.querySelector("[data-indicator-time]");
+    if (when && when.textContent !== time) when.textContent = time;
   }
 }
 
