@@ -12,7 +12,7 @@ from sqlalchemy import JSON, BigInteger, Index, Integer, MetaData, String, Table
 from sqlmodel import AutoString, Field, SQLModel
 
 # The newest migration. Opening a database of another revision fails; a test keeps this equal to Alembic's head.
-SCHEMA = "0009"
+SCHEMA = "0011"
 
 # Every constraint has a name, or a later migration could not drop it.
 NAMES = {
@@ -275,8 +275,13 @@ class AuditRow(_Stored, table=True):
     """Who did what, written by the transaction that did it. `attestd.registry.audit`."""
 
     __tablename__ = "audit"
-    # The second also finds the rows that are not sealed yet: those without a leaf.
-    __table_args__ = (Index(None, "subject", "number"), Index(None, "leaf", unique=True))
+    # By leaf also those rows are found that are not sealed yet: they have none.
+    __table_args__ = (
+        Index(None, "subject", "number"),
+        Index(None, "leaf", unique=True),
+        Index(None, "actor", "number"),
+        Index(None, "act", "number"),
+    )
 
     number: int | None = Field(default=None, primary_key=True, sa_type=_RowNumber)
     at: int = Field(sa_type=BigInteger)
@@ -648,6 +653,21 @@ class RefusalCountRow(_Stored, table=True):
     devices: list[str] = Field(sa_type=_Json, nullable=False)
 
 
+class OnceRow(_Stored, table=True):
+    """An operator's call that shall be carried out once, whoever presses twice. `attestd.registry.once`."""
+
+    __tablename__ = "once"
+    __table_args__ = (Index(None, "at"),)
+
+    actor: str = Field(primary_key=True)
+    name: str = Field(primary_key=True)
+    digest: bytes
+    request_id: str
+    at: int = Field(sa_type=BigInteger)
+    last_row: int = Field(sa_type=BigInteger)
+    answered_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
 class CounterRow(_Stored, table=True):
     """Numbers that only grow: the revision, the epoch, the next free status index. `attestd.registry.revision`."""
 
@@ -713,4 +733,5 @@ result_counts = _table("result_counts")
 result_marks = _table("result_marks")
 refusals = _table("refusals")
 refusal_counts = _table("refusal_counts")
+once = _table("once")
 counters = _table("counters")

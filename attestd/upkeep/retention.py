@@ -11,6 +11,7 @@
 | edges' receipts, not where their chains stand | some time after they came | retention.receipts |
 | what edges decided, by hour | some days later | retention.edge_counts |
 | sessions of the console, and invitations | some time after their end | retention.sessions |
+| which calls operators sent once | a week later | – |
 | audit rows, not their leaf hashes | into files, once they are old | audit.retention |
 
 Bundles are forgotten as new ones are signed. Devices, blocked EKs, operators, passkeys, proxies and policies stay: they
@@ -35,6 +36,7 @@ from attestd.registry import (
     edges,
     invitations,
     issued,
+    once,
     receipts,
     references,
     sessions,
@@ -65,6 +67,7 @@ class Swept:
     edge_counts: int
     sessions: int
     invitations: int
+    once: int
     archived: int
     errors: tuple[AttestdError, ...]
 
@@ -107,6 +110,7 @@ def sweep(registry: Registry, settings: Settings, *, now: datetime, pause: Calla
         edge_counts=forget(lambda c, most: edges.purge(c, before=counted, limit=most)),
         sessions=forget(lambda c, most: sessions.purge(c, before=signed_out, limit=most)),
         invitations=forget(lambda c, most: invitations.purge(c, before=signed_out, limit=most)),
+        once=forget(lambda c, most: once.purge(c, before=at - once.KEPT, limit=most)),
         archived=_archive(registry, settings, now, pause, errors),
         errors=tuple(errors),
     )

@@ -82,7 +82,7 @@ def _credential_members(credential: Issued) -> dict[str, Any]:
     }
 
 
-def _audit_members(row: AuditRecord) -> dict[str, Any]:
+def audit_members(row: AuditRecord) -> dict[str, Any]:
     return {
         "number": row.number,
         "at": row.at,
@@ -153,7 +153,7 @@ class _Views:
             {
                 "device": members,
                 "credentials": [_credential_members(entry) for entry in credentials],
-                "audit": [_audit_members(row) for row in rows],
+                "audit": [audit_members(row) for row in rows],
             }
         )
 
@@ -174,17 +174,6 @@ class _Views:
                 "before": found[-1].number if len(found) == limit else None,
             }
         )
-
-    def list_audit(self) -> Response:
-        """GET /v1/admin/audit: the newest first, or with `after` the oldest first from there on, to follow it"""
-        query = Query("subject", "before", "after", "limit")
-        limit, after = query.limit(), query.number("after")
-        with self.service.registry.reading() as c:
-            found = audit.page(
-                c, subject=query.text("subject"), before=query.number("before"), after=after, limit=limit
-            )
-        more = found[-1].number if len(found) == limit else None
-        return answer({"audit": [_audit_members(row) for row in found], ("before" if after is None else "after"): more})
 
     def list_operators(self) -> Response:
         """GET /v1/admin/operators"""
@@ -217,6 +206,5 @@ def blueprint(service: Service) -> Blueprint:
     routes = Blueprint("admin_views", __name__, url_prefix="/v1/admin")
     routes.get("/devices/<id>")(views.show_device)
     routes.get("/credentials")(views.list_credentials)
-    routes.get("/audit")(views.list_audit)
     routes.get("/operators")(views.list_operators)
     return routes

@@ -21,9 +21,11 @@ from attestd.web import (
     demands,
     devices,
     edges,
+    event_stream,
     fleet,
     health,
     logs,
+    once,
     openapi,
     people,
     problems,
@@ -63,6 +65,7 @@ def create_app(service: Service) -> Flask:
     health.register(app, service)
     app.after_request(_secure)
     access.register(app, service)
+    once.register(app, service)
     problems.register(app)
 
     for door in (
@@ -81,6 +84,7 @@ def create_app(service: Service) -> Flask:
             receipts,
             edges,
             fleet,
+            event_stream,
         ),
         *(sign_in, people),
     ):

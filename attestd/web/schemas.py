@@ -54,6 +54,7 @@ from attestd.web.schema_words import list_of as _list
 from attestd.web.schema_words import message as _message
 from attestd.web.schema_words import named as _named
 from attestd.web.schema_words import or_null as _or_null
+from attestd.web.schemas_audit import AUDIT
 from attestd.web.schemas_authority import AUTHORITY
 from attestd.web.schemas_devices import DEVICE_PAGES
 from attestd.web.schemas_devices import RESULT as _RESULT
@@ -164,6 +165,7 @@ _REFERENCE: Final[Mapping[str, Schema]] = {
 }
 
 SCHEMAS: Final[Mapping[str, Schema]] = {
+    **AUDIT,
     **AUTHORITY,
     **FLEET,
     **DEVICE_PAGES,
@@ -371,9 +373,6 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "request_id": {"type": ["string", "null"]},
             "detail": {"type": "object"},
         }
-    ),
-    "AuditRows": closed(
-        {"v": _VERSION, "audit": _list(ref("AuditRow"), 1000)}, before=_or_null(_COUNT), after=_or_null(_COUNT)
     ),
     "AuditHead": _answer(log=_COUNT, size=_COUNT, root=octets(32, least=32), time=_TIMES, head={"type": "string"}),
     "AuditProof": _answer(

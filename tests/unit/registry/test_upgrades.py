@@ -24,7 +24,7 @@ from tests.postgres import require_postgres, shared
 
 pytestmark = pytest.mark.once  # it names the kinds of database by itself
 
-RELEASED = ["0001", "0002", "0003", "0004", "0005", "0006"]
+RELEASED = ["0001", "0002", "0003", "0004", "0005", "0006", "0007"]
 SERIAL = f"{1 << 150:x}"
 DEVICE = "x2qjrk5aw3vm4e7zbzxg6ydlfu"
 
@@ -212,8 +212,55 @@ SIXTH = FIFTH | {
     },
     "edge_counts": {"edge": "edge-1", "hour": 500_000, "boundary": "a", "reason": "", "count": 5},
 }
+SEVENTH = SIXTH | {
+    "passkeys": {
+        "id": "p" * 22,
+        "credential": b"c" * 32,
+        "operator": "admin",
+        "public_key": b"cose",
+        "sign_count": 0,
+        "label": "blue key",
+        "transports": ["usb"],
+        "backed_up": False,
+        "created_at": 1_800_000_000,
+        "used_at": None,
+    },
+    "identities": {
+        "issuer": "https://idp.example",
+        "subject": "7",
+        "operator": "admin",
+        "by_claims": False,
+        "created_at": 1_800_000_000,
+        "used_at": None,
+    },
+    "invitations": {
+        "id": "i" * 22,
+        "token": b"t" * 32,
+        "name": "ada",
+        "role": "viewer",
+        "created_at": 1_800_000_000,
+        "created_by": "operator:admin",
+        "expires_at": 1_800_000_600,
+        "spent_at": None,
+        "withdrawn_at": None,
+    },
+    "console_sessions": {
+        "id": "s" * 22,
+        "thumbprint": b"t" * 32,
+        "public_key": b"spki",
+        "operator": "admin",
+        "method": "passkey",
+        "began_at": 1_800_000_000,
+        "seen_at": 1_800_000_000,
+        "ends_at": 1_800_003_600,
+        "agent": "a browser",
+        "address": "192.0.2.1",
+        "ended_at": None,
+        "ended_because": None,
+    },
+}
 # The same of every release: each one's own tables, too.
-ROWS_OF = {"0001": ROWS, "0002": SECOND, "0003": THIRD, "0004": FOURTH, "0005": FIFTH, "0006": SIXTH}
+ROWS_OF = {"0001": ROWS, "0002": SECOND, "0003": THIRD, "0004": FOURTH, "0005": FIFTH, "0006": SIXTH, "0007": SEVENTH}
 # What a later release calls it.
 RENAMED = {("bundles", "jws"): "content"}
 
