@@ -17,12 +17,14 @@ from attestd.web import (
     admin_views,
     audit,
     authority,
+    boundaries,
     demands,
     devices,
     edges,
     health,
     logs,
     openapi,
+    policy_trials,
     problems,
     publishing,
     receipts,
@@ -73,6 +75,8 @@ def create_app(service: Service) -> Flask:
             audit,
             receipts,
             edges,
+            boundaries,
+            policy_trials,
         ),
     ):
         app.register_blueprint(door.blueprint(service))
