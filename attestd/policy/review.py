@@ -7,6 +7,7 @@ read it too: characters that a reader does not see.
 from __future__ import annotations
 
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -77,9 +78,10 @@ def review(text: str) -> Review:
 
 
 def _written(policies: PolicySet, source: Source) -> Iterator[Written]:
+    ends = [place for place, character in enumerate(source.text) if character == "\n"]
     for number, (name, policy) in enumerate(policies.tree.static_policies.items()):
         statement = source.statements[number] if number < len(source.statements) else ()
-        line = source.place(statement[0].at).line if statement else 1
+        line = bisect_left(ends, statement[0].at) + 1 if statement else 1
         yield Written(policies.ids.get(name, name), policy.effect, line, policy.annotations.get(WHEN_STALE))
 
 

@@ -20,6 +20,7 @@ from attestd.policy.situations import Situation
 MAX_KEPT: Final = 20_000  # decisions that are remembered
 MAX_GROUPS: Final = 200
 MAX_WHO: Final = 1000  # devices that are counted by name in one group
+MAX_EXPLAINED: Final = 200  # policies
 EXAMPLES: Final = 5
 _MOST_REASONS: Final = 10
 _TEXT: Final = 300
@@ -178,7 +179,10 @@ class Trial:
         return sorted(self.groups.items(), key=lambda found: (not found[0].allowed, -found[1].count, repr(found[0])))
 
     def because(self, affected: Affected) -> list[Because]:
-        """Why the new set decides an example so: the policies that decide, or what kept those silent that might."""
+        """Why the new set decides an example so: the policies that decide, or what kept those silent that might.
+        Nothing of a set of very many policies, each of which would have to be asked."""
+        if len(self.new.policies.ids) > MAX_EXPLAINED:
+            return []
         explained = explain(self.new.policies, affected.example).policies
         decided = [one for one in explained if one.part in (DECIDED, FAILED)]
         silent = [one for one in explained if one.part == SILENT and one.effect == "permit" and "`" in one.why]

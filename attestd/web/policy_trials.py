@@ -25,7 +25,7 @@ from attestd.web.context import Service, exchange
 _HOUR: Final = timedelta(hours=1)
 _WINDOW: Final = 24  # hours
 _AT_ONCE: Final = 2  # texts that a process checks
-_SHOWN: Final = 50  # groups
+_SHOWN: Final = 30  # groups
 _CLIPPED: Final = 512  # characters of a path
 
 
