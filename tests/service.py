@@ -50,6 +50,7 @@ from attestd.issuance.trust import Trust
 from attestd.operations import Act, Operations
 from attestd.operations.authority import Authority
 from attestd.operations.fleet import Fleet
+from attestd.operations.selections import Selections
 from attestd.policy import PolicySet, default_policy, edge_tokens_policy
 from attestd.protocol.encoding import b64decode, read_object, write_object
 from attestd.protocol.signed import sign_detached
@@ -271,6 +272,7 @@ def wire(settings: Settings, hierarchy: Hierarchy, registry: Registry, clock: Ca
         lifecycle=Lifecycle(settings, registry, hierarchy, hierarchy.sealing, granter, policy, entropy),
         operations=Operations(settings, registry, hierarchy, profiles, entropy),
         fleet=Fleet(settings, registry, quarantines),
+        selections=Selections(settings, registry),
         authority=Authority(settings, registry, lambda: hierarchy.sealing.places),
         callers=Callers(registry, hierarchy.sealing),
         publication=Publication(settings, registry, hierarchy),

@@ -58,6 +58,17 @@ class Sums:
 
 
 @dataclass(frozen=True, slots=True)
+class Way:
+    """All boundaries from one tier to another; None where edges do not tell."""
+
+    start: str | None
+    end: str | None
+    boundaries: int
+    allowed: int
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
 class Picture:
     """All boundaries since a moment (unix seconds, the beginning of an hour): the worst one by one, and the rest."""
 
@@ -65,6 +76,7 @@ class Picture:
     shown: Sequence[Crossed]
     others: Sums
     all: Sums
+    ways: Sequence[Way]
     edges: Sequence[Standing]
     states: Mapping[str, int]  # how many edges stand how
     sites: Sequence[str]
@@ -90,6 +102,7 @@ class Boundaries:
             shown=found[:limit],
             others=_sums(found[limit:]),
             all=_sums(found),
+            ways=_ways(found),
             edges=sorted(here, key=lambda each: (_WORST.index(each.state), each.proxy.name))[:MAX_EDGES],
             states=Counter(each.state.value for each in here),
             sites=sites,
@@ -123,6 +136,18 @@ def _boundaries(standings: Iterable[Standing], sums: Mapping[tuple[str, str, str
 
 def _total(each: Crossed) -> int:
     return each.allowed + each.refused.total()
+
+
+def _ways(found: Sequence[Crossed]) -> list[Way]:
+    by_tiers: dict[tuple[str | None, str | None], list[Crossed]] = {}
+    for each in found:
+        said = each.said
+        tiers = (None, None) if said is None else (said["from"]["tier"], said["to"]["tier"])
+        by_tiers.setdefault(tiers, []).append(each)
+    return [
+        Way(start, end, sums.boundaries, sums.allowed, sums.refused)
+        for (start, end), sums in ((tiers, _sums(of)) for tiers, of in by_tiers.items())
+    ]
 
 
 def _sums(found: Sequence[Crossed]) -> Sums:

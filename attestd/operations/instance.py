@@ -27,11 +27,12 @@ from attestd.errors import MalformedInput
 from attestd.ids import DeviceId, EkHash, Serial, Site, SpiffeId, Tier
 from attestd.issuance.grants import pem_chain
 from attestd.issuance.makers import known_makers
+from attestd.operations import deciding
 from attestd.operations.act import Act
 from attestd.policy import PolicySet
 from attestd.policy.review import require_readable
 from attestd.protocol.encoding import b64decode
-from attestd.registry import admission, brake, demands, devices, issued, operators, policies, proxies, trust
+from attestd.registry import admission, brake, demands, issued, operators, policies, proxies, trust
 from attestd.registry.acts import perform
 from attestd.registry.admission import Imported
 from attestd.registry.demands import Cohort, Demanded
@@ -88,21 +89,14 @@ class Operations:
     ) -> Device:
         """Binds a waiting device to a tier and a site. Issues nothing: the agent enrolls again by itself."""
         with self.registry.acting() as c:
-            device = admission.approve(
-                c, device_id, tier=tier, site=site, labels=labels, now=act.at, expected_version=expected_version
+            return deciding.approve(
+                c, device_id, tier=tier, site=site, labels=labels, act=act, expected_version=expected_version
             )
-            act.note(c, "approve", str(device_id), tier=tier.value, site=str(site))
-        return device
 
     def change_state(self, device_id: DeviceId, event: Event, *, act: Act, expected_version: int | None) -> Device:
         """Reject, quarantine, release or retire; `expected_version` is what the operator saw, if that matters."""
         with self.registry.acting() as c:
-            device = devices.change_state(
-                c, device_id, event, reason=act.reason, now=act.at, expected_version=expected_version
-            )
-            perform(c, brake.forgetting(device_id))  # an operator decided
-            act.note(c, event.value, str(device_id), version=device.state_version)
-        return device
+            return deciding.change_state(c, device_id, event, act=act, expected_version=expected_version)
 
     def replace_tpm(self, device_id: DeviceId, ek_hash: EkHash, *, act: Act, expected_version: int | None) -> Device:
         """Another TPM stands for this device from now on; the old one is blocked for ever."""
@@ -128,17 +122,8 @@ class Operations:
         return page
 
     def _demand(self, c: Connection, device_id: DeviceId, act: Act, expected_version: int | None) -> Device:
-        device = demands.demand(
-            c,
-            device_id,
-            by=act.actor,
-            reason=act.reason,
-            now=act.at,
-            within=int(self.settings.attestation.demand_within.total_seconds()),
-            expected_version=expected_version,
-        )
-        act.note(c, "demand", str(device_id), version=device.state_version, until=device.attestation_good_until)
-        return device
+        within = int(self.settings.attestation.demand_within.total_seconds())
+        return deciding.demand(c, device_id, within=within, act=act, expected_version=expected_version)
 
     # ---- TPM makers -------------------------------------------------------------------------------------------
 

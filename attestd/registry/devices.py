@@ -10,7 +10,7 @@ is over. How an EK gets bound to a device id (asking, approval, inventory, repla
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -101,6 +101,19 @@ def by_id(c: Connection, device_id: DeviceId) -> Device:
     if row is None:
         raise UnknownDevice(f"No device is called {device_id}.")
     return device_of(row)
+
+
+def by_ids(c: Connection, device_ids: Sequence[DeviceId], *, to_act: bool = False) -> dict[DeviceId, Device]:
+    """Those of these devices that there are; at most a thousand are asked for.
+
+    `to_act`: they stay as they are until this transaction ends. Who acts on several takes all of them first: every act
+    goes from a device to the revision, and who held the revision while waiting for a device would block both ways.
+    """
+    if len(device_ids) > MAX_PAGE:
+        raise ValueError(f"{len(device_ids)} devices at once")
+    statement = select(devices).where(devices.c.id.in_(device_ids)).order_by(devices.c.id)
+    rows = c.execute(statement.with_for_update() if to_act else statement)
+    return {device.id: device for device in map(device_of, rows)}
 
 
 def by_ek_hash(c: Connection, ek_hash: EkHash) -> Device | None:

@@ -73,6 +73,7 @@ _SIGNED_BODY: Final = MAX_BODY * 4 // 3 + MAX_SMALL
 _SIGNED_SMALL: Final = 2 * MAX_SMALL
 _POLICY: Final = 512 * 1024
 _REPORT: Final = 256 * 1024
+_SELECTION: Final = 128 * 1024  # a thousand devices by name and version
 _RECEIPTS: Final = 640 * 1024
 _TRUST: Final = 4 * 1024 * 1024
 _MANIFEST: Final = frozenset({"application/toml", "application/json"})
@@ -132,6 +133,7 @@ DOORS: Final[Mapping[str, Door]] = {
     "GET /v1/admin/devices/<id>/evidence": _bare(Who.OPERATOR),
     "POST /v1/admin/devices/import": Door(Who.OPERATOR, _INVENTORY, inventory.MAX_FILE),
     "POST /v1/admin/devices/demand": _acts(Who.OPERATOR, 2 * MAX_SMALL),  # it may name 250 ids
+    "POST /v1/admin/devices/selection": _acts(Who.OPERATOR, _SELECTION),
     "POST /v1/admin/devices/<id>/demand": _acts(Who.OPERATOR),
     "POST /v1/admin/devices/<id>/approve": _acts(Who.OPERATOR),
     "POST /v1/admin/devices/<id>/reject": _acts(Who.OPERATOR),

@@ -28,6 +28,7 @@ from attestd.web import (
     problems,
     publishing,
     receipts,
+    selections,
 )
 from attestd.web.context import Service
 
@@ -72,6 +73,7 @@ def create_app(service: Service) -> Flask:
             admin_references,
             admin_settings,
             authority,
+            selections,
             audit,
             receipts,
             edges,

@@ -46,6 +46,16 @@ class _Boundaries:
                 "totals": _sums(found.all),
                 "boundaries": [_members(each) for each in found.shown],
                 "others": _sums(found.others),
+                "ways": [
+                    {
+                        "from": way.start,
+                        "to": way.end,
+                        "boundaries": way.boundaries,
+                        "allowed": way.allowed,
+                        "refused": way.refused,
+                    }
+                    for way in found.ways
+                ],
                 "edges": [edge_members(each, at) for each in found.edges],
                 "states": dict(found.states),
             }

@@ -140,6 +140,11 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         {200: "DemandedAnswer"},
         "Demand",
     ),
+    "POST /v1/admin/devices/selection": Described(
+        "One act for many devices, each as it was seen; or which it would be done to, and why not to the others",
+        {200: "SelectionAnswer"},
+        "Selection",
+    ),
     "POST /v1/admin/devices/<id>/demand": _act("A device shall attest now"),
     "POST /v1/admin/devices/<id>/approve": _act("Approve a waiting device into a tier and a site", "Approval"),
     "POST /v1/admin/devices/<id>/reject": _act("Reject a waiting device"),

@@ -55,6 +55,7 @@ from attestd.web.schema_words import named as _named
 from attestd.web.schema_words import or_null as _or_null
 from attestd.web.schemas_authority import AUTHORITY
 from attestd.web.schemas_boundaries import BOUNDARIES, GUARDED
+from attestd.web.schemas_selections import SELECTIONS
 
 __all__ = ["DIGEST", "PEM", "SCHEMAS", "SEGMENT", "SERIAL", "STATE", "TIER", "Schema", "octets", "ref", "text"]
 
@@ -177,6 +178,7 @@ _REFERENCE: Final[Mapping[str, Schema]] = {
 SCHEMAS: Final[Mapping[str, Schema]] = {
     **AUTHORITY,
     **BOUNDARIES,
+    **SELECTIONS,
     # Devices
     "BeginRequest": closed(
         {

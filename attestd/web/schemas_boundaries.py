@@ -72,6 +72,15 @@ BOUNDARIES: Final[Mapping[str, Schema]] = {
         sites=_NAMES,
         totals=_SUMS,
         others=_SUMS,
+        ways=list_of(
+            closed(
+                {
+                    "from": or_null(TIER),
+                    "to": or_null(TIER),
+                    **dict.fromkeys(("boundaries", "allowed", "refused"), COUNT),
+                }
+            )
+        ),
         boundaries=list_of(
             closed(
                 {

@@ -14,6 +14,7 @@ from attestd.issuance.lifecycle import Lifecycle
 from attestd.operations import Operations
 from attestd.operations.authority import Authority
 from attestd.operations.fleet import Fleet
+from attestd.operations.selections import Selections
 from attestd.publication import Publication
 from attestd.registry.engine import Registry
 
@@ -29,6 +30,7 @@ class Service:
     lifecycle: Lifecycle
     operations: Operations
     fleet: Fleet
+    selections: Selections
     authority: Authority
     callers: Callers
     publication: Publication
