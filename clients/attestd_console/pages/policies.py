@@ -54,7 +54,7 @@ class _Draft:
 
     @property
     def overtaken(self) -> bool:
-        return self.base != self.now["version"]
+        return bool(self.base != self.now["version"])
 
 
 def routes(console: Console) -> Blueprint:
@@ -136,7 +136,7 @@ def routes(console: Console) -> Blueprint:
                 "/v1/admin/policy",
                 _with_reason({"text": text, "expected_version": base}),
                 then=f"/policies/{SET}",
-                said=f"Version {base + 1} is in force. Edges have it within a second or two. Versions has the way back.",
+                said=f"Version {base + 1} is in force. Edges have it within a second or two.",
             )
             done = console.carry_out(act)
             if isinstance(done, Response):
