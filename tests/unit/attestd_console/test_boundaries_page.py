@@ -217,7 +217,11 @@ def test_the_script_gets_faults_as_data(admin: ConsoleClient) -> None:
 
 
 def test_a_text_beyond_the_bounds_is_a_fault(admin: ConsoleClient) -> None:
-    for text, words in (("a" * 262_145, "too long"), ("// \0", "NUL character"), ("//" + "é" * 60_000 + "a" * 160_000, "too large")):
+    for text, words in (
+        ("a" * 262_145, "too long"),
+        ("// \0", "NUL character"),
+        ("//" + "é" * 60_000 + "a" * 160_000, "too large"),
+    ):
         page = admin.post(DRAFT, {"text": text, "version": "1", "do": "try"})
         assert page.status_code == 200
         assert words in page.text
