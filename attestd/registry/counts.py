@@ -16,6 +16,7 @@ from sqlalchemy import (
     Connection,
     Delete,
     Insert,
+    Row,
     Select,
     Subquery,
     Update,
@@ -38,6 +39,7 @@ BATCH: Final = 5000  # changes that one act adds up
 _SITES: Final = 500  # asked for by one statement
 _NAMES: Final = ("tier", "site", "state", "result_status")
 _TURN: Final = "counted"
+Key = tuple[str, str, str, str]  # tier, site, state, result
 
 
 class CountsDiffer(Misconfigured):
@@ -62,7 +64,7 @@ def groups(c: Connection) -> list[Group]:
     names = [kept.c[name] for name in ("tier", "state", "result_status")]
     total = func.sum(kept.c.count)
     rows = c.execute(select(*names, total).group_by(*names).having(total != 0))
-    return [Group(tier, State(state), status, int(count)) for tier, state, status, count in rows]
+    return [Group(str(row[0]), State(row[1]), str(row[2]), int(row[3])) for row in rows]
 
 
 def count_sites(c: Connection) -> int:
@@ -126,7 +128,6 @@ def fold(c: Connection, *, limit: int = BATCH) -> int:
     return len(taken)
 
 
-Key = tuple[str, str, str, str]
 _IS = and_(*(fleet_counts.c[name] == bindparam(f"is_{name}") for name in _NAMES))
 _CHANGE = update(fleet_counts).where(_IS).values(count=bindparam("new"))
 
@@ -150,10 +151,10 @@ def _known(c: Connection, sites: Sequence[str]) -> dict[Key, int]:
     return found
 
 
-def differences(c: Connection) -> dict[tuple[str, ...], tuple[int, int]]:
+def differences(c: Connection) -> dict[Key, tuple[int, int]]:
     """Where the counts are not what a count of all devices says now: (kept, counted) by group. Reads every device."""
     kept = _sums(c)
-    counted = {tuple(row[:4]): int(row[4]) for row in c.execute(_counting())}
+    counted = {_group(row): int(row[4]) for row in c.execute(_counting())}
     return {
         group: (kept.get(group, 0), counted.get(group, 0))
         for group in sorted(kept.keys() | counted.keys())
@@ -161,14 +162,19 @@ def differences(c: Connection) -> dict[tuple[str, ...], tuple[int, int]]:
     }
 
 
-def _sums(c: Connection) -> dict[tuple[str, ...], int]:
+def _sums(c: Connection) -> dict[Key, int]:
     kept = _kept()
     names = [kept.c[name] for name in _NAMES]
     rows = c.execute(select(*names, func.sum(kept.c.count)).group_by(*names))
-    return {tuple(row[:4]): int(row[4]) for row in rows if row[4]}
+    return {_group(row): int(row[4]) for row in rows if row[4]}
 
 
-def mend(c: Connection, found: Mapping[tuple[str, ...], tuple[int, int]]) -> None:
+def _group(row: Row[Any]) -> Key:
+    tier, site, state, status, _ = row
+    return tier, site, state, status
+
+
+def mend(c: Connection, found: Mapping[Key, tuple[int, int]]) -> None:
     """Makes up for `differences` that were seen at one moment, whatever happened since."""
     rows = [
         {**dict(zip(_NAMES, group, strict=True)), "delta": counted - kept} for group, (kept, counted) in found.items()

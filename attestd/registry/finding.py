@@ -138,7 +138,7 @@ def _among(c: Connection, clause: Clause, ids: Sequence[str], *, all_between: bo
         return set()
 
     def are(column: ColumnElement[Any]) -> ColumnElement[bool]:
-        return column.between(ids[0], ids[-1]) if all_between else column.in_(list(ids))
+        return and_(column >= ids[0], column <= ids[-1]) if all_between else column.in_(list(ids))
 
     device_id = device_terms.c.device_id
     found = set(c.execute(select(device_id).where(are(device_id), clause.fits())).scalars())
@@ -238,7 +238,7 @@ def _window(c: Connection, streams: Sequence[Select[Any]], last: str, size: int)
     ids: set[str] = set()
     ends: list[str] = []
     for stream in streams:
-        column = stream.selected_columns[0].element  # type: ignore[attr-defined]
+        column = stream.selected_columns[0].element
         some = c.execute(stream.where(column > last).order_by(column).limit(size)).scalars().all()
         ids.update(some)
         if len(some) == size:
