@@ -50,6 +50,7 @@ from attestd.issuance.trust import Trust
 from attestd.operations import Act, Operations
 from attestd.operations.authority import Authority
 from attestd.operations.fleet import Fleet
+from attestd.operations.news import Newsroom
 from attestd.operations.oidc import Oidc
 from attestd.operations.people import People
 from attestd.operations.provider import Provider
@@ -285,6 +286,7 @@ def wire(settings: Settings, hierarchy: Hierarchy, registry: Registry, clock: Ca
         people=People(sign_in),
         touch=Touch(sign_in),
         callers=Callers(registry, hierarchy.sealing, settings.console.idle_timeout),
+        newsroom=Newsroom(registry),
         publication=Publication(settings, registry, hierarchy),
         clock=clock,
         entropy=entropy,

@@ -46,6 +46,7 @@ from attestd.issuance.trust import Trust
 from attestd.operations import Act, Operations
 from attestd.operations.authority import Authority
 from attestd.operations.fleet import Fleet
+from attestd.operations.news import Newsroom
 from attestd.operations.oidc import Oidc
 from attestd.operations.people import People
 from attestd.operations.provider import Provider
@@ -143,6 +144,7 @@ def open_instance(
         people=People(sign_in),
         touch=Touch(sign_in),
         callers=Callers(registry, hierarchy.sealing, settings.console.idle_timeout),
+        newsroom=Newsroom(registry),
         publication=Publication(settings, registry, hierarchy),
         clock=clock,
         entropy=entropy,

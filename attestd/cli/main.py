@@ -179,14 +179,18 @@ def serve(
 
 
 @app.command()
-def doctor(dir: Dir = DEFAULT_DIR, as_json: Json = False) -> None:
+def doctor(
+    dir: Dir = DEFAULT_DIR,
+    recount: Annotated[bool, typer.Option("--recount", help="Put the fleet's kept counts right.")] = False,
+    as_json: Json = False,
+) -> None:
     """Examine this instance: settings, lifetimes, keys, database, policy, operators, trust store, the service.
 
     Says what is wrong and how to mend it. Exit code 0: nothing is broken (there may be warnings); 1: something is.
     """
     from attestd.cli.doctor import report_on
 
-    report_on(dir, as_json=as_json)
+    report_on(dir, recount=recount, as_json=as_json)
 
 
 @app.command()

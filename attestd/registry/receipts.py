@@ -157,6 +157,13 @@ def page(
     return found
 
 
+def latest_of(c: Connection, device_id: str, *, before: int | None = None, limit: int = 100) -> list[StoredReceipt]:
+    """A device's crossings, the newest first; the last one's `number` is the next page's `before`."""
+    wanted = [receipts.c.device_id == device_id] + ([] if before is None else [receipts.c.number < before])
+    statement = select(receipts).where(*wanted).order_by(receipts.c.number.desc()).limit(min(limit, MAX_PAGE))
+    return [StoredReceipt(**row._mapping) for row in c.execute(statement)]
+
+
 def purge(c: Connection, *, before: int, limit: int) -> int:
     """Forgets receipts that came before this time, at most `limit`; returns how many went. Chains stay."""
     old = select(receipts.c.number).where(receipts.c.received_at < before).limit(limit)

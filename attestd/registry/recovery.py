@@ -80,7 +80,7 @@ def recover(
     quarantined = _quarantine(c, None if newest is None else newest.status, at)  # 1
     until = at + int(longest.total_seconds())
     revoked = 0 if newest is None else _revoke(c, newest.revoked, now=at, until=until)
-    c.execute(update(devices).values(attested_at=None, attestation_good_until=None))  # 2
+    c.execute(update(devices).values(attested_at=None, attestation_good_until=None, result_status=None))  # 2
     count = _renumber(c, least=0 if newest is None else len(newest.status))  # 3
     policy = _keep_policy(c, newest, at)  # 4
     disabled = _disable_operators(c, keep_operator, at)  # 5

@@ -10,6 +10,7 @@ from flask import Flask, Response
 from attestd.web import (
     access,
     admin,
+    admin_device,
     admin_evidence,
     admin_fleet,
     admin_references,
@@ -20,8 +21,11 @@ from attestd.web import (
     demands,
     devices,
     edges,
+    event_stream,
+    fleet,
     health,
     logs,
+    once,
     openapi,
     people,
     problems,
@@ -61,6 +65,7 @@ def create_app(service: Service) -> Flask:
     health.register(app, service)
     app.after_request(_secure)
     access.register(app, service)
+    once.register(app, service)
     problems.register(app)
 
     for door in (
@@ -69,6 +74,7 @@ def create_app(service: Service) -> Flask:
             admin,
             admin_fleet,
             admin_views,
+            admin_device,
             admin_evidence,
             admin_references,
             admin_settings,
@@ -77,6 +83,8 @@ def create_app(service: Service) -> Flask:
             audit,
             receipts,
             edges,
+            fleet,
+            event_stream,
         ),
         *(sign_in, people),
     ):

@@ -1,85 +1,68 @@
-"""The event stream: the service's, as this session may hear it, whichever way the console is run."""
+"""The console carries the service's events: as their hearer may hear them, and without keeping threads for nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import Any
-from wsgiref.types import StartResponse, WSGIApplication
 
-import httpx
 import pytest
 
-from attestd.protocol.encoding import b64encode
 from attestd_console.api import Service
 from attestd_console.app import create_app
 from attestd_console.console import Console
+from attestd_console.pages import always
 from attestd_console.sessions import Seed
-from tests.console import ConsoleClient
+from tests.console import ConsoleClient, console_client
 from tests.service import URL, World
 
-BEGUN = b"retry: 1000\n\n"
-FOLLOWS = "operator:ada 17"
+
+def apart(world: World) -> ConsoleClient:
+    """A console that is not mounted in the service."""
+    service = Service.inside(world.app.wsgi_app, URL)
+    object.__setattr__(service, "mounted", False)
+    console = Console(service, clock=lambda: world.clock().timestamp())
+    return console_client(world, "viewer", "elsewhere", app=create_app(console))
 
 
-def streaming(world: World, seen: list[dict[str, Any]]) -> WSGIApplication:
-    """A service that begins a stream, and leaves the rest to its front."""
-
-    def application(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        if environ["PATH_INFO"] != "/v1/admin/events":
-            return world.app.wsgi_app(environ, start_response)
-        seen.append(environ)
-        start_response("200 OK", [("Content-Type", "text/event-stream"), ("attestd-follows", FOLLOWS)])
-        return [BEGUN]
-
-    return application
-
-
-@pytest.fixture
-def seed() -> Seed:
-    return Seed.fresh()
-
-
-def test_inside_the_service_its_front_goes_on_with_the_stream(world: World, seed: Seed) -> None:
-    seen: list[dict[str, Any]] = []
-    app = create_app(Console(Service.inside(streaming(world, seen), URL)))
-    answer = ConsoleClient(world, app, seed).get("/events")
+def test_inside_the_service_its_front_goes_on(world: World, viewer: ConsoleClient) -> None:
+    answer = viewer.get("/events")
     assert (answer.status_code, answer.content_type) == (200, "text/event-stream")
-    assert answer.data == BEGUN
-    assert answer.headers["attestd-follows"] == FOLLOWS
-    assert seen[0]["HTTP_AUTHORIZATION"].startswith("Attestd ")
+    kind, key, place = answer.headers["attestd-follows"].split(" ")
+    assert (kind, key, place) == ("events", viewer.seed.key.thumbprint if viewer.seed else "", place)
+    assert answer.data == b":\n\n"
 
 
-def test_apart_the_stream_is_carried_and_no_word_to_a_front_passes(world: World, seed: Seed) -> None:
-    class Endless(httpx.SyncByteStream):
-        closed = False
+def test_what_happened_since_the_page_was_made_comes_first(world: World, viewer: ConsoleClient) -> None:
+    at = int(world.clock().timestamp())
+    world.clock.advance(minutes=1)
+    device = world.enrolled()
+    assert device.id.encode() in viewer.get(f"/events?since={at + 60}").data
+    world.clock.advance(minutes=1)
+    assert viewer.get(f"/events?since={at + 120}").data == b":\n\n"
 
-        def __iter__(self) -> Iterator[bytes]:
-            yield BEGUN
-            yield b": \n\n"
-            raise AssertionError("nobody asked for more")
 
-        def close(self) -> None:
-            self.closed = True
+@pytest.mark.parametrize("since", ["x", "-1", "9" * 30, "1&since=2", "%00"])
+def test_a_time_that_is_none_is_left_out(viewer: ConsoleClient, since: str) -> None:
+    assert viewer.get(f"/events?since={since}").status_code == 200
 
-    stream = Endless()
 
-    def handler(request: httpx.Request) -> httpx.Response:
-        if request.url.path == "/v1/admin/events":
-            headers = {"Content-Type": "text/event-stream", "attestd-follows": FOLLOWS}
-            return httpx.Response(200, headers=headers, stream=stream)
-        return httpx.Response(204, headers={"Replay-Nonce": b64encode(bytes(16))})
+def test_who_is_not_signed_in_hears_nothing(world: World, nobody: ConsoleClient) -> None:
+    assert nobody.get("/events").status_code == 401
+    stranger = ConsoleClient(world, nobody.app, Seed.fresh())
+    assert stranger.get("/events").status_code == 401
 
-    client = httpx.Client(transport=httpx.MockTransport(handler), base_url=URL)
-    app = create_app(Console(Service(client, URL)))
-    http = ConsoleClient(world, app, seed).http
-    answer = http.get("/events", base_url=URL, headers={"Cookie": f"__Host-attestd={seed.text}"}, buffered=False)
+
+def test_the_word_to_the_front_does_not_come_from_afar(world: World) -> None:
+    answer = apart(world).get("/events")
+    assert answer.status_code == 200
     assert "attestd-follows" not in answer.headers
-    chunks = iter(answer.iter_encoded())
-    assert [next(chunks), next(chunks)] == [BEGUN, b": \n\n"]
     answer.close()
-    assert stream.closed
 
 
-def test_a_stream_is_no_page_for_nobody(nobody: ConsoleClient) -> None:
-    answer = nobody.get("/events")
-    assert (answer.status_code, answer.content_type) == (401, "application/json")
+def test_apart_there_is_room_for_so_many(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(always, "LISTENERS", 2)
+    console = apart(world)
+    held: list[Any] = [console.get("/events", buffered=False) for _ in range(2)]
+    refused = console.get("/events")
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "30")
+    held.pop().close()
+    assert console.get("/events", buffered=False).status_code == 200
