@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 from attestd.cli.api import AdminApi
 from attestd_console.sessions import SESSION
 from tests.browser import Authenticator, Browser, chromium, overflow, require_browser, violations
 from tests.database import database_of_an_instance
-from tests.e2e.test_serving import Served, attestd, serve
+from tests.e2e.test_serving import BIN, Served, attestd, serve
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -147,3 +151,42 @@ def test_pages_have_no_findings_and_no_complaints(
     page.goto("/nothing")
     assert page.get_by_role("heading", level=1).inner_text() == "There is no such page"
     assert violations(page) == []
+
+
+def test_apart_it_shows_the_same_pages(served: Served) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    tls, root = served.folder / "tls", served.folder / "ca" / "root.pem"
+    process = subprocess.Popen(
+        [
+            *(str(BIN / "attestd-console"), "serve", "--server", served.url, "--ca", str(root)),
+            *("--listen", f"127.0.0.1:{port}", "--cert", str(tls / "server.pem"), "--key", str(tls / "server.key")),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == f"attestd-console answers at https://127.0.0.1:{port}"
+        page = _asked(f"https://localhost:{port}/sign-in", served)
+        assert page.status_code == 200
+        assert "Sign in to harbour.example" in page.text
+        assert f"https://localhost:{served.url.rpartition(':')[2]}/sign-in" in page.text  # where passkeys belong
+        assert _asked(f"https://localhost:{port}/", served).headers["Location"] == "/sign-in"
+        assert _asked(f"https://localhost:{port}/v1/root", served).status_code == 404  # it is no way to the API
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def _asked(url: str, served: Served) -> httpx.Response:
+    """It says that it answers just before it does."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return httpx.get(url, verify=served.trust, timeout=30)
+        except httpx.ConnectError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
