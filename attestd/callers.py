@@ -126,13 +126,21 @@ class Callers:
         except Unauthenticated:
             return False
 
+    def is_operator(self, kid: str, now: datetime) -> bool:
+        """Whether calls signed by this key (its thumbprint) are an operator's, now. To ask is no sign of life: a
+        session whose page only listens ends as one that does nothing."""
+        try:
+            return self._registered(kid, now, seen=False).role != "proxy"
+        except Unauthenticated:
+            return False
+
     def _require_fresh(self, envelope: SignedEnvelope, method: str, now: datetime) -> None:
         nonce = RequestNonce.open(envelope.nonce, self.sealing)
         nonce.require_alive(now)
         if method not in ("GET", "HEAD"):
             self._spend(nonce, envelope, now)
 
-    def _registered(self, unverified_kid: str, now: datetime) -> Caller:
+    def _registered(self, unverified_kid: str, now: datetime, *, seen: bool = True) -> Caller:
         try:
             thumbprint = b64decode(unverified_kid, name="kid")
         except MalformedBase64:
@@ -146,7 +154,7 @@ class Callers:
                 with suppress(issued.UnknownCredential):  # forgotten, long after it expired
                     certificate = issued.by_serial(c, proxy.serial)
         if session is not None:
-            return self._of_session(session, int(now.timestamp()))
+            return self._of_session(session, int(now.timestamp()), seen=seen)
         if operator is not None and operator.key is not None:
             if operator.disabled_at is not None:
                 raise CallerDisabled("This operator has been disabled.")
@@ -164,12 +172,12 @@ class Callers:
             return Caller(proxy.name, "proxy", _key(proxy.public_key), proxy.site)
         raise CallerUnknown("No caller with this key is registered.", seen=repr(unverified_kid[:64]))
 
-    def _of_session(self, session: Session, at: int) -> Caller:
+    def _of_session(self, session: Session, at: int, *, seen: bool) -> Caller:
         """The operator as they are now: a role that changed counts at once."""
         idle = int(self.idle_timeout.total_seconds())
         if session.disabled or session.is_over(now=at, idle=idle):
             raise SessionOver(seen=session.ended_because or "it was idle for too long, or open for too long")
-        if at - session.seen_at >= sessions.SEEN_EVERY:
+        if seen and at - session.seen_at >= sessions.SEEN_EVERY:
             with self.registry.acting() as c:
                 sessions.seen(c, session, now=at)
         return Caller(session.operator, session.role.value, _key(session.public_key), session=session.id)

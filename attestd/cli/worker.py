@@ -24,9 +24,13 @@ from attestd.errors import Unavailable
 from attestd.issuance.challenges import NonceExpired, NonceInvalid, RequestNonce
 from attestd.registry import proxies
 from attestd.registry.engine import Registry
-from attestd.web.app import create_app
+from attestd.web.app import Service, create_app
 from attestd.web.baton import Baton
+from attestd.web.bundle_stream import KIND as BUNDLES
+from attestd.web.bundle_stream import BundleSource
 from attestd.web.connections import Warden
+from attestd.web.event_stream import KIND as EVENTS
+from attestd.web.event_stream import MOST, MOST_EACH, EventSource, still_allowed
 from attestd.web.front import Front, Limits
 from attestd.web.logs import configure
 from attestd.web.mounts import Mounts, installed
@@ -109,14 +113,19 @@ def front_of(instance: Instance, baton: Baton | None = None) -> Front:
         proxies=Proxies(said.networks["trusted_proxies"], said.proxy_header.encode("ascii")),
         told=pressure.told,
         baton=baton,
-        streams=Streams(
-            instance.service.publication,
-            clock=now,
-            allowed=partial(_allowed, instance.service.registry),
-            most=descriptors.connections(said.connections) // 2,
-        ),
+        streams=_streams(instance.service, descriptors.connections(said.connections)),
         started=lambda: background.append(asyncio.ensure_future(warden.watch())),
     )
+
+
+def _streams(service: Service, connections: int) -> dict[str, Streams]:
+    """Together they leave more than a third of the connections to others."""
+    bundles = BundleSource(service.publication, partial(_allowed, service.registry))
+    events = EventSource(service.newsroom, still_allowed(service.callers))
+    return {
+        BUNDLES: Streams(bundles, clock=now, most=connections // 2),
+        EVENTS: Streams(events, clock=now, most=min(MOST, connections // 8), most_each=MOST_EACH),
+    }
 
 
 def _allowed(registry: Registry, names: Iterable[str], moment: datetime) -> frozenset[str]:

@@ -18,13 +18,18 @@ from attestd.web import (
     admin_views,
     audit,
     authority,
+    boundaries,
     demands,
     devices,
     edges,
+    event_stream,
+    fleet,
     health,
     logs,
+    once,
     openapi,
     people,
+    policy_trials,
     problems,
     publishing,
     receipts,
@@ -62,6 +67,7 @@ def create_app(service: Service) -> Flask:
     health.register(app, service)
     app.after_request(_secure)
     access.register(app, service)
+    once.register(app, service)
     problems.register(app)
 
     for door in (
@@ -79,6 +85,10 @@ def create_app(service: Service) -> Flask:
             audit,
             receipts,
             edges,
+            fleet,
+            event_stream,
+            boundaries,
+            policy_trials,
         ),
         *(sign_in, people),
     ):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import io
 import sys
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -93,11 +93,11 @@ class Front:
         proxies: Proxies | None = None,
         told: Told | None = None,
         baton: Baton | None = None,
-        streams: Streams | None = None,
+        streams: Mapping[str, Streams] | None = None,
         started: Callable[[], object] = lambda: None,
     ) -> None:
         """`baton`: devices' requests are computed with it; the registry puts it down where it waits.
-        `streams`: who goes on with answers that the application only begins.
+        `streams`: who goes on with answers that the application only begins, by their kind.
 
         `started` is called on the event loop when the process is about to serve.
         """
@@ -107,7 +107,7 @@ class Front:
         self._vetting = vetting or Vetting()
         self._proxies = proxies or Proxies()
         self._told = told or Told()
-        self._streams = streams
+        self._streams = streams or {}
         self._started = started
         self._admission: Admission[Answer] = Admission(
             threads,
@@ -132,8 +132,9 @@ class Front:
             return
         if (follows := _follows(headers)) is not None:
             headers = [header for header in headers if header[0] != _FOLLOWS]
-            if scope["method"] == "GET" and self._streams is not None:
-                await self._stream(self._streams, follows, (status, headers, content), receive, send)
+            kind, _, rest = follows.partition(" ")
+            if scope["method"] == "GET" and (streams := self._streams.get(kind)) is not None:
+                await self._stream(streams, rest, (status, headers, content), receive, send)
                 return
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else content})
@@ -141,16 +142,17 @@ class Front:
     async def _stream(self, streams: Streams, follows: str, begin: Answer, receive: Receive, send: Send) -> None:
         """The application proved who asks, and began; from here on it is the event loop's."""
         status, headers, content = begin
-        if streams.full(follows.partition(" ")[0]):
+        who, _, place = follows.partition(" ")
+        if streams.full(who):
             self._told.refused(Work.NEWCOMER, "streams")
-            status, headers, content = _problem(Overloaded("Too many proxies listen here.", retry_after=30))
+            status, headers, content = _problem(Overloaded("Too many listen here.", retry_after=30))
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": content})
             return
         headers = [header for header in headers if header[0] != b"content-length"]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content, "more_body": True})
-        await streams.follow(follows, receive, send)
+        await streams.follow(who, place, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         headers = scope["headers"]

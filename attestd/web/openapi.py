@@ -23,8 +23,13 @@ from attestd.protocol.encoding import MAX_SECONDS, write_object
 from attestd.protocol.signed import SCHEME
 from attestd.web.access import DEVICES, DOORS, Door, Who
 from attestd.web.context import Service
+from attestd.web.once import HEADER as ONCE
+from attestd.web.once import SCHEMA as ONCE_SCHEMA
+from attestd.web.once import is_once
 from attestd.web.problems import MEDIA_TYPE
-from attestd.web.schemas import DIGEST, PEM, SCHEMAS, SEGMENT, SERIAL, STATE, TIER, Schema, octets, ref, text
+from attestd.web.schemas import DIGEST, PEM, SCHEMAS, SEGMENT, SERIAL, Schema, octets, ref, text
+from attestd.web.schemas_audit import FILTERS as AUDIT_FILTERS
+from attestd.web.schemas_fleet import FILTERS
 
 _JSON: Final = "application/json"
 _JWS: Final[Schema] = {"type": "string", "pattern": r"^[\w-]+\.[\w-]+\.[\w-]+$"}
@@ -148,6 +153,18 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         "InvitationSignIn",
         refusals=_CEREMONY,
     ),
+    "POST /v1/admin/sign-in/oidc/begin": Described(
+        "Begin to sign in with an OpenID provider: where the browser goes",
+        {200: "OidcBegun"},
+        "OidcBegin",
+        refusals=_CEREMONY | {404},
+    ),
+    "POST /v1/admin/sign-in/oidc": Described(
+        "Sign in with the provider's code; the session key in the message signs the call",
+        {201: "SignedIn"},
+        "OidcSignIn",
+        refusals=_CEREMONY | {404},
+    ),
     "GET /v1/admin/session": Described("Who calls, and by which session", {200: "SessionPage"}),
     "DELETE /v1/admin/session": Described("Sign out", {200: "Identified"}, refusals=frozenset({404, 409})),
     "GET /v1/admin/sessions": Described("Live sessions: one's own, or everybody's for an admin", {200: "Sessions"}),
@@ -172,10 +189,17 @@ DESCRIBED: Final[Mapping[str, Described]] = {
     ),
     "GET /v1/admin/overview": Described("How the fleet stands", {200: "Overview"}),
     "GET /v1/admin/devices": Described(
-        "Devices, page by page",
+        "Devices by any combination of filters, page by page, in the order of their ids",
         {200: "Devices"},
-        query={"state": STATE, "tier": TIER, "site": SEGMENT, "q": text(200), "after": SEGMENT, "limit": _LIMIT},
+        query={**FILTERS, "after": SEGMENT, "limit": _LIMIT},
     ),
+    "GET /v1/admin/causes": Described(
+        "The devices that match, by why they are as they are", {200: "Causes"}, query=FILTERS
+    ),
+    "GET /v1/admin/sites": Described(
+        "Sites that have devices", {200: "Sites"}, query={"after": SEGMENT, "limit": _LIMIT}
+    ),
+    "POST /v1/admin/devices/find": Described("The device of an endorsement key", {200: "FoundDevice"}, "FindDevice"),
     "GET /v1/admin/devices/<id>": Described("One device", {200: "DevicePage"}),
     "GET /v1/admin/devices/<id>/evidence": Described(
         "A device's evidence with all that its result rests on: what `attestd appraise bundle` reads",
@@ -240,10 +264,13 @@ DESCRIBED: Final[Mapping[str, Described]] = {
     ),
     "POST /v1/admin/credentials/<serial>/revoke": Described("Revoke a certificate", {200: "Revoked"}, "Reason"),
     "GET /v1/admin/audit": Described(
-        "The audit trail: the newest first, or with `after` the oldest first",
+        "The audit trail: the newest first, archives included, or with `after` the oldest first. One answer looks at a "
+        "bounded number of rows: it may hold fewer than were wanted, and more follow where it names a number",
         {200: "AuditRows"},
-        query={"subject": text(200), "before": _NUMBER, "after": _NUMBER, "limit": _LIMIT},
+        query={**AUDIT_FILTERS, "before": _NUMBER, "after": _NUMBER, "limit": _LIMIT},
     ),
+    "GET /v1/admin/audit/<number>": Described("One row, and its place in the tree", {200: "AuditPage"}),
+    "GET /v1/admin/audit/witnesses": Described("Which head of the tree each edge has seen", {200: "AuditWitnesses"}),
     "GET /v1/admin/audit/head": Described("The newest signed head", {200: "AuditHead"}),
     "GET /v1/admin/audit/consistency": Described(
         "That the audit trail's tree begins with a smaller one",
@@ -254,6 +281,12 @@ DESCRIBED: Final[Mapping[str, Described]] = {
     ),
     "GET /v1/admin/audit/<number>/proof": Described(
         "That a row is under the newest head", {200: "AuditProof"}, refusals=frozenset({409})
+    ),
+    "GET /v1/admin/events": Described(
+        "What happens, as it does: events `changed`, with topics and devices; `since`: and what did before now",
+        {200: ("text/event-stream", {"type": "string"})},
+        query={"since": _NUMBER},
+        refusals=frozenset({503}),
     ),
     "GET /v1/admin/receipts": Described(
         "What crossed at edges, in the order in which it was delivered",
@@ -331,6 +364,23 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         {200: "ProxyPage"},
         query={"since": _NUMBER},
     ),
+    "GET /v1/admin/boundaries": Described(
+        "Boundaries by how much is refused there; `window` in hours",
+        {200: "BoundariesPage"},
+        query={"site": SEGMENT, "window": {**_LIMIT, "maximum": 744}, "limit": _LIMIT},
+    ),
+    "POST /v1/admin/policy/check": Described(
+        "What is wrong with a policy, by line and column",
+        {200: "PolicyChecked"},
+        "PolicyText",
+        refusals=frozenset({429}),
+    ),
+    "POST /v1/admin/policy/dry-run": Described(
+        "What a policy would change of what was decided lately",
+        {200: "PolicyTried"},
+        "PolicyTrial",
+        refusals=frozenset({404, 429}),
+    ),
     "POST /v1/admin/proxies": Described("Give an edge proxy an identity", {201: "ProxyAdded"}, "NewProxy"),
     "POST /v1/admin/proxies/<name>/disable": Described("Disable a proxy", {200: "Named"}, "Nothing"),
     "GET /healthz": Described("Is it alive?", {200: ("text/plain", _LINES)}),
@@ -405,6 +455,8 @@ def _operation(route: str, door: Door, described: Described) -> dict[str, Any]:
         {"name": name, "in": "query", "required": name in described.required, "schema": schema}
         for name, schema in described.query.items()
     ]
+    if is_once(route, door):
+        parameters.append({"name": ONCE, "in": "header", "required": False, "schema": ONCE_SCHEMA})
     if door.touch:
         parameters.append(dict(_TOUCH))
     found: dict[str, Any] = {
@@ -413,7 +465,7 @@ def _operation(route: str, door: Door, described: Described) -> dict[str, Any]:
         "tags": [door.who.value],
         "x-caller": door.who.value,
         "parameters": parameters,
-        "responses": dict(_responses(path, door, described)),
+        "responses": dict(_responses(route, door, described)),
     }
     if security := _SECURITY[door.who]:
         found["security"] = [{security: []}]
@@ -441,12 +493,12 @@ def _body(described: Described, kind: str) -> Schema:
     return _LINES if kind in ("text/csv", "application/jsonl") else _BINARY
 
 
-def _responses(path: str, door: Door, described: Described) -> Iterator[tuple[str, dict[str, Any]]]:
+def _responses(route: str, door: Door, described: Described) -> Iterator[tuple[str, dict[str, Any]]]:
     """Successes as described; then every refusal that this door can come to."""
     for status, answer in described.answers.items():
         yield str(status), _response(status, door, _content(answer))
     problem = {MEDIA_TYPE: {"schema": ref("Problem")}}
-    for status in sorted(_refusals(path, door, described) - set(described.answers)):
+    for status in sorted(_refusals(route, door, described) - set(described.answers)):
         yield str(status), _response(status, door, problem)
 
 
@@ -459,15 +511,17 @@ def _content(answer: str | tuple[str, Schema] | None) -> dict[str, Any]:
     return {kind: {"schema": schema}}
 
 
-def _refusals(path: str, door: Door, described: Described) -> set[int]:
+def _refusals(route: str, door: Door, described: Described) -> set[int]:
     """400 for what can't be read, 413 for what is too large, 429 and 503 for what is too much, whatever the door."""
     found = {400, 413, 429, 503} | described.refusals
     if door.who is not Who.PUBLIC:
         found |= {401, 403}
     if door.accepts:
         found |= {408, 415}
-    if "<" in path:
+    if "<" in route:
         found.add(404)
+    if is_once(route, door):
+        found.add(409)
     if door.who is Who.DEVICE or (door.accepts and door.who is not Who.PUBLIC):
         found |= {404, 409}
     return found
