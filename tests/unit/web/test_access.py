@@ -41,6 +41,10 @@ MAY: dict[Who, tuple[str, ...]] = {
 }
 
 
+# What viewers send a text to, and what changes nothing.
+LOOKS = {"POST /v1/admin/policy/check", "POST /v1/admin/policy/dry-run"}
+
+
 def routes(world: World) -> set[str]:
     """Every route that the application has, as the table writes them."""
     return {
@@ -94,7 +98,7 @@ def test_the_table_is_the_protocol_s() -> None:
     for name, door in DOORS.items():
         if name.partition(" ")[2].startswith("/v1/admin/"):
             assert door.who in (Who.VIEWER, Who.OPERATOR, Who.ADMIN), name
-            assert door.who is not Who.VIEWER or name.startswith("GET "), name
+            assert door.who is not Who.VIEWER or name.startswith("GET ") or name in LOOKS, name
 
 
 def test_a_route_that_takes_a_body_says_of_which_type_and_size() -> None:
