@@ -51,7 +51,9 @@ from attestd.operations import Act, Operations
 from attestd.operations.authority import Authority
 from attestd.operations.fleet import Fleet
 from attestd.operations.news import Newsroom
+from attestd.operations.oidc import Oidc
 from attestd.operations.people import People
+from attestd.operations.provider import Provider
 from attestd.operations.selections import Selections
 from attestd.operations.sign_in import SignIn
 from attestd.operations.touch import Touch
@@ -280,6 +282,7 @@ def wire(settings: Settings, hierarchy: Hierarchy, registry: Registry, clock: Ca
         selections=Selections(settings, registry),
         authority=Authority(settings, registry, lambda: hierarchy.sealing.places),
         sign_in=sign_in,
+        oidc=Oidc(sign_in, {each.name: Provider(each, settings.dir) for each in settings.providers}),
         people=People(sign_in),
         touch=Touch(sign_in),
         callers=Callers(registry, hierarchy.sealing, settings.console.idle_timeout),

@@ -243,6 +243,7 @@ class RetentionSettings:
     """`[retention]`: what the service forgets by itself (docs/operations.md)."""
 
     certificates: timedelta = timedelta(days=30)  # after their end, with their revocations
+    attestations: timedelta = timedelta(days=400)  # what they came to, after it changed
     receipts: timedelta = timedelta(days=365)  # after they came; where their chains stand is kept for ever
     edge_counts: timedelta = timedelta(days=14)  # what edges decided, by hour; their totals are kept for ever
     sessions: timedelta = timedelta(days=30)  # of the console, after their end; invitations after theirs

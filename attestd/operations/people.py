@@ -143,8 +143,8 @@ class People:
             return add_passkey(c, made, person.name, label, entropy=self.sign_in.entropy, act=act)
 
     def remove_passkey(self, person: Person, id: str, act: Act) -> Passkey:
-        """One's own, or anybody's by an admin. Sessions stay; an admin ends them. Raises UnknownPasskey, NotYours,
-        LastWayIn."""
+        """One's own, or anybody's by an admin. The sessions that it opened end with it: it may have been stolen. Raises
+        UnknownPasskey, NotYours, LastWayIn."""
         with self.sign_in.registry.acting() as c:
             passkey = passkeys.by_id(c, id)
             self._require_own(person, passkey.operator)
@@ -153,7 +153,8 @@ class People:
             others = passkeys.count(c, owner.name) or identities.of_operator(c, owner.name) or owner.key
             if owner.name == person.name and not others:
                 raise LastWayIn
-            act.note(c, "remove-passkey", passkey.operator, passkey=id, label=passkey.label)
+            ended = sessions.end_by_passkey(c, id, because="its passkey was removed", now=act.at)
+            act.note(c, "remove-passkey", passkey.operator, passkey=id, label=passkey.label, ended=ended)
         return passkey
 
     # ---- Sessions ---------------------------------------------------------------------------------------------

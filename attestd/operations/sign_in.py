@@ -167,7 +167,15 @@ class SignIn:
             return self.begin_session(c, operator, "invitation", new, act, passkey=passkey.id)
 
     def begin_session(
-        self, c: Connection, operator: Operator, method: str, new: NewSession, act: Act, **detail: Any
+        self,
+        c: Connection,
+        operator: Operator,
+        method: str,
+        new: NewSession,
+        act: Act,
+        *,
+        passkey: str | None = None,
+        **detail: Any,
     ) -> Session:
         """The session and its audit row, in the act that proved the person. Raises SessionKeyTaken."""
         lifetime = int(self.settings.console.session_lifetime.total_seconds())
@@ -179,6 +187,7 @@ class SignIn:
             public_key=new.public_key,
             operator=operator.name,
             method=method,
+            passkey=passkey,
             agent=browser.agent,
             address=browser.address,
             now=act.at,
@@ -186,6 +195,8 @@ class SignIn:
             idle=self.idle,
         )
         act = replace(act, session=session.id)
+        if passkey is not None:
+            detail["passkey"] = passkey
         act.note(c, "sign-in", operator.name, method=method, address=browser.address, **detail)
         return session
 

@@ -153,6 +153,17 @@ def admit_person(c: Connection, *, name: str, role: Role, now: int) -> Operator:
     return found
 
 
+def add_person(c: Connection, *, name: str, role: Role, now: int) -> Operator:
+    """A person under a name that nobody ever had. Raises OperatorTaken."""
+    try:
+        c.execute(insert(operators).values(name=name, role=role.value, created_at=now))
+    except IntegrityError as error:
+        if is_unique_violation(error):
+            raise OperatorTaken(seen=name) from None
+        raise
+    return by_name(c, name)
+
+
 def forget_ways_in(c: Connection, name: str) -> None:
     """Passkeys and identities of who was disabled open nothing for who has the name afterwards."""
     c.execute(delete(passkeys).where(passkeys.c.operator == name))

@@ -45,6 +45,7 @@ class Session:
     public_key: bytes = field(repr=False)  # SubjectPublicKeyInfo, DER
     operator: str
     method: str  # passkey, oidc, invitation
+    passkey: str | None  # by its id, for the first and the last
     began_at: int
     seen_at: int
     ends_at: int
@@ -73,6 +74,7 @@ def begin(
     public_key: bytes,
     operator: str,
     method: str,
+    passkey: str | None,
     agent: str,
     address: str,
     now: int,
@@ -95,6 +97,7 @@ def begin(
         "public_key": public_key,
         "operator": operator,
         "method": method,
+        "passkey": passkey,
         "began_at": now,
         "seen_at": now,
         "ends_at": ends_at,
@@ -151,6 +154,12 @@ def end(c: Connection, id: str, *, because: str, now: int) -> None:
 def end_of(c: Connection, operator: str, *, because: str, now: int) -> int:
     """Ends all of an operator's; returns how many were not over."""
     statement = update(console_sessions).where(_s.operator == operator, _s.ended_at.is_(None), _s.ends_at > now)
+    return c.execute(statement.values(ended_at=now, ended_because=because)).rowcount
+
+
+def end_by_passkey(c: Connection, passkey: str, *, because: str, now: int) -> int:
+    """Ends those that a passkey opened; returns how many were not over."""
+    statement = update(console_sessions).where(_s.passkey == passkey, _s.ended_at.is_(None), _s.ends_at > now)
     return c.execute(statement.values(ended_at=now, ended_because=because)).rowcount
 
 

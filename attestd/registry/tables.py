@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Index, Integer, MetaData, String, Table
+from sqlalchemy import JSON, BigInteger, Index, Integer, MetaData, String, Table, text
 from sqlmodel import AutoString, Field, SQLModel
 
 # The newest migration. Opening a database of another revision fails; a test keeps this equal to Alembic's head.
@@ -25,6 +25,9 @@ NAMES = {
 # Counts rows for ever. SQLite numbers rows by itself only where the key's type is INTEGER.
 _RowNumber = BigInteger().with_variant(Integer, "sqlite")
 _Json = JSON(none_as_null=True)
+
+# Results that somebody looks for; an index that leaves out the many good ones costs an attestation nothing.
+_BAD = text("result_status IN ('warning', 'contraindicated')")
 
 
 class _Stored(SQLModel):
@@ -44,6 +47,7 @@ class DeviceRow(_Stored, table=True):
         Index(None, "site", "id"),
         Index(None, "site", "state", "id"),
         Index(None, "state", "attestation_good_until", "id"),  # who is overdue
+        Index(None, "result_status", "id", sqlite_where=_BAD, postgresql_where=_BAD),
     )
 
     id: str = Field(primary_key=True)
@@ -73,6 +77,7 @@ class DeviceRow(_Stored, table=True):
     source: str
     quarantined_by: str | None = None
     quarantined_at: int | None = Field(default=None, sa_type=BigInteger)
+    result_status: str | None = None  # of the result, while it counts
 
 
 class BlockedEkRow(_Stored, table=True):
@@ -219,6 +224,7 @@ class SessionRow(_Stored, table=True):
     public_key: bytes
     operator: str
     method: str
+    passkey: str | None = None
     began_at: int = Field(sa_type=BigInteger)
     seen_at: int = Field(sa_type=BigInteger)
     ends_at: int = Field(sa_type=BigInteger)
@@ -378,6 +384,40 @@ class EvidenceRow(_Stored, table=True):
     result: bytes
 
 
+class AttestationRunRow(_Stored, table=True):
+    """A device's attestations in a row that came to the same. `attestd.registry.attestations`."""
+
+    __tablename__ = "attestation_runs"
+    __table_args__ = (Index(None, "boot_log"), Index(None, "ended_at"))
+
+    device_id: str = Field(primary_key=True)
+    run: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+    first: int = Field(sa_type=BigInteger)
+    count: int = Field(sa_type=BigInteger)
+    first_at: int = Field(sa_type=BigInteger)
+    last_at: int = Field(sa_type=BigInteger)
+    ended_at: int | None = Field(default=None, sa_type=BigInteger)
+    digest: bytes
+    boot: str
+    result: bytes
+    inputs: bytes | None = None
+    boot_log: bytes | None = None
+    ima_entries: int | None = Field(default=None, sa_type=BigInteger)
+    runtime_state: bytes | None = None
+
+
+class DifferingRow(_Stored, table=True):
+    """A digest that no reference value knew, and a device that showed it. `attestd.registry.attestations`."""
+
+    __tablename__ = "differing"
+    __table_args__ = (Index(None, "device_id"), Index(None, "at"))
+
+    digest: bytes = Field(primary_key=True)
+    device_id: str = Field(primary_key=True)
+    at: int = Field(sa_type=BigInteger)
+    place: str
+
+
 class ImaPartRow(_Stored, table=True):
     """What one attestation brought of a device's IMA list of one boot. `attestd.registry.evidence`."""
 
@@ -516,6 +556,7 @@ class EdgeReportRow(_Stored, table=True):
     allowed: int = Field(sa_type=BigInteger)
     refused: int = Field(sa_type=BigInteger)
     silent_since: int | None = Field(default=None, sa_type=BigInteger)
+    boundaries: dict[str, Any] | None = Field(default=None, sa_type=_Json)
 
 
 class EdgeCountRow(_Stored, table=True):
@@ -529,6 +570,88 @@ class EdgeCountRow(_Stored, table=True):
     boundary: str = Field(primary_key=True)
     reason: str = Field(primary_key=True)
     count: int = Field(sa_type=BigInteger)
+
+
+class FleetCountRow(_Stored, table=True):
+    """How many devices of a group there are, but for `fleet_changes`. `attestd.registry.counts`."""
+
+    __tablename__ = "fleet_counts"
+
+    tier: str = Field(primary_key=True)
+    site: str = Field(primary_key=True)
+    state: str = Field(primary_key=True)
+    result_status: str = Field(primary_key=True)
+    count: int = Field(sa_type=BigInteger)
+
+
+class FleetChangeRow(_Stored, table=True):
+    """A device that came into a group or left it, written by triggers. `attestd.registry.counts`."""
+
+    __tablename__ = "fleet_changes"
+
+    number: int | None = Field(default=None, primary_key=True, sa_type=_RowNumber)
+    tier: str
+    site: str
+    state: str
+    result_status: str
+    delta: int = Field(sa_type=BigInteger)
+
+
+class DeviceTermRow(_Stored, table=True):
+    """What a device is found by, written by triggers. `attestd.registry.finding`."""
+
+    __tablename__ = "device_terms"
+    __table_args__ = (Index(None, "term", "kind", "device_id"),)
+
+    device_id: str = Field(primary_key=True)
+    term: str = Field(primary_key=True)
+    kind: str = Field(primary_key=True)
+
+
+class ResultCountRow(_Stored, table=True):
+    """Results of half an hour, but for `result_marks`. `attestd.registry.outcomes`."""
+
+    __tablename__ = "result_counts"
+
+    at: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+    status: str = Field(primary_key=True)
+    count: int = Field(sa_type=BigInteger)
+
+
+class ResultMarkRow(_Stored, table=True):
+    """One result, until it is counted. `attestd.registry.outcomes`."""
+
+    __tablename__ = "result_marks"
+
+    number: int | None = Field(default=None, primary_key=True, sa_type=_RowNumber)
+    at: int = Field(sa_type=BigInteger)
+    status: str
+
+
+class RefusalRow(_Stored, table=True):
+    """One refusal, until it is counted. `attestd.registry.outcomes`."""
+
+    __tablename__ = "refusals"
+
+    number: int | None = Field(default=None, primary_key=True, sa_type=_RowNumber)
+    at: int = Field(sa_type=BigInteger)
+    verb: str
+    why: str
+    site: str
+    device_id: str
+
+
+class RefusalCountRow(_Stored, table=True):
+    """Refusals of half an hour for one reason at one site, with some of the devices. `attestd.registry.outcomes`."""
+
+    __tablename__ = "refusal_counts"
+
+    at: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+    why: str = Field(primary_key=True)
+    site: str = Field(primary_key=True)
+    verb: str = Field(primary_key=True)
+    count: int = Field(sa_type=BigInteger)
+    devices: list[str] = Field(sa_type=_Json, nullable=False)
 
 
 class OnceRow(_Stored, table=True):
@@ -591,6 +714,8 @@ reference_manifests = _table("reference_manifests")
 watched = _table("watched")
 contents = _table("contents")
 evidence = _table("evidence")
+attestation_runs = _table("attestation_runs")
+differing = _table("differing")
 ima_parts = _table("ima_parts")
 endorsements = _table("endorsements")
 demands = _table("demands")
@@ -602,5 +727,12 @@ receipt_chains = _table("receipt_chains")
 receipts = _table("receipts")
 edge_reports = _table("edge_reports")
 edge_counts = _table("edge_counts")
+fleet_counts = _table("fleet_counts")
+fleet_changes = _table("fleet_changes")
+device_terms = _table("device_terms")
+result_counts = _table("result_counts")
+result_marks = _table("result_marks")
+refusals = _table("refusals")
+refusal_counts = _table("refusal_counts")
 once = _table("once")
 counters = _table("counters")

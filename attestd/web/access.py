@@ -134,6 +134,8 @@ DOORS: Final[Mapping[str, Door]] = {
     "POST /v1/admin/sign-in/passkey": _acts(Who.PUBLIC, 2 * MAX_SMALL),  # signed by the session key in the message
     "POST /v1/admin/sign-in/invitation/begin": _acts(Who.PUBLIC),
     "POST /v1/admin/sign-in/invitation": _acts(Who.PUBLIC, 2 * MAX_SMALL),  # the same
+    "POST /v1/admin/sign-in/oidc/begin": _acts(Who.PUBLIC),
+    "POST /v1/admin/sign-in/oidc": _acts(Who.PUBLIC),  # the same
     "GET /v1/admin/session": _bare(Who.VIEWER),
     "DELETE /v1/admin/session": _bare(Who.VIEWER),
     "GET /v1/admin/sessions": _bare(Who.VIEWER),
@@ -151,6 +153,14 @@ DOORS: Final[Mapping[str, Door]] = {
     "GET /v1/admin/devices": _bare(Who.VIEWER),
     "GET /v1/admin/devices/<id>": _bare(Who.VIEWER),
     "GET /v1/admin/devices/<id>/evidence": _bare(Who.OPERATOR),
+    "GET /v1/admin/causes": _bare(Who.VIEWER),
+    "GET /v1/admin/sites": _bare(Who.VIEWER),
+    "POST /v1/admin/devices/find": _acts(Who.OPERATOR),
+    "GET /v1/admin/devices/<id>/history": _bare(Who.VIEWER),
+    "GET /v1/admin/devices/<id>/attestations/<number>": _bare(Who.VIEWER),
+    "GET /v1/admin/devices/<id>/attestations/<number>/events": _bare(Who.VIEWER),
+    "GET /v1/admin/devices/<id>/attestations/<number>/files": _bare(Who.VIEWER),
+    "GET /v1/admin/devices/<id>/endorsement": _bare(Who.VIEWER),
     "POST /v1/admin/devices/import": Door(Who.OPERATOR, _INVENTORY, inventory.MAX_FILE),
     "POST /v1/admin/devices/demand": _acts(Who.OPERATOR, 2 * MAX_SMALL),  # it may name 250 ids
     "POST /v1/admin/devices/selection": _acts(Who.OPERATOR, _SELECTION),  # the same
@@ -184,11 +194,14 @@ DOORS: Final[Mapping[str, Door]] = {
     "GET /v1/admin/trust/dependents": _bare(Who.VIEWER),
     "POST /v1/admin/trust": Door(Who.ADMIN, _CERTIFICATES, _TRUST, touch=True),
     "DELETE /v1/admin/trust/<sha256>": _bare(Who.ADMIN, touch=True),
+    "GET /v1/admin/boundaries": _bare(Who.VIEWER),
     "GET /v1/admin/policy": _bare(Who.VIEWER),
     "PUT /v1/admin/policy": _acts(Who.ADMIN, _POLICY, touch=True),
     "GET /v1/admin/policy/versions": _bare(Who.VIEWER),
     "GET /v1/admin/policy/versions/<number>": _bare(Who.VIEWER),
     "POST /v1/admin/policy/rollback": _acts(Who.ADMIN, touch=True),
+    "POST /v1/admin/policy/check": _acts(Who.VIEWER, _POLICY),
+    "POST /v1/admin/policy/dry-run": _acts(Who.VIEWER, _POLICY),
     "GET /v1/admin/references": _bare(Who.VIEWER),
     "POST /v1/admin/references": Door(Who.ADMIN, _MANIFEST, MAX_MANIFEST, touch=True),
     "POST /v1/admin/references/learn": _acts(Who.ADMIN),

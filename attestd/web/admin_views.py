@@ -1,5 +1,7 @@
-"""What operators look at: devices, credentials, the audit trail, the overview. Lists are paged by keyset, never by
-number. An EK hash is shown in one place only, one device's own page, to those who may replace its TPM."""
+"""What operators look at: one device, credentials, the audit trail. Lists are paged by keyset, never by number.
+
+An EK hash is shown in one place only, one device's own page, to those who may replace its TPM.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,12 @@ from typing import Any, Final
 from flask import Blueprint, Response, request
 
 from attestd.errors import MalformedInput
-from attestd.ids import DeviceId, Site, SpiffeId, Tier, TrustDomain
+from attestd.ids import DeviceId, SpiffeId, TrustDomain
 from attestd.protocol.encoding import write_object
-from attestd.registry import audit, bundles, devices, identities, issued, operators, passkeys, policies, sessions
+from attestd.registry import audit, devices, identities, issued, operators, passkeys, sessions
 from attestd.registry.audit import AuditRecord
 from attestd.registry.devices import Device
 from attestd.registry.issued import Issued
-from attestd.registry.states import State
 from attestd.web.context import Service, exchange
 
 JSON: Final = "application/json"
@@ -25,7 +26,7 @@ MAX_PAGE: Final = 1000
 _DEFAULT_PAGE: Final = 100
 _RECENT: Final = 20  # credentials and audit rows on a device's own page
 NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
-_MAY_SEE_EK: Final = frozenset({"operator", "admin"})
+MAY_SEE_EK: Final = frozenset({"operator", "admin"})
 
 
 class QueryMalformed(MalformedInput):
@@ -132,60 +133,10 @@ class Query:
             raise QueryMalformed("limit is out of range.", seen=wanted, expected=f"1 to {MAX_PAGE}")
         return wanted
 
-    def state(self) -> State | None:
-        value = self.text("state")
-        if value is None:
-            return None
-        try:
-            return State(value)
-        except ValueError:
-            raise QueryMalformed("This is not a state.", seen=repr(value[:40]), expected=", ".join(State)) from None
-
 
 @dataclass(frozen=True, slots=True)
 class _Views:
     service: Service
-
-    def overview(self) -> Response:
-        """GET /v1/admin/overview"""
-        Query()
-        with self.service.registry.reading() as c:
-            counted = devices.count_by_state(c)
-            bundle = bundles.newest(c)
-            policy = policies.latest(c)
-        return answer(
-            {
-                "trust_domain": self.service.settings.trust_domain,
-                "time": int(exchange().now.timestamp()),
-                "devices": {state.value: count for state, count in counted.items()},
-                "policy_version": policy.version,
-                "bundle": None
-                if bundle is None
-                else {"epoch": bundle.epoch, "version": bundle.version, "issued_at": bundle.issued_at},
-            }
-        )
-
-    def list_devices(self) -> Response:
-        """GET /v1/admin/devices"""
-        query = Query("state", "tier", "site", "q", "after", "limit")
-        tier, site, after = query.text("tier"), query.text("site"), query.text("after")
-        limit = query.limit()
-        with self.service.registry.reading() as c:
-            found = devices.search(
-                c,
-                state=query.state(),
-                tier=None if tier is None else Tier.parse(tier),
-                site=None if site is None else Site(site),
-                text=query.text("q") or "",
-                after=None if after is None else DeviceId(after),
-                limit=limit,
-            )
-        return answer(
-            {
-                "devices": [device_members(device, self.service.settings.trust_domain) for device in found],
-                "after": found[-1].id if len(found) == limit else None,
-            }
-        )
 
     def show_device(self, id: str) -> Response:
         """GET /v1/admin/devices/<id>"""
@@ -196,7 +147,7 @@ class _Views:
             credentials = issued.page(c, device_id=device_id, limit=_RECENT)
             rows = audit.page(c, subject=str(device_id), limit=_RECENT)
         members = device_members(device, self.service.settings.trust_domain)
-        if exchange().caller.role in _MAY_SEE_EK:
+        if exchange().caller.role in MAY_SEE_EK:
             members["ek_hash"] = device.ek_hash.hex()
         return answer(
             {
@@ -253,8 +204,6 @@ def blueprint(service: Service) -> Blueprint:
     """This door's routes."""
     views = _Views(service)
     routes = Blueprint("admin_views", __name__, url_prefix="/v1/admin")
-    routes.get("/overview")(views.overview)
-    routes.get("/devices")(views.list_devices)
     routes.get("/devices/<id>")(views.show_device)
     routes.get("/credentials")(views.list_credentials)
     routes.get("/operators")(views.list_operators)

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from flask import Blueprint, Response
 
+from attestd.operations.timeline import KINDS
 from attestd.operations.touch import HEADER as TOUCH
 from attestd.operations.touch import MAX_HEADER as MAX_TOUCH
 from attestd.protocol.demanded import HEADER, MAX_HEADER
@@ -26,8 +27,9 @@ from attestd.web.once import HEADER as ONCE
 from attestd.web.once import SCHEMA as ONCE_SCHEMA
 from attestd.web.once import is_once
 from attestd.web.problems import MEDIA_TYPE
-from attestd.web.schemas import DIGEST, PEM, SCHEMAS, SEGMENT, SERIAL, STATE, TIER, Schema, octets, ref, text
+from attestd.web.schemas import DIGEST, PEM, SCHEMAS, SEGMENT, SERIAL, Schema, octets, ref, text
 from attestd.web.schemas_audit import FILTERS as AUDIT_FILTERS
+from attestd.web.schemas_fleet import FILTERS
 
 _JSON: Final = "application/json"
 _JWS: Final[Schema] = {"type": "string", "pattern": r"^[\w-]+\.[\w-]+\.[\w-]+$"}
@@ -151,6 +153,18 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         "InvitationSignIn",
         refusals=_CEREMONY,
     ),
+    "POST /v1/admin/sign-in/oidc/begin": Described(
+        "Begin to sign in with an OpenID provider: where the browser goes",
+        {200: "OidcBegun"},
+        "OidcBegin",
+        refusals=_CEREMONY | {404},
+    ),
+    "POST /v1/admin/sign-in/oidc": Described(
+        "Sign in with the provider's code; the session key in the message signs the call",
+        {201: "SignedIn"},
+        "OidcSignIn",
+        refusals=_CEREMONY | {404},
+    ),
     "GET /v1/admin/session": Described("Who calls, and by which session", {200: "SessionPage"}),
     "DELETE /v1/admin/session": Described("Sign out", {200: "Identified"}, refusals=frozenset({404, 409})),
     "GET /v1/admin/sessions": Described("Live sessions: one's own, or everybody's for an admin", {200: "Sessions"}),
@@ -175,15 +189,43 @@ DESCRIBED: Final[Mapping[str, Described]] = {
     ),
     "GET /v1/admin/overview": Described("How the fleet stands", {200: "Overview"}),
     "GET /v1/admin/devices": Described(
-        "Devices, page by page",
+        "Devices by any combination of filters, page by page, in the order of their ids",
         {200: "Devices"},
-        query={"state": STATE, "tier": TIER, "site": SEGMENT, "q": text(200), "after": SEGMENT, "limit": _LIMIT},
+        query={**FILTERS, "after": SEGMENT, "limit": _LIMIT},
     ),
+    "GET /v1/admin/causes": Described(
+        "The devices that match, by why they are as they are", {200: "Causes"}, query=FILTERS
+    ),
+    "GET /v1/admin/sites": Described(
+        "Sites that have devices", {200: "Sites"}, query={"after": SEGMENT, "limit": _LIMIT}
+    ),
+    "POST /v1/admin/devices/find": Described("The device of an endorsement key", {200: "FoundDevice"}, "FindDevice"),
     "GET /v1/admin/devices/<id>": Described("One device", {200: "DevicePage"}),
     "GET /v1/admin/devices/<id>/evidence": Described(
         "A device's evidence with all that its result rests on: what `attestd appraise bundle` reads",
         {200: "EvidenceBundle"},
         query={"verdict": {"enum": ["good", "bad"]}},
+    ),
+    "GET /v1/admin/devices/<id>/history": Described(
+        "What happened to a device, the newest first: results, certificates, crossings and acts in one order",
+        {200: "Timeline"},
+        query={"before": text(80), "limit": _LIMIT, "only": {"enum": list(KINDS)}},
+    ),
+    "GET /v1/admin/devices/<id>/attestations/<number>": Described(
+        "What an attestation came to, and what differs from reference values", {200: "AttestationPage"}
+    ),
+    "GET /v1/admin/devices/<id>/attestations/<number>/events": Described(
+        "All events of its boot, in the log's order",
+        {200: "BootEvents"},
+        query={"after": _NUMBER, "limit": _LIMIT},
+    ),
+    "GET /v1/admin/devices/<id>/attestations/<number>/files": Described(
+        "What ran since its boot, as it was judged",
+        {200: "RanFiles"},
+        query={"after": _NUMBER, "limit": _LIMIT, "only": {"enum": ["differing"]}},
+    ),
+    "GET /v1/admin/devices/<id>/endorsement": Described(
+        "By which certificates a device's TPM is endorsed", {200: "EndorsementChain"}
     ),
     "POST /v1/admin/devices/import": Described("Import an inventory: all of it, or nothing", {200: "Imported"}),
     "POST /v1/admin/devices/demand": Described(
@@ -321,6 +363,23 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         "One edge proxy, with what it decided; `since`: left out, in the last day",
         {200: "ProxyPage"},
         query={"since": _NUMBER},
+    ),
+    "GET /v1/admin/boundaries": Described(
+        "Boundaries by how much is refused there; `window` in hours",
+        {200: "BoundariesPage"},
+        query={"site": SEGMENT, "window": {**_LIMIT, "maximum": 744}, "limit": _LIMIT},
+    ),
+    "POST /v1/admin/policy/check": Described(
+        "What is wrong with a policy, by line and column",
+        {200: "PolicyChecked"},
+        "PolicyText",
+        refusals=frozenset({429}),
+    ),
+    "POST /v1/admin/policy/dry-run": Described(
+        "What a policy would change of what was decided lately",
+        {200: "PolicyTried"},
+        "PolicyTrial",
+        refusals=frozenset({404, 429}),
     ),
     "POST /v1/admin/proxies": Described("Give an edge proxy an identity", {201: "ProxyAdded"}, "NewProxy"),
     "POST /v1/admin/proxies/<name>/disable": Described("Disable a proxy", {200: "Named"}, "Nothing"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from attestd.operations.ceremonies import MAX_CHALLENGE
+from attestd.operations.oidc import MAX_STATE
 from attestd.operations.sign_in import TOKEN
 from attestd.web.schema_words import (
     COUNT,
@@ -82,6 +83,12 @@ PEOPLE: Final[Mapping[str, Schema]] = {
     "InvitationSignIn": message(
         {"key": _KEY, "token": _TOKEN, "challenge": _CHALLENGE, "credential": _CREDENTIAL, "browser": _BROWSER},
         label=_LABEL,
+    ),
+    "OidcBegin": message({"key": _KEY, "provider": text(64), "redirect_uri": text(1024)}, token=_TOKEN),
+    "OidcBegun": answer(url={"type": "string", "pattern": "^https?://"}, state=octets(MAX_STATE, least=1)),
+    "OidcSignIn": message(
+        {"key": _KEY, "state": octets(MAX_STATE, least=1), "code": text(4096), "browser": _BROWSER},
+        iss={**text(1024), "description": "what the provider's answer named (RFC 9207)"},
     ),
     "SessionPage": answer(
         trust_domain={"type": "string"},

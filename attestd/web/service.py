@@ -15,6 +15,7 @@ from attestd.operations import Operations
 from attestd.operations.authority import Authority
 from attestd.operations.fleet import Fleet
 from attestd.operations.news import Newsroom
+from attestd.operations.oidc import Oidc
 from attestd.operations.people import People
 from attestd.operations.selections import Selections
 from attestd.operations.sign_in import SignIn
@@ -37,6 +38,7 @@ class Service:
     selections: Selections
     authority: Authority
     sign_in: SignIn
+    oidc: Oidc
     people: People
     touch: Touch
     callers: Callers

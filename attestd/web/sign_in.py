@@ -10,6 +10,7 @@ from flask import Blueprint, Response, request
 from attestd.callers import SessionKey
 from attestd.operations.act import Act
 from attestd.operations.ceremonies import MAX_CHALLENGE
+from attestd.operations.oidc import MAX_STATE
 from attestd.operations.passkeys import Answer
 from attestd.operations.sign_in import TOKEN, Begun, Browser, NewSession
 from attestd.protocol.encoding import Members, b64encode
@@ -21,6 +22,7 @@ from attestd.web.bodies import read_message
 from attestd.web.context import Service, exchange
 
 MAX_KEY: Final = 256  # octets of a session's public key
+MAX_CODE: Final = 4096  # characters
 _MAX_SAID: Final = 1024  # characters of what a browser says of itself
 MAX_NAMED: Final = 240  # characters of a passkey's label
 
@@ -102,6 +104,27 @@ class _Door:
             self.service.sign_in.with_invitation(new, token, challenge, proof, label=label, act=_act())
         )
 
+    def begin_oidc(self) -> Response:
+        """POST /v1/admin/sign-in/oidc/begin"""
+        current = exchange()
+        message = read_message(current.body)
+        key, provider = _key(message), message.text("provider", limit=64)
+        redirect_uri = message.text("redirect_uri", limit=_MAX_SAID)
+        token = _token(message) if "token" in message else None
+        message.done()
+        url, state = self.service.oidc.begin(key.thumbprint, provider, redirect_uri, token, current.now)
+        return answer({"url": url, "state": b64encode(state)})
+
+    def with_oidc(self) -> Response:
+        """POST /v1/admin/sign-in/oidc"""
+        message = read_message(exchange().body)
+        new = self._new(message)
+        state = message.octets("state", limit=MAX_STATE, least=1)
+        code = message.text("code", limit=MAX_CODE)
+        issuer = message.text("iss", limit=_MAX_SAID) if "iss" in message else None
+        message.done()
+        return self._signed_in(self.service.oidc.finish(new, state, code, issuer, _act()))
+
     def _new(self, message: Members) -> NewSession:
         """The session key in the message, which signed this request. Raises Unauthenticated's children."""
         current = exchange()
@@ -149,4 +172,6 @@ def blueprint(service: Service) -> Blueprint:
     routes.post("/passkey")(door.with_passkey)
     routes.post("/invitation/begin")(door.begin_invitation)
     routes.post("/invitation")(door.with_invitation)
+    routes.post("/oidc/begin")(door.begin_oidc)
+    routes.post("/oidc")(door.with_oidc)
     return routes

@@ -40,6 +40,12 @@ _LOOKS: Final[Mapping[str, Look]] = {
     "denied": Look("bad", "bad", "Denied"),
     "stale": Look("warn", "warn", "Stale"),
     "fresh": Look("ok", "ok", "Up to date"),
+    # How edges stand
+    "current": Look("ok", "ok", "Up to date"),
+    "behind": Look("warn", "warn", "Behind"),
+    "silent": Look("warn", "warn", "Not heard"),
+    "never": Look("none", "none", "Never heard"),
+    "disabled": Look("none", "dash", "Disabled"),
     # Credentials
     "valid": Look("ok", "ok", "Valid"),
     "suspended": Look("bad", "quar", "Suspended"),
@@ -59,6 +65,33 @@ def look(name: str | None) -> Look:
         return _LOOKS["none"]
     found = _LOOKS.get(name)
     return found or Look("none", "none", name[:1].upper() + name[1:].replace("-", " ").replace("_", " "))
+
+
+# Why evidence was refused, by the problem's name. A contraindicated result has sentences of its own.
+_REFUSALS: Final[Mapping[str, str]] = {
+    "ak-not-restricted": "The attestation key may sign anything, so its word means nothing",
+    "event-log-mismatch": "The event log does not replay to the quote",
+    "evidence-contraindicated": "The evidence shows a state that must not be trusted",
+    "nonce-mismatch": "Quote signed for another nonce",
+    "endorsement-key-blocked": "A TPM that was replaced came back",
+    "device-quarantined": "A quarantined device tried to enroll again",
+    "enrollment-rejected": "A rejected device asked again",
+    "signature-invalid": "A signature is wrong",
+    "others": "Other reasons",
+}
+
+
+def refusal(why: str) -> str:
+    """A refusal's reason: a problem's name, or sentences of a result."""
+    if why in _REFUSALS:
+        return _REFUSALS[why]
+    return why if " " in why else why[:1].upper() + why[1:].replace("-", " ")
+
+
+def sentence(text: str) -> str:
+    """With its full stop."""
+    text = text.strip()
+    return text if not text or text.endswith((".", "!", "?")) else f"{text}."
 
 
 # What a refused sign-in means to the person who tried. Not: which check failed.

@@ -17,7 +17,7 @@ from flask import Blueprint, Response, abort, request
 
 from attestd.errors import MalformedInput
 from attestd.protocol.encoding import b64decode
-from attestd_console import deeds
+from attestd_console import telling
 from attestd_console.api import Api, Refused, at
 from attestd_console.console import Console
 from attestd_console.merkle import drawn
@@ -97,7 +97,7 @@ def routes(console: Console) -> Blueprint:
             opened=None if opened is None else _opened(api, opened),
             first=not after,
             routine=ROUTINE,
-            acts=sorted(deeds.ACTS),
+            acts=sorted(telling.ACTS),
             **_SAID,
         )
 
@@ -128,7 +128,7 @@ def routes(console: Console) -> Blueprint:
     return page
 
 
-_SAID: Final[Mapping[str, Any]] = {"told": deeds.told, "actor": deeds.actor, "facts": deeds.facts}
+_SAID: Final[Mapping[str, Any]] = {"told": telling.told, "actor": telling.actor, "facts": telling.facts}
 
 
 def _head(api: Api) -> dict[str, Any] | None:
@@ -190,7 +190,7 @@ def _csv(api: Api, wanted: Mapping[str, object]) -> Iterator[str]:
         page = api.get("/v1/admin/audit", **wanted, before=before, limit=min(left, 1000))
         for row in page["audit"]:
             when = datetime.fromtimestamp(row["at"], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            why = deeds.told(row).after.strip(": ")
+            why = telling.told(row).after.strip(": ")
             yield _line(row["number"], when, row["actor"], row["act"], row["subject"], why, row["request_id"] or "")
         left -= len(page["audit"])
         before = page["before"]

@@ -91,6 +91,8 @@ def routes(console: Console) -> Blueprint:
         if request.args.get("error"):
             return show(("The identity provider did not sign you in.", "Try again, or use a passkey."), 403)
         message = {"state": request.args.get("state", "")[:2048], "code": request.args.get("code", "")[:2048]}
+        if issuer := request.args.get("iss", "")[:1024]:  # RFC 9207
+            message["iss"] = issuer
         return _finished(console, "/v1/admin/sign-in/oidc", message, show, credential=False)
 
     @page.get("/first/<token>")

@@ -17,7 +17,7 @@ from attestd.credentials.transparency import InclusionProof
 from attestd.errors import AttestdError
 from attestd.registry import audit
 from attestd.registry.states import Event
-from attestd_console import deeds
+from attestd_console import telling
 from attestd_console.merkle import drawn
 from tests.console import ConsoleClient, Markup
 from tests.service import World
@@ -76,11 +76,11 @@ def _act_in(call: ast.Call) -> ast.expr | None:
 def test_every_act_of_the_service_has_its_words() -> None:
     found = acts_of_the_code()
     assert {"quarantine", "sign-in", "set-policy", "encrypt-keys", "restore", "edge-silent", "hold"} <= found
-    assert found - set(deeds.ACTS) == set()
+    assert found - set(telling.ACTS) == set()
 
 
 def test_no_act_has_words_that_the_service_never_notes() -> None:
-    assert set(deeds.ACTS) - acts_of_the_code() == set()
+    assert set(telling.ACTS) - acts_of_the_code() == set()
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_no_act_has_words_that_the_service_never_notes() -> None:
     ],
 )
 def test_sentences(row: dict[str, Any], sentence: str) -> None:
-    said = deeds.told(row)
+    said = telling.told(row)
     assert f"{said.verb}{' ' + said.subject if said.subject else ''}{said.after}" == sentence
 
 

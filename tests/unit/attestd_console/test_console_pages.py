@@ -53,7 +53,7 @@ def test_every_answer_has_the_headers(admin: ConsoleClient, nobody: ConsoleClien
             answer = client.get(path)
             assert answer.headers["Content-Security-Policy"] == security.POLICY, path
             assert answer.headers["X-Content-Type-Options"] == "nosniff"
-            assert answer.headers["Referrer-Policy"] == "no-referrer"
+            assert answer.headers["Referrer-Policy"] == "same-origin"
             assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
             assert answer.headers["Cache-Control"] == "no-store", path
             assert "Server" not in answer.headers

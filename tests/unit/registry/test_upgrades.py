@@ -15,7 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Inspector, MetaData, inspect, select, text
 
-from attestd.registry import audit, devices, issued, migrations, policies, revision
+from attestd.registry import audit, counts, devices, issued, migrations, policies, revision
 from attestd.registry.engine import Registry, SchemaOutdated
 from attestd.registry.states import State
 from attestd.registry.tables import METADATA, SCHEMA
@@ -343,8 +343,11 @@ def kept(c: Connection, released: str) -> dict[str, dict[str, Any]]:
 def shape(inspector: Inspector) -> dict[str, Any]:
     """Everything that a database says of its tables, in an order of its own."""
 
+    def said(value: Any) -> str:
+        return str({name: str(each) for name, each in value.items()} if isinstance(value, dict) else value)
+
     def listed(things: Any) -> list[str]:
-        return sorted(repr(sorted((name, str(value)) for name, value in thing.items())) for thing in things)
+        return sorted(repr(sorted((name, said(value)) for name, value in thing.items())) for thing in things)
 
     return {
         table: [
@@ -370,7 +373,9 @@ def schema(url: str) -> str | None:
 def test_every_release_is_tested(url: str) -> None:
     registry = Registry(url)
     with registry.reading() as c:
-        assert [*RELEASED, SCHEMA] == list(migrations.revisions(c))
+        known = list(migrations.revisions(c))
+        assert known[: len(RELEASED)] == RELEASED
+        assert known[-1] == SCHEMA  # the next release's may come in several steps
     registry.close()
 
 
@@ -390,6 +395,10 @@ def test_an_old_database_is_brought_up_with_all_its_rows(url: str, released: str
         assert policies.latest(c).version == 1
         assert audit.page(c)[0].act == "approve"
         assert revision.epoch(c) == 1
+        assert counts.differences(c) == {}
+        assert set(c.execute(select(METADATA.tables["device_terms"].c.term)).scalars()) == {
+            *("sn 1", "ifx", "slb9670", "rack=1", "1")
+        }
     with registry.acting() as c:
         # Where the kept bundle is of a former form, another one is due.
         assert revision.bump(c) == (2 if released < "0004" else 1)
@@ -431,7 +440,7 @@ def test_text_sorts_by_its_octets(url: str) -> None:
     with registry.reading() as c:
         table = METADATA.tables["devices"]
         assert list(c.execute(select(table.c.id).order_by(table.c.id)).scalars()) == sorted(ids)
-        assert [device.id for device in devices.search(c, after="a1")] == sorted(i for i in ids if i > "a1")  # type: ignore[arg-type]
+        assert [device.id for device in devices.page(c, after="a1")] == sorted(i for i in ids if i > "a1")  # type: ignore[arg-type]
     registry.close()
 
 

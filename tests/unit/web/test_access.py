@@ -48,6 +48,8 @@ SIGN_IN = {
     "POST /v1/admin/sign-in/passkey",
     "POST /v1/admin/sign-in/invitation/begin",
     "POST /v1/admin/sign-in/invitation",
+    "POST /v1/admin/sign-in/oidc/begin",
+    "POST /v1/admin/sign-in/oidc",
 }
 # What a viewer may change: their own sessions and passkeys.
 ONES_OWN = {

@@ -6,8 +6,11 @@ import hashlib
 import json
 from typing import Any
 
+import cbor2
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from attestd.config import ConsoleSettings, ServerSettings
 from attestd.credentials.requests import SoftwareKey
@@ -450,6 +453,88 @@ def test_a_registered_person_s_key_is_no_session_key(world: World, ada: Person) 
     stranger = SoftwareKey(ec.generate_private_key(ec.SECP256R1()))
     assert refused(ada.get(SESSION, sign=stranger.sign)) == (401, "signature-wrong")
     assert refused(ada.get(SESSION, kid=ada.session["id"])) == (401, "caller-unknown")
+
+
+# ---- Anything at all --------------------------------------------------------------------------------------------
+
+_CBOR = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 40), 1 << 40) | st.binary(max_size=40) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.integers(-5, 5) | st.text(max_size=8), inner),
+    max_leaves=12,
+)
+_AUTH_DATA = st.builds(
+    lambda flags, count, rest: hashlib.sha256(b"attestd.example").digest() + bytes([flags]) + count + rest,
+    st.sampled_from([0x05, 0x45, 0xC5, 0x85, 0x00, 0xFF]),
+    st.binary(min_size=4, max_size=4),
+    st.binary(max_size=120),
+)
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    world = World(tmp_path_factory.mktemp("fuzzed") / "instance")
+    yield Person(world, "ada", "viewer"), invite(world, "bob", "viewer")["token"]
+    world.close()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    data=st.binary(max_size=200) | _AUTH_DATA,
+    said=st.binary(max_size=60) | _CBOR.map(lambda value: json.dumps(value, default=str).encode()),
+    honest=st.booleans(),
+)
+def test_made_up_assertions_are_refused_and_no_fault(registered: Any, data: bytes, said: bytes, honest: bool) -> None:
+    ada, _ = registered
+    browser = Browser(ada.world)
+    begun = browser.begin("passkey")
+    proof = ada.passkey.get(begun["options"], browser.origin)
+    proof["response"]["authenticatorData"] = b64encode(data or b"x")
+    if not honest:
+        proof["response"]["clientDataJSON"] = b64encode(said or b"x")
+    answer = browser.finish("passkey", {"challenge": begun["challenge"], "credential": proof})
+    assert refused(answer)[0] in (400, 401)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    attestation=st.binary(max_size=200)
+    | _CBOR.map(cbor2.dumps)
+    | st.builds(
+        lambda data, form, statement: cbor2.dumps({"fmt": form, "attStmt": statement, "authData": data}),
+        st.binary(max_size=200) | _AUTH_DATA,
+        st.sampled_from(["none", "packed", "tpm", "apple"]),
+        _CBOR,
+    )
+)
+def test_made_up_registrations_are_refused_and_no_fault(registered: Any, attestation: bytes) -> None:
+    ada, token = registered
+    browser = Browser(ada.world)
+    begun = browser.begin("invitation", token=token)
+    made = Authenticator().create(begun["options"], browser.origin)
+    made["response"]["attestationObject"] = b64encode(attestation or b"x")
+    answer = browser.finish("invitation", {"token": token, "challenge": begun["challenge"], "credential": made})
+    assert refused(answer)[0] in (400, 401)
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        b"\x81" * 8000,
+        b"\x5b" + b"\x7f" * 8,
+        b"\x9b" + b"\x00" * 3 + b"\xff" * 5,
+        b"\xbb" + b"\x00" * 4 + b"\xff" * 4,
+        b"\xc2" * 4000,
+    ],
+    ids=["nested", "a long string", "a long list", "a large map", "tags"],
+)
+def test_a_small_message_that_means_a_large_one(registered: Any, bomb: bytes) -> None:
+    ada, token = registered
+    browser = Browser(ada.world)
+    begun = browser.begin("invitation", token=token)
+    made = Authenticator().create(begun["options"], browser.origin)
+    made["response"]["attestationObject"] = b64encode(bomb)
+    answer = browser.finish("invitation", {"token": token, "challenge": begun["challenge"], "credential": made})
+    assert refused(answer) == (401, "passkey-refused")
 
 
 @pytest.mark.parametrize("field", ["agent", "address"])

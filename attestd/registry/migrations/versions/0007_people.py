@@ -71,6 +71,7 @@ def upgrade() -> None:
         sa.Column("public_key", sa.LargeBinary, nullable=False),
         sa.Column("operator", _text(), nullable=False),
         sa.Column("method", _text(), nullable=False),
+        sa.Column("passkey", _text()),
         sa.Column("began_at", sa.BigInteger, nullable=False),
         sa.Column("seen_at", sa.BigInteger, nullable=False),
         sa.Column("ends_at", sa.BigInteger, nullable=False),
