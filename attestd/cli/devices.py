@@ -66,10 +66,18 @@ def import_(
 @app.command("list")
 def list_(
     dir: Dir = DEFAULT_DIR,
-    state: Annotated[str | None, typer.Option(help="Only devices in this state.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help="Only devices in one of these states: with commas; `overdue` may be one.")
+    ] = None,
+    result: Annotated[str | None, typer.Option(help="Only devices with one of these results: with commas.")] = None,
     tier: Annotated[str | None, typer.Option(help="Only devices of this tier.")] = None,
     site: Annotated[str | None, typer.Option(help="Only devices of this site.")] = None,
-    search: Annotated[str | None, typer.Option(help="Words in id, serial number, maker or labels.")] = None,
+    maker: Annotated[str | None, typer.Option(help="Only devices with this maker's TPM.")] = None,
+    label: Annotated[str | None, typer.Option(help="Only devices with this label: NAME=VALUE, or NAME.")] = None,
+    overdue: Annotated[bool, typer.Option("--overdue", help="Only active devices whose result ended.")] = False,
+    search: Annotated[
+        str | None, typer.Option(help="Words that an id, serial number, maker, model, site or label begins with.")
+    ] = None,
     limit: Annotated[int, typer.Option(help="At most this many.", min=1)] = 1000,
     as_json: Json = False,
 ) -> None:
@@ -84,6 +92,10 @@ def list_(
                 state=state,
                 tier=tier,
                 site=site,
+                result=result,
+                maker=maker,
+                label=label,
+                overdue="yes" if overdue else None,
                 q=search,
                 after=after,
                 limit=min(1000, limit - len(found)),

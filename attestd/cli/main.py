@@ -15,6 +15,7 @@ from attestd.cli import (
     appraise,
     audit,
     backup,
+    boundaries,
     brake,
     ca,
     credentials,
@@ -48,6 +49,7 @@ app.add_typer(references.app, name="references")
 app.add_typer(credentials.app, name="credentials")
 app.add_typer(operators.app, name="operators")
 app.add_typer(proxies.app, name="proxies")
+app.add_typer(boundaries.app, name="boundaries")
 app.add_typer(policy.app, name="policy")
 app.add_typer(audit.app, name="audit")
 app.add_typer(admin, name="admin")

@@ -30,6 +30,7 @@ from attestd.issuance.makers import known_makers
 from attestd.operations import deciding
 from attestd.operations.act import Act
 from attestd.policy import PolicySet
+from attestd.policy.review import require_readable
 from attestd.protocol.encoding import b64decode
 from attestd.registry import (
     admission,
@@ -172,22 +173,26 @@ class Operations:
             issued.revoke(c, serial, reason=act.reason, now=act.at)
             act.note(c, "revoke", str(serial))
 
-    def set_policy(self, text: str, act: Act) -> int:
-        """A new version of the policy, checked against the schema first. Returns its version."""
+    def set_policy(self, text: str, act: Act, *, expected_version: int | None = None) -> int:
+        """A new version of the policy, checked against the schema first. Returns its version. `expected_version`: the
+        one that its author began at; raises PolicyRaced if another one is in force by now."""
         with self.registry.acting() as c:
             version = policies.latest(c).version + 1
+            policies.require_newest(c, expected_version)
+            require_readable(text)
             PolicySet.parse(text, version)
             policies.add(c, text=text, created_by=act.actor, now=act.at, expected_version=version - 1)
             act.note(c, "set-policy", f"policy {version}")
         return version
 
-    def rollback_policy(self, to: int | None, act: Act) -> tuple[int, int]:
+    def rollback_policy(self, to: int | None, act: Act, *, expected_version: int | None = None) -> tuple[int, int]:
         """A new version with the text of an old one (None: of the text before this one). Returns both numbers.
 
         The old text has to fit today's schema: edges would not understand it otherwise.
         """
         with self.registry.acting() as c:
             newest = policies.latest(c)
+            policies.require_newest(c, expected_version)
             old = policies.before_this_text(c) if to is None else policies.by_version(c, to)
             if old.text == newest.text:
                 raise policies.AlreadyInForce(

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from attestd.errors import Conflict, Forbidden
+from attestd.errors import Conflict, Forbidden, Unauthenticated
 from attestd.ids import SpiffeId
 from attestd.operations.act import Act
-from attestd.operations.ceremonies import Challenge
+from attestd.operations.ceremonies import Challenge, ChallengeSpent
 from attestd.operations.passkeys import Answer, creation_options, verify_registration
 from attestd.operations.sign_in import TOKEN, Begun, SignIn, add_passkey
 from attestd.registry import identities, invitations, operators, passkeys, sessions
@@ -49,6 +49,12 @@ class SignInTooOld(Forbidden):
     """The sign-in is too long ago to register a first passkey"""
 
     remedy = "Sign in again, and add the passkey within ten minutes."
+
+
+class PasskeyNotAdded(Forbidden):
+    """The new passkey is not for this, or was not made in time"""
+
+    remedy = "Begin again, and make it within two minutes. Nothing was added."
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +108,7 @@ class People:
             raise OperatorTaken(
                 "This operator has a way in already.",
                 seen=held.name,
-                remedy="They can add passkeys themselves. If they lost all of them, disable the operator first.",
+                remedy="They can add passkeys themselves. If they lost all of them, remove those first.",
             )
 
     def withdraw(self, id: str, act: Act) -> Invitation:
@@ -132,14 +138,20 @@ class People:
         return Begun(sealed, creation_options(self.sign_in.rp, sealed, person.name, known))
 
     def add_passkey(self, person: Person, sealed: bytes, answer: Answer, label: str, act: Act) -> Passkey:
-        """Raises ChallengeForeign and its siblings, PasskeyRefused, PasskeyTaken, TooManyPasskeys."""
+        """Raises PasskeyNotAdded, PasskeyTaken, TooManyPasskeys, OperatorDisabled."""
         bound = person.name.encode(), person.session.encode()
         keys = self.sign_in.sealing
-        challenge = Challenge.open(sealed, *bound, keys=keys, purpose=ADDING, now=act.now)
-        made = verify_registration(self.sign_in.rp, answer, sealed)
+        try:
+            challenge = Challenge.open(sealed, *bound, keys=keys, purpose=ADDING, now=act.now)
+            made = verify_registration(self.sign_in.rp, answer, sealed)
+        except Unauthenticated as refused:  # the caller is proven: this says nothing of the session
+            raise PasskeyNotAdded(refused.detail, seen=refused.seen, expected=refused.expected) from None
         with self.sign_in.registry.acting() as c:
-            perform(c, challenge.spending(purpose="passkey", now=act.now))
             operators.require_enabled(c, person.name)
+            try:
+                perform(c, challenge.spending(purpose="passkey", now=act.now))
+            except ChallengeSpent as spent:
+                raise PasskeyNotAdded(spent.detail) from None
             return add_passkey(c, made, person.name, label, entropy=self.sign_in.entropy, act=act)
 
     def remove_passkey(self, person: Person, id: str, act: Act) -> Passkey:

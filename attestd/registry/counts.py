@@ -16,7 +16,6 @@ from sqlalchemy import (
     Connection,
     Delete,
     Insert,
-    Row,
     Select,
     Subquery,
     Update,
@@ -154,7 +153,8 @@ def _known(c: Connection, sites: Sequence[str]) -> dict[Key, int]:
 def differences(c: Connection) -> dict[Key, tuple[int, int]]:
     """Where the counts are not what a count of all devices says now: (kept, counted) by group. Reads every device."""
     kept = _sums(c)
-    counted = {_group(row): int(row[4]) for row in c.execute(_counting())}
+    rows: Any = c.execute(_counting())
+    counted = {_group(row): int(row[4]) for row in rows}
     return {
         group: (kept.get(group, 0), counted.get(group, 0))
         for group in sorted(kept.keys() | counted.keys())
@@ -165,11 +165,11 @@ def differences(c: Connection) -> dict[Key, tuple[int, int]]:
 def _sums(c: Connection) -> dict[Key, int]:
     kept = _kept()
     names = [kept.c[name] for name in _NAMES]
-    rows = c.execute(select(*names, func.sum(kept.c.count)).group_by(*names))
+    rows: Any = c.execute(select(*names, func.sum(kept.c.count)).group_by(*names))
     return {_group(row): int(row[4]) for row in rows if row[4]}
 
 
-def _group(row: Row[Any]) -> Key:
+def _group(row: Any) -> Key:
     tier, site, state, status, _ = row
     return tier, site, state, status
 
@@ -183,7 +183,7 @@ def mend(c: Connection, found: Mapping[Key, tuple[int, int]]) -> None:
         c.execute(insert(fleet_changes), rows)
 
 
-def _counting() -> Select[tuple[str, str, str, str, int]]:
+def _counting() -> Select[Any]:
     d = devices.c
     group = (func.coalesce(d.tier, ""), func.coalesce(d.site, ""), d.state, func.coalesce(d.result_status, NONE))
     named = [column.label(name) for column, name in zip(group, _NAMES, strict=True)]

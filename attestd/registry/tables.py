@@ -556,6 +556,7 @@ class EdgeReportRow(_Stored, table=True):
     allowed: int = Field(sa_type=BigInteger)
     refused: int = Field(sa_type=BigInteger)
     silent_since: int | None = Field(default=None, sa_type=BigInteger)
+    boundaries: dict[str, Any] | None = Field(default=None, sa_type=_Json)
 
 
 class EdgeCountRow(_Stored, table=True):

@@ -364,6 +364,23 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         {200: "ProxyPage"},
         query={"since": _NUMBER},
     ),
+    "GET /v1/admin/boundaries": Described(
+        "Boundaries by how much is refused there; `window` in hours",
+        {200: "BoundariesPage"},
+        query={"site": SEGMENT, "window": {**_LIMIT, "maximum": 744}, "limit": _LIMIT},
+    ),
+    "POST /v1/admin/policy/check": Described(
+        "What is wrong with a policy, by line and column",
+        {200: "PolicyChecked"},
+        "PolicyText",
+        refusals=frozenset({429}),
+    ),
+    "POST /v1/admin/policy/dry-run": Described(
+        "What a policy would change of what was decided lately",
+        {200: "PolicyTried"},
+        "PolicyTrial",
+        refusals=frozenset({404, 429}),
+    ),
     "POST /v1/admin/proxies": Described("Give an edge proxy an identity", {201: "ProxyAdded"}, "NewProxy"),
     "POST /v1/admin/proxies/<name>/disable": Described("Disable a proxy", {200: "Named"}, "Nothing"),
     "GET /healthz": Described("Is it alive?", {200: ("text/plain", _LINES)}),

@@ -14,7 +14,6 @@ from attestd.operations.edges import MAX_BOUNDARIES, MAX_COUNT, MAX_HOURS, MAX_R
 from attestd.operations.edges import State as EdgeState
 from attestd.operations.receipts import MAX_RECEIPTS
 from attestd.operations.references import MAX_GOLDEN
-from attestd.policy.source import MAX_POLICY
 from attestd.protocol.evidence import (
     BANKS,
     MAX_ATTEST,
@@ -56,6 +55,7 @@ from attestd.web.schema_words import named as _named
 from attestd.web.schema_words import or_null as _or_null
 from attestd.web.schemas_audit import AUDIT
 from attestd.web.schemas_authority import AUTHORITY
+from attestd.web.schemas_boundaries import BOUNDARIES, GUARDED
 from attestd.web.schemas_devices import DEVICE_PAGES
 from attestd.web.schemas_devices import RESULT as _RESULT
 from attestd.web.schemas_fleet import FLEET
@@ -169,6 +169,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     **AUTHORITY,
     **FLEET,
     **DEVICE_PAGES,
+    **BOUNDARIES,
     **SELECTIONS,
     **PEOPLE,
     # Devices
@@ -270,7 +271,8 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             ),
             "receipts_waiting": _WHOLE,
             "stale_for": _named(_SECONDS, MAX_STANDING),
-        }
+        },
+        boundaries=GUARDED,
     ),
     "EdgeReportAnswer": _answer(sequence=_FROM_ONE),
     "ReceiptsMessage": _message(
@@ -306,8 +308,8 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         expected={**_COUNT, "description": "how many devices it has; left out in a dry run, needed otherwise"},
         **_REASON,
     ),
-    "Policy": _message({"text": text(MAX_POLICY)}),
     "PolicyRollback": _message(
+        expected_version=_COUNT,
         to={"type": "integer", "minimum": 1, "maximum": MAX_VERSION - 1, "description": "left out: the text before"},
         **_REASON,
     ),
@@ -492,7 +494,8 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             MAX_GOLDEN,
         ),
     ),
-    "Proxies": _answer(time=_TIMES, proxies=_list(closed(_PROXY))),
+    "EdgeStanding": closed(_PROXY),
+    "Proxies": _answer(time=_TIMES, proxies=_list(ref("EdgeStanding"))),
     "ProxyPage": _answer(
         time=_TIMES,
         proxy=closed(_PROXY),

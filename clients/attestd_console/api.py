@@ -171,18 +171,18 @@ class Api:
 
     def get(self, path: str, query: Query | None = None, /, **more: object) -> dict[str, Any]:
         """Members of the query that are None or empty are left out. Raises Refused, Unreachable."""
-        return _document(self.call("GET", _with(path, {**(query or {}), **more})))
+        return document(self.call("GET", _with(path, {**(query or {}), **more})))
 
     def post(
         self, path: str, message: Mapping[str, Any] | None = None, *, headers: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        return _document(self.call("POST", path, written(message), headers=headers))
+        return document(self.call("POST", path, written(message), headers=headers))
 
     def put(self, path: str, message: Mapping[str, Any], *, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
-        return _document(self.call("PUT", path, written(message), headers=headers))
+        return document(self.call("PUT", path, written(message), headers=headers))
 
     def delete(self, path: str, *, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
-        return _document(self.call("DELETE", path, headers=headers))
+        return document(self.call("DELETE", path, headers=headers))
 
     def call(
         self,
@@ -288,7 +288,8 @@ def refusal_of(answer: httpx.Response) -> Refused | None:
     return Refused(answer.status_code, problem if isinstance(problem, dict) else {})
 
 
-def _document(answer: httpx.Response) -> dict[str, Any]:
+def document(answer: httpx.Response) -> dict[str, Any]:
+    """An answer's JSON object; nothing is an empty one. Raises Unreachable."""
     try:
         found = answer.json() if answer.content else {}
     except ValueError:

@@ -16,6 +16,7 @@ _WIDTH: Final = 720
 # Height grows with severity, for those who don't see the colour.
 _HEIGHTS: Final[Mapping[str, int]] = {"ok": 6, "none": 6, "warn": 10, "bad": 16}
 _BASE: Final = 16
+_LEAST: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,9 @@ def strip(runs: Sequence[Mapping[str, Any]], *, now: float, until: int | None) -
             tone = look(run["status"]).tone
             height = _HEIGHTS.get(tone, 6)
             x = _WIDTH * (first - begin) / span
-            width = max(_WIDTH * (end - first) / span - 1.5, 1)
+            # What is odd is seen, however short it was.
+            width = max(_WIDTH * (end - first) / span - 1.5, 1 if tone == "ok" else _LEAST)
+            x = min(x, _WIDTH - width)
             bands.append(Band(round(x, 1), round(width, 1), _BASE - height, height, tone))
             held[run["status"]] = held.get(run["status"], 0) + end - first
         end = min(end, float(run["first_at"]))

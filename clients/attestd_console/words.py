@@ -40,6 +40,12 @@ _LOOKS: Final[Mapping[str, Look]] = {
     "denied": Look("bad", "bad", "Denied"),
     "stale": Look("warn", "warn", "Stale"),
     "fresh": Look("ok", "ok", "Up to date"),
+    # How edges stand
+    "current": Look("ok", "ok", "Up to date"),
+    "behind": Look("warn", "warn", "Behind"),
+    "silent": Look("warn", "warn", "Not heard"),
+    "never": Look("none", "none", "Never heard"),
+    "disabled": Look("none", "dash", "Disabled"),
     # Credentials
     "valid": Look("ok", "ok", "Valid"),
     "suspended": Look("bad", "quar", "Suspended"),

@@ -460,7 +460,7 @@ def test_a_person_of_a_provider_adds_a_first_passkey_soon_after(world: World, pr
     message = {"v": 1, "challenge": made["challenge"], "credential": passkey.create(made["options"], browser.origin)}
     world.clock.advance(minutes=10, seconds=1)
     assert refused(browser.post("/v1/admin/passkeys/begin", {"v": 1})) == (403, "sign-in-too-old")
-    assert refused(browser.post("/v1/admin/passkeys", message)) == (401, "challenge-late")
+    assert refused(browser.post("/v1/admin/passkeys", message)) == (403, "passkey-not-added")
     world.clock.advance(minutes=-10, seconds=-1)
     assert browser.post("/v1/admin/passkeys", message).status_code == 201
     assert Browser(world).sign_in(passkey).status_code == 201

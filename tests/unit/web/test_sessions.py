@@ -269,7 +269,7 @@ def test_a_second_passkey(world: World, ada: Person) -> None:
     assert answer.status_code == 201
     assert answer.get_json()["passkey"]["label"] == "phone"
     assert [each["type"] for each in begun["options"]["excludeCredentials"]] == ["public-key"]
-    assert refused(ada.post("/v1/admin/passkeys", message)) == (401, "challenge-spent")
+    assert refused(ada.post("/v1/admin/passkeys", message)) == (403, "passkey-not-added")
     assert Browser(world).sign_in(phone).status_code == 201
     shown = ada.get("/v1/admin/passkeys").get_json()["passkeys"]
     assert [(each["label"], each["operator"]) for each in shown] == [("laptop", "ada"), ("phone", "ada")]
@@ -284,8 +284,8 @@ def test_a_passkey_is_added_by_the_session_that_began(world: World, ada: Person)
     begun = ada.post("/v1/admin/passkeys/begin", body, headers=headers).get_json()
     made = fresh.create(begun["options"], ada.origin)
     message = {"v": 1, "challenge": begun["challenge"], "credential": made}
-    assert refused(eve.post("/v1/admin/passkeys", message)) == (401, "challenge-foreign")
-    assert refused(other.post("/v1/admin/passkeys", message)) == (401, "challenge-foreign")
+    assert refused(eve.post("/v1/admin/passkeys", message)) == (403, "passkey-not-added")
+    assert refused(other.post("/v1/admin/passkeys", message)) == (403, "passkey-not-added")
     assert ada.post("/v1/admin/passkeys", message).status_code == 201
 
 
