@@ -11,6 +11,7 @@ import typer
 from attestd.cli import cohorts
 from attestd.cli.backup import release_restored
 from attestd.cli.calls import service
+from attestd.cli.explaining import timeline
 from attestd.cli.options import DEFAULT_DIR, Dir, Json, Reason
 from attestd.cli.output import emit, failing, moment, say, table
 from attestd.errors import MalformedInput
@@ -115,6 +116,27 @@ def show(id: Id, dir: Dir = DEFAULT_DIR, as_json: Json = False) -> None:
     with failing(as_json=as_json):
         document = service(dir).get(f"/devices/{id}")
         emit(document, as_json=as_json, text=_described(document))
+
+
+@app.command()
+def history(
+    id: Id,
+    limit: Annotated[int, typer.Option(help="At most this many entries.", min=1, max=1000)] = 50,
+    dir: Dir = DEFAULT_DIR,
+    as_json: Json = False,
+) -> None:
+    """What happened to a device, the newest first: results, certificates, crossings, and what was done to it."""
+    with failing(as_json=as_json):
+        api = service(dir)
+        found: list[dict[str, Any]] = []
+        before: str | None = None
+        while len(found) < limit:
+            page = api.get(f"/devices/{id}/history", before=before, limit=min(200, limit - len(found)))
+            found += page["entries"]
+            before = page["before"]
+            if before is None:
+                break
+        emit(found, as_json=as_json, text=timeline(found))
 
 
 def _described(document: dict[str, Any]) -> str:

@@ -161,6 +161,13 @@ def _within(c: Connection, statement: Select[Any]) -> list[StoredReceipt]:
     return found
 
 
+def latest_of(c: Connection, device_id: str, *, before: int | None = None, limit: int = 100) -> list[StoredReceipt]:
+    """A device's crossings, the newest first; the last one's `number` is the next page's `before`."""
+    wanted = [receipts.c.device_id == device_id] + ([] if before is None else [receipts.c.number < before])
+    statement = select(receipts).where(*wanted).order_by(receipts.c.number.desc()).limit(min(limit, MAX_PAGE))
+    return [StoredReceipt(**row._mapping) for row in c.execute(statement)]
+
+
 def newest(c: Connection, *, before: int | None = None, limit: int = MAX_PAGE) -> list[StoredReceipt]:
     """The other way round: those that came last first, for who wants to know what happened lately."""
     wanted = [] if before is None else [receipts.c.number < before]
