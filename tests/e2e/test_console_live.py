@@ -102,7 +102,8 @@ def says(page: Any, words: re.Pattern[str]) -> None:
 def unmoved(page: Any, born: float) -> None:
     """The page is the one that was opened, and nothing moved in it."""
     assert page.evaluate("window.born") == born
-    assert page.evaluate("window.moved") == []
+    moved = page.evaluate("window.moved")
+    assert moved == [], repr(moved)
     assert page.complaints == []
 
 
