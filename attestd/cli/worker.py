@@ -29,6 +29,7 @@ from attestd.web.baton import Baton
 from attestd.web.connections import Warden
 from attestd.web.front import Front, Limits
 from attestd.web.logs import configure
+from attestd.web.mounts import Mounts, installed
 from attestd.web.pressure import Pressure
 from attestd.web.sources import Proxies, within
 from attestd.web.streams import Streams
@@ -90,8 +91,10 @@ def front_of(instance: Instance, baton: Baton | None = None) -> Front:
     )
     background: list[asyncio.Task[None]] = []  # a task that nobody holds may vanish
 
+    api = create_app(instance.service).wsgi_app
+
     return Front(
-        create_app(instance.service).wsgi_app,
+        Mounts(api, installed(api, server.url)),
         threads=server.threads,
         limits=Limits(
             body_time=server.request_timeout.total_seconds(),
