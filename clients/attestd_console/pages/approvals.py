@@ -104,9 +104,9 @@ def grouped(devices: Sequence[Mapping[str, Any]]) -> list[Group]:
         found.setdefault((*chip, device["endorsement"], checks), []).append(Waiting(device, checks))
     groups = []
     for (maker, model, firmware, *_), waiting in found.items():
-        chip = " ".join(part for part in (maker, model, firmware) if part) or "An unnamed chip"
+        named = " ".join(part for part in (maker, model, firmware) if part) or "An unnamed chip"
         heading = "One on its own" if len(waiting) == 1 else f"{len(waiting)} that are alike"
-        groups.append(Group(heading, chip, waiting))
+        groups.append(Group(heading, named, waiting))
     return sorted(groups, key=lambda group: (-len(group.waiting), group.detail))
 
 

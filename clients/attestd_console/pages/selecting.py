@@ -95,12 +95,7 @@ def routes(console: Console) -> Blueprint:
             doable=seen["done"],
             left=causes(seen["left"]),
             shared=shared(seen["done"]),
-            again=sum(
-                device["result"] is not None and device["result"]["status"] == "contraindicated"
-                for device in seen["done"]
-            )
-            if act == "release"
-            else 0,
+            again=still_refused(seen["done"]) if act == "release" else 0,
             shown=_SHOWN,
             reason=request.form.get("reason", ""),
         )
@@ -133,6 +128,11 @@ def routes(console: Console) -> Blueprint:
         return preview(act, picked, done) if isinstance(done, Failed) else done
 
     return page
+
+
+def still_refused(devices: Sequence[Mapping[str, Any]]) -> int:
+    """How many of them still differ, by their newest result."""
+    return sum((device["result"] or {}).get("status") == "contraindicated" for device in devices)
 
 
 def shared(devices: Sequence[Mapping[str, Any]]) -> str:

@@ -31,24 +31,32 @@ OVERLAPS: Final = ((86400, "a day"), (7 * 86400, "a week"), (14 * 86400, "two we
 
 
 def routes(console: Console) -> Blueprint:
-    page = Blueprint("references", __name__)
+    page = Blueprint("reference", __name__)
+    _all(page, console)
+    _one(page, console)
+    return page
 
-    def every(*, all_: bool) -> list[dict[str, Any]]:
-        found = console.api().get("/v1/admin/references", all="true" if all_ else None, limit=_MOST)
-        return list(found["references"])
 
-    def document(number: int) -> dict[str, Any]:
-        return dict(console.api().get(at("v1", "admin", "references", number))["document"])
+def _every(console: Console, *, over: bool) -> list[dict[str, Any]]:
+    """Versions, the newest first: those that count, and with `over` those that did."""
+    found = console.api().get("/v1/admin/references", all="true" if over else None, limit=_MOST)
+    return list(found["references"])
 
-    # ---- All ------------------------------------------------------------------------------------------------
+
+def _document(console: Console, number: int) -> dict[str, Any]:
+    return dict(console.api().get(at("v1", "admin", "references", number))["document"])
+
+
+def _all(page: Blueprint, console: Console) -> None:
+    """The list of names, and what makes a new version."""
 
     @page.get("/reference")
     def listed() -> Response:
         return overview()
 
     def overview(failed: Failed | None = None, draft: str = "", notes: Sequence[tuple[str, str]] = ()) -> Response:
-        counting = every(all_=False)
-        names = [(name, *_lines(console, versions, document)) for name, versions in _by_name(counting).items()]
+        counting = _every(console, over=False)
+        names = [(name, *_line(console, versions)) for name, versions in _by_name(counting).items()]
         return console.page(
             "references.html",
             topics=("references", "attestations"),
@@ -100,14 +108,16 @@ def routes(console: Console) -> Blueprint:
         notes += [(one["id"], one["why"]) for one in learned["devices"] if one["why"]]
         return overview(draft=json.dumps(learned["document"], indent=2, ensure_ascii=False), notes=notes)
 
-    # ---- One name -------------------------------------------------------------------------------------------
+
+def _one(page: Blueprint, console: Console) -> None:
+    """One name, and one of its versions."""
 
     @page.get("/reference/<name>")
     def one(name: str) -> Response:
         return ring(name)
 
     def ring(name: str, failed: Failed | None = None) -> Response:
-        versions = [entry for entry in every(all_=True) if entry["name"] == name]
+        versions = [entry for entry in _every(console, over=True) if entry["name"] == name]
         if not versions:
             abort(404)
         shown = next((entry for entry in versions if entry["counts"]), versions[0])
@@ -122,7 +132,7 @@ def routes(console: Console) -> Blueprint:
             failed=failed,
             name=name,
             versions=versions,
-            match=match_words(document(shown["number"]).get("match") or {}),
+            match=match_words(_document(console, shown["number"]).get("match") or {}),
             deciding=[entry for entry in versions if entry["counts"] and entry["stage"] == "enforce"],
             watched=watched,
             refusals=refusals,
@@ -183,8 +193,6 @@ def routes(console: Console) -> Blueprint:
         )
         return single(name, number, done) if isinstance(done, Failed) else done
 
-    return page
-
 
 def lead(counting: Sequence[Mapping[str, Any]], would_refuse: Sequence[int]) -> str:
     """The first sentence: what decides, what is watched, and what that would do."""
@@ -208,7 +216,7 @@ def _by_name(versions: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[st
     return dict(sorted(found.items()))
 
 
-def _lines(console: Console, versions: Sequence[Mapping[str, Any]], document: Any) -> tuple[Any, dict[str, Any]]:
+def _line(console: Console, versions: Sequence[Mapping[str, Any]]) -> tuple[Any, dict[str, Any]]:
     """A name's versions that count, and what its line says."""
     watched = next((entry for entry in versions if entry["stage"] == "monitor"), None)
     would_refuse = 0
@@ -218,7 +226,7 @@ def _lines(console: Console, versions: Sequence[Mapping[str, Any]], document: An
     return versions, {
         "would_refuse": would_refuse,
         "watched": watched,
-        "match": match_words(document(versions[0]["number"]).get("match") or {}),
+        "match": match_words(_document(console, versions[0]["number"]).get("match") or {}),
     }
 
 
