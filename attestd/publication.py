@@ -22,6 +22,7 @@ from attestd.config import Settings
 from attestd.credentials.bundle import Bundle
 from attestd.credentials.copies import HEAD, STATUS, Copy, read_name
 from attestd.credentials.status import Status, StatusList
+from attestd.credentials.transparency import Head
 from attestd.errors import AttestdError, MalformedInput, Unavailable
 from attestd.ids import Serial
 from attestd.registry import bundles, devices, issued, policies, revision
@@ -166,6 +167,14 @@ class Publication:
         """The bundle of that name, taken apart; None if it is not kept any more, or is none."""
         with self._lock:
             return self._copy(name)
+
+    def head_in(self, name: str) -> Head | None:
+        """The audit trail's head in the bundle of that name: what an edge that uses it has seen, and found to go on
+        from all that it saw before. None if that bundle is not kept any more."""
+        copy = self.copy(name)
+        if copy is None or HEAD not in copy.parts:
+            return None
+        return self.audit.read_head(copy.parts[HEAD].decode("ascii"))
 
     def _published(self, newest: bundles.BundleHead) -> PublishedBundle:
         latest = self._latest

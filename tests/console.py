@@ -9,26 +9,27 @@ console.post("/fleet/x/quarantine", {"reason": "…"})   # with the form's token
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
-from wsgiref.types import StartResponse, WSGIApplication
+from urllib.parse import urlsplit
+from wsgiref.types import WSGIApplication
 
-from flask import Flask
+from flask import Blueprint, Flask
 from werkzeug.test import TestResponse
 
-from attestd.protocol.encoding import b64decode, b64encode
-from attestd.registry import operators
+from attestd.protocol.encoding import b64encode
 from attestd.registry.operators import Role
 from attestd_console.api import Service
 from attestd_console.app import create_app
 from attestd_console.console import Console
 from attestd_console.sessions import SESSION, Seed
-from tests.service import TRUST_DOMAIN, URL, World
+from tests.authenticator import Authenticator, invite, touch_header
+from tests.service import URL, World
 
-ORIGIN = "https://console.test"
-_HOST = "console.test"
+ORIGIN = URL  # where passkeys of a World belong
+_HOST = str(urlsplit(URL).hostname)
 
 
 @dataclass
@@ -64,80 +65,71 @@ class ConsoleClient:
         return self.http.post(path, base_url=ORIGIN, data=data, headers={**self.headers, **(headers or {})})
 
 
-def console_app(world: World, api: WSGIApplication | None = None) -> Flask:
-    """The console over this world's API, or over `api` in its place."""
-    service = Service.inside(api or with_sessions(world), URL)
-    return create_app(Console(service, clock=lambda: world.clock().timestamp()))
+def console_app(world: World, api: WSGIApplication | None = None, *pages: Callable[[Console], Blueprint]) -> Flask:
+    """The console over this world's API, or over `api` in its place; `pages` are a test's own."""
+    console = Console(Service.inside(api or world.app.wsgi_app, URL), clock=lambda: world.clock().timestamp())
+    app = create_app(console)
+    for routes in pages:
+        app.register_blueprint(routes(console))
+    return app
 
 
 def console_client(
     world: World, role: str = "admin", name: str | None = None, *, app: Flask | None = None
 ) -> ConsoleClient:
-    """Somebody of this role is signed in."""
+    """Somebody of this role looks, by a key of their own: what they do needs no touch. See `signed_in`."""
     seed = Seed.fresh()
     world.service.operations.register_operator(name or f"{role}-here", Role(role), seed.key.public_key, world.act)
     return ConsoleClient(world, app or console_app(world), seed)
 
 
+def signed_in(
+    world: World,
+    role: str = "admin",
+    name: str = "ada",
+    *,
+    passkey: Authenticator | None = None,
+    app: Flask | None = None,
+) -> ConsoleClient:
+    """Somebody who came by a one-time link through the console's own pages, with this passkey."""
+    client = ConsoleClient(world, app or console_app(world))
+    accept(client, invite(world, name, role)["token"], passkey or Authenticator())
+    return client
+
+
+def accept(client: ConsoleClient, token: str, passkey: Authenticator, **lies: Any) -> TestResponse:
+    """The one-time link's page, as its script does it. `lies` are the authenticator's."""
+    begun = client.post(f"/first/{token}/begin").get_json()
+    made = passkey.create(begun["options"], ORIGIN, **lies)
+    form = {"challenge": begun["challenge"], "credential": json.dumps(made), "label": "laptop"}
+    answer = client.post(f"/first/{token}", form)
+    client.seed = Seed.read(client.cookie(SESSION) or "")
+    return answer
+
+
+def sign_in(client: ConsoleClient, passkey: Authenticator, wanted: str = "/", **lies: Any) -> TestResponse:
+    """The sign-in page, as its script does it."""
+    begun = client.post("/sign-in/passkey/begin", {"next": wanted}).get_json()
+    proof = passkey.get(begun["options"], ORIGIN, **lies)
+    form = {"challenge": begun["challenge"], "credential": json.dumps(proof)}
+    answer = client.post("/sign-in/passkey", form)
+    client.seed = Seed.read(client.cookie(SESSION) or "")
+    return answer
+
+
+def touch(client: ConsoleClient, passkey: Authenticator, path: str, form: Mapping[str, Any]) -> TestResponse:
+    """A form with data-touch, as its script sends it: first to begin, then with the authenticator's answer."""
+    begun = client.post(path, form, headers={"Touch": "begin"})
+    if begun.status_code != 200:
+        return begun
+    said = begun.get_json()
+    proof = passkey.get(said["options"], ORIGIN)
+    return client.post(path, {**form, "touch": touch_header(said["challenge"], proof)})
+
+
 def stranger(world: World, *, app: Flask | None = None) -> ConsoleClient:
     """Nobody is signed in."""
     return ConsoleClient(world, app or console_app(world))
-
-
-# ---- Until the service has sessions -------------------------------------------------------------------------------
-
-
-def with_sessions(world: World) -> WSGIApplication:
-    """The API with the routes of sign-in, where it has none of its own: an operator's own key is their session."""
-    api = world.app.wsgi_app
-    own = {rule.rule for rule in world.app.url_map.iter_rules()}
-
-    def application(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        path = environ["PATH_INFO"]
-        answer = _ANSWERS.get(path)
-        if answer is None or path in own:
-            return api(environ, start_response)
-        status, members = answer(world, environ)
-        kind = "application/json" if status < 400 else "application/problem+json"
-        start_response(f"{status} -", [("Content-Type", kind)])
-        return [json.dumps(members).encode()]
-
-    return application
-
-
-Answer = tuple[int, dict[str, Any]]
-
-
-def _session(world: World, environ: Mapping[str, Any]) -> Answer:
-    compact = str(environ.get("HTTP_AUTHORIZATION", "")).removeprefix("Attestd ")
-    try:
-        kid = b64decode(json.loads(b64decode(compact.split(".")[0]))["kid"])
-    except ValueError:
-        kid = b""
-    with world.registry.reading() as c:
-        found = operators.by_thumbprint(c, kid)
-    if found is None or found.disabled_at is not None:
-        kind = "urn:attestd:problem:caller-unknown"
-        return 401, {"type": kind, "title": "No caller with this key may sign requests here", "status": 401}
-    who = {"name": found.name, "role": found.role.value}
-    return 200, {"trust_domain": str(TRUST_DOMAIN), "operator": who, "session": None, "passkeys": 1}
-
-
-def _offered(world: World, environ: Mapping[str, Any]) -> Answer:
-    return 200, {
-        "trust_domain": str(TRUST_DOMAIN),
-        "passkeys": True,
-        "rp_id": _HOST,
-        "origins": [ORIGIN],
-        "providers": [{"name": "sso", "label": "Harbour SSO"}],
-        "first_run": True,
-    }
-
-
-_ANSWERS: dict[str, Callable[[World, Mapping[str, Any]], Answer]] = {
-    "/v1/admin/session": _session,
-    "/v1/admin/sign-in": _offered,
-}
 
 
 # ---- What a page is made of ---------------------------------------------------------------------------------------

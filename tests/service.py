@@ -50,7 +50,13 @@ from attestd.issuance.trust import Trust
 from attestd.operations import Act, Operations
 from attestd.operations.authority import Authority
 from attestd.operations.fleet import Fleet
+from attestd.operations.news import Newsroom
+from attestd.operations.oidc import Oidc
+from attestd.operations.people import People
+from attestd.operations.provider import Provider
 from attestd.operations.selections import Selections
+from attestd.operations.sign_in import SignIn
+from attestd.operations.touch import Touch
 from attestd.policy import PolicySet, default_policy, edge_tokens_policy
 from attestd.protocol.encoding import b64decode, read_object, write_object
 from attestd.protocol.signed import sign_detached
@@ -262,6 +268,7 @@ def wire(settings: Settings, hierarchy: Hierarchy, registry: Registry, clock: Ca
     trust = Trust(registry, settings.endorsement)
     appraiser = Appraiser(settings, registry)
     quarantines = Quarantines(registry, settings.brake)
+    sign_in = SignIn(settings, registry, hierarchy.sealing, entropy)
     return Service(
         settings=settings,
         registry=registry,
@@ -274,7 +281,12 @@ def wire(settings: Settings, hierarchy: Hierarchy, registry: Registry, clock: Ca
         fleet=Fleet(settings, registry, quarantines),
         selections=Selections(settings, registry),
         authority=Authority(settings, registry, lambda: hierarchy.sealing.places),
-        callers=Callers(registry, hierarchy.sealing),
+        sign_in=sign_in,
+        oidc=Oidc(sign_in, {each.name: Provider(each, settings.dir) for each in settings.providers}),
+        people=People(sign_in),
+        touch=Touch(sign_in),
+        callers=Callers(registry, hierarchy.sealing, settings.console.idle_timeout),
+        newsroom=Newsroom(registry),
         publication=Publication(settings, registry, hierarchy),
         clock=clock,
         entropy=entropy,

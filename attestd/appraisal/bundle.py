@@ -14,9 +14,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
+from attestd.appraisal.explanation import Explanation, explain
 from attestd.appraisal.hardware import CERTIFIED
+from attestd.appraisal.manifests import ReferenceManifest, Subject
 from attestd.appraisal.record import MAX_RECORD, AppraisalRecord, canonical, reappraise
 from attestd.appraisal.results import AttestationResult
+from attestd.appraisal.runtime import RuntimeState
 from attestd.errors import EvidenceRefused
 from attestd.protocol.encoding import MalformedJson, Members, b64encode, read_object, write_object
 from attestd.protocol.evidence import MAX_CERTIFICATE
@@ -117,6 +120,16 @@ class EvidenceBundle:
         if (octets := canonical(result)) != self.result:
             raise NotReproduced(seen=octets.decode()[:400], expected=self.result.decode("utf-8", "replace")[:400])
         return record, result
+
+    def explain(self, record: AppraisalRecord, runtime: RuntimeState | None = None) -> Explanation:
+        """What differs, event by event; `runtime`: what was judged of what ran. Raises what `explain` raises."""
+        return explain(
+            record,
+            subject=Subject(record.tier, record.labels, record.endorsed.manufacturer, record.endorsed.model),
+            manifests=[ReferenceManifest.from_json(document) for document in self.manifests],
+            eventlog=self.eventlog,
+            runtime=runtime,
+        )
 
     def endorse(
         self, record: AppraisalRecord, *, roots: Sequence[bytes] | None, refused: frozenset[Quirk] = frozenset()

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
+from attestd.appraisal.differences import Difference
 from attestd.appraisal.hardware import Chip
 from attestd.appraisal.manifests import Good, ReferenceManifest, Stage, Subject
 from attestd.appraisal.results import AttestationResult, Monitored
@@ -35,13 +36,6 @@ APPROVED_BOOT: Final = 3
 APPROVED_CONFIGURATION: Final = 2
 CONTRAINDICATED: Final = 96
 
-# PCRs that measure code; the rest measures configuration (TCG PC Client Platform Firmware Profile, section 3.3.4).
-CODE_PCRS: Final = frozenset({0, 2, 4, 6, 8, 9, 10, 11})
-# Boot facts about what was loaded; the rest is about settings (docs/measured-boot.md).
-CODE_FACTS: Final = frozenset(
-    {"loaders", "drivers", "boot_files", "initrd", "uki", "uki_sections", "system_extensions", "authorities", "signers"}
-    | {"firmware_version", "mok_lists", "shim", "sbat", "sbat_level"}
-)
 _DOUBTS: Final = "doubts"
 MAX_REASONS: Final = 64
 
@@ -61,12 +55,16 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
-class _Verdict:
-    """What one manifest says: the claims that it speaks of, and why it does not hold."""
+class Verdict:
+    """What one manifest says: the claims that it speaks of, and what is not good by it."""
 
     manifest: ReferenceManifest
     values: Mapping[str, int]
-    reasons: tuple[str, ...]
+    differences: tuple[Difference, ...]
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        return tuple(difference.reason for difference in self.differences)
 
 
 def deciding(
@@ -90,16 +88,15 @@ def appraise(
     }
     reasons = list(why)
     enforced = deciding(manifests, subject, attested_at)  # 3
-    verdicts = [_compare(manifest, evidence) for manifest in enforced]  # 4
-    held = [verdict for verdict in verdicts if not verdict.reasons]
-    if not enforced:
+    verdicts = [compare(manifest, evidence.quote, evidence.boot) for manifest in enforced]  # 4
+    held, closest = counting(verdicts)
+    if closest is None:
         reasons.append("No reference values for this device, so nothing about its software can be affirmed.")
     elif held:  # 6
         for verdict in held:
             vector |= verdict.values
         reasons += _judge_runtime(evidence, enforced, vector)  # 5
     else:
-        closest = min(verdicts, key=lambda verdict: (len(verdict.reasons), verdict.manifest.policy_id))
         vector |= closest.values
         reasons += closest.reasons
     return AttestationResult(
@@ -109,40 +106,52 @@ def appraise(
         facts=MappingProxyType(dict(evidence.chip.facts()) | _shown(evidence.boot)),
         policies=tuple(verdict.manifest.policy_id for verdict in (held or verdicts)),
         monitored=tuple(
-            Monitored(manifest.policy_id, _bounded(_compare(manifest, evidence).reasons + _watch(manifest, evidence)))
+            Monitored(
+                manifest.policy_id,
+                _bounded(compare(manifest, evidence.quote, evidence.boot).reasons + _watch(manifest, evidence)),
+            )
             for manifest in deciding(manifests, subject, attested_at, Stage.MONITOR)
         ),
+        differences=() if held or closest is None else closest.differences,
     )
 
 
-def _compare(manifest: ReferenceManifest, evidence: Evidence) -> _Verdict:
+def counting(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], Verdict | None]:
+    """Step 6: those that hold, and the one whose word counts if none does: it came closest."""
+    held = [verdict for verdict in verdicts if not verdict.differences]
+    closest = min(verdicts, key=lambda each: (len(each.differences), each.manifest.policy_id), default=None)
+    return held, closest
+
+
+def compare(manifest: ReferenceManifest, quote: VerifiedQuote, boot: BootFacts | RecalledFacts | None) -> Verdict:
     """Step 4. Absence fails: a PCR that was not quoted, a fact that is not proven, a log that was not sent."""
     claims: dict[str, int] = {}
-    reasons: list[str] = []
+    differences: list[Difference] = []
 
-    def judge(claim: str, why: str | None) -> None:
-        if why is None:
-            claims.setdefault(claim, _AFFIRMED[claim])
-        else:
-            claims[claim] = CONTRAINDICATED
-            reasons.append(f"{why}, which {manifest.name!r} does not list as good.")
+    def differs(difference: Difference) -> None:
+        claims[difference.claim] = CONTRAINDICATED
+        differences.append(difference)
+
+    def speaks_of(part: Difference) -> None:
+        claims.setdefault(part.claim, _AFFIRMED[part.claim])
 
     for bank, values in sorted(manifest.pcrs.items()):
         for index, good in sorted(values.items()):
-            measured = evidence.quote.pcrs.get(bank, {}).get(index)
-            seen = "not quoted" if measured is None else measured.hex()
-            judge(
-                "executables" if index in CODE_PCRS else "configuration",
-                None if measured in good else f"{bank} PCR {index} is {seen}",
-            )
+            measured = quote.pcrs.get(bank, {}).get(index)
+            found = Difference(manifest.name, bank=bank, pcr=index, value=measured)
+            speaks_of(found) if measured in good else differs(found)
     if manifest.boot:
-        facts = {} if evidence.boot is None else evidence.boot.to_members()
-        for name, condition in sorted(({_DOUBTS: _NO_DOUBTS} | dict(manifest.boot)).items()):
-            claim = "executables" if name in CODE_FACTS else "configuration"
-            judge(claim, None)
+        facts = {} if boot is None else boot.to_members()
+        for name, condition in conditions(manifest):
+            speaks_of(Difference(manifest.name, fact=name))
             for value in _not_good(facts.get(name), condition):
-                judge(claim, f"{name} is {value}")
-    return _Verdict(manifest, claims, tuple(reasons))
+                differs(Difference(manifest.name, fact=name, value=value))
+    return Verdict(manifest, claims, tuple(differences))
+
+
+def conditions(manifest: ReferenceManifest) -> list[tuple[str, Good]]:
+    """What a manifest asks of boot facts, by their names; a boot without doubts, where it does not say which may be."""
+    return sorted(({_DOUBTS: _NO_DOUBTS} | dict(manifest.boot)).items()) if manifest.boot else []
 
 
 _AFFIRMED: Final = {"executables": APPROVED_BOOT, "configuration": APPROVED_CONFIGURATION}
@@ -150,12 +159,16 @@ _NO_DOUBTS: Final = Good(frozenset())
 _NO_LIST: Final = "No IMA list shows what ran since the boot, and reference values speak of it."
 
 
-def _not_good(value: Any, good: Good) -> list[str]:
-    """What of a fact is not among the good values, in words; of a list, the elements."""
+def _not_good(value: Any, good: Good) -> list[Any]:
+    """What of a fact is not among the good values: of a list, the elements. None: it is not proven."""
     if value is None:
-        return ["not proven"]
-    elements = value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else [value]
-    return [f"{element!r}"[:120] for element in elements if not good.covers(element)]
+        return [None]
+    return [element for element in elements_of(value) if not good.covers(element)]
+
+
+def elements_of(value: Any) -> list[Any]:
+    """What of a fact is compared one by one."""
+    return value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else [value]
 
 
 def _judge_runtime(

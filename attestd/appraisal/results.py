@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from attestd.appraisal.differences import Difference
 from attestd.credentials.facts import tier_of
 
 
@@ -29,7 +30,8 @@ class AttestationResult:
     """What relying parties and operators are told. `reasons` are sentences for people.
 
     `facts` are what was proven beside the claims; they go into the credential, for policies to ask for. `policies` are
-    the reference manifests that decided, by name and digest.
+    the reference manifests that decided, by name and digest. `differences` are what reasons about the boot are made of;
+    they are not told again, for they follow from the evidence.
     """
 
     vector: Mapping[str, int]
@@ -38,6 +40,7 @@ class AttestationResult:
     facts: Mapping[str, str | bool | int] = field(default_factory=dict)
     policies: tuple[str, ...] = ()
     monitored: tuple[Monitored, ...] = ()
+    differences: tuple[Difference, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def status(self) -> str:

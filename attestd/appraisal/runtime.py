@@ -18,7 +18,7 @@ entries can't make it good, so the state carries it on.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from struct import Struct
 from typing import Any, NamedTuple, Self
@@ -240,8 +240,11 @@ def appraise_runtime(
     quote: VerifiedQuote,
     known: RuntimeState | None = None,
     begins_at: int = 0,
+    judging: Callable[[Sequence[RuntimePolicy], RuntimeState], Judge] | None = None,
 ) -> RuntimeAppraisal:
     """Judges an IMA list, or with a `known` state its continuation from entry `begins_at` on (counted from 0).
+
+    `judging` makes a judge that remembers more than the result needs (`attestd.appraisal.runtimelisting`).
 
     Raises Pcr10NotQuoted, AnotherBoot, AnotherPolicy, EntriesMissing, MalformedImaList, MalformedImaEntry,
     TemplateDigestMismatch, ImaListMismatch, BankNotReplayed, AnotherListForm, BootAggregateMissing,
@@ -254,7 +257,7 @@ def appraise_runtime(
         known = RuntimeState.begin(policies, quoted, boot)
     known.check_continues(boot=boot, policies=policies, begins_at=begins_at)
     # 2. Replay, and judge on the way.
-    judge = _Judge(policies, known)
+    judge = (judging or Judge)(policies, known)
     walk = ImaWalk(known.replay, entries, quoted=quoted)
     for run in walk:
         judge.take(run)
@@ -271,7 +274,7 @@ def appraise_runtime(
     )
 
 
-class _Judge:
+class Judge:
     """Judges runs of entries by some policies, and keeps count."""
 
     def __init__(self, policies: Sequence[RuntimePolicy], known: RuntimeState) -> None:
@@ -322,7 +325,7 @@ class _Judge:
         try:
             event = read_event(run.template, data, run.order)
         except MalformedImaEntry as error:
-            self._refuse(number, b"", "", str(error))
+            self.refuse(number, b"", "", str(error))
             return
         if event.buffer is not None:
             self._judge_buffer(number, event)
@@ -345,7 +348,7 @@ class _Judge:
             return
         self._files += 1
         if GOOD not in opinions:
-            self._refuse(number, event.name, event.digest.text, opinions[0] if opinions else _NOBODY)
+            self.refuse(number, event.name, event.digest.text, opinions[0] if opinions else _NOBODY)
 
     def _judge_buffer(self, number: int, event: ImaEvent) -> None:
         opinions = []
@@ -358,9 +361,10 @@ class _Judge:
             return
         self._buffers += 1
         if GOOD not in opinions:
-            self._refuse(number, event.name, event.digest.text, opinions[0] if opinions else _NOBODY)
+            self.refuse(number, event.name, event.digest.text, opinions[0] if opinions else _NOBODY)
 
-    def _refuse(self, number: int, path: bytes, digest: str, why: str) -> None:
+    def refuse(self, number: int, path: bytes, digest: str, why: str) -> None:
+        """An entry is not good."""
         self._refused += 1
         if len(self._refusals) < MAX_REFUSED:
             self._refusals.append(Refusal(number, shown(path), digest[:200], why[:400]))

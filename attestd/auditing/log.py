@@ -11,6 +11,8 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -51,6 +53,17 @@ class LogElsewhere(Conflict):
     remedy = "Fetch the newest bundle; after a restore from a backup a new log begins."
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """One row with the newest head and its path to it, if it is sealed. `trouble`: why the tree does not prove it."""
+
+    row: AuditRecord
+    archived: bool
+    head: Head | None = None
+    path: tuple[bytes, ...] = ()
+    trouble: str = ""
+
+
 class AuditLog:
     """One process's way to the tree. Safe from several threads."""
 
@@ -58,7 +71,7 @@ class AuditLog:
         """`folder`: where archived rows are, `<dir>/audit`."""
         self._registry = registry
         self._hierarchy = hierarchy
-        self._folder = folder
+        self.folder = folder
         self._lock = threading.Lock()
         self._newest: VerifiedHead | None = None  # the newest one that this process has seen and found in the tree
         self._proofs: OrderedDict[tuple[int, int, int], tuple[bytes, ...]] = OrderedDict()
@@ -153,6 +166,10 @@ class AuditLog:
             raise TreeDamaged("The newest head is not the one that its row says.", seen=f"{stored.log}.{stored.size}")
         return known
 
+    def read_head(self, jws: str) -> Head:
+        """The head in `jws`, which this trust domain signed at any time. Raises what `verify_head` raises."""
+        return verify_head(jws, roots=self._roots, trust_domain=self._hierarchy.trust_domain, now=None).head
+
     @property
     def _roots(self) -> list[bytes]:
         return [root.public_bytes(serialization.Encoding.DER) for root in self._hierarchy.every_root]
@@ -198,11 +215,31 @@ class AuditLog:
             root_sha256=self._hierarchy.root.fingerprint(hashes.SHA256()),
         )
 
+    def opened(self, number: int, now: datetime) -> Opened:
+        """One row, and its place in the tree; a row that waits is sealed first. From a damaged tree the row alone.
+
+        Raises AuditRowUnknown and the archive's errors.
+        """
+        with suppress(TreeDamaged):
+            self.seal(now)
+        with self._registry.reading() as c:
+            row = self._row(c, number)
+            archived = row.leaf is not None and row.leaf < audit_tree.archived(c)
+            stored = audit_tree.newest_head(c)
+            if row.leaf is None or stored is None or row.leaf >= stored.size:
+                return Opened(row, archived)
+            try:
+                head = self._read(stored).head
+                path = inclusion_path(audit_tree.nodes(c), row.leaf, head.size)
+            except TreeDamaged as error:
+                return Opened(row, archived, trouble=str(error))
+        return Opened(row, archived, head, path)
+
     def _row(self, c: Connection, number: int) -> AuditRecord:
         try:
             return audit.by_number(c, number)
         except AuditRowUnknown:
-            found = find_archived(self._folder, audit_tree.archives(c, holding=number), number)
+            found = find_archived(self.folder, audit_tree.archives(c, holding=number), number)
             if found is None:
                 raise
             return found

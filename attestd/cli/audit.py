@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attestd.cli import cohorts
 from attestd.cli.calls import service
 from attestd.cli.devices import UnreadableFile, read_file
 from attestd.cli.options import DEFAULT_DIR, Dir, Json, elsewhere
@@ -28,6 +29,7 @@ app = typer.Typer(help="The audit trail: list, prove one row, examine all of it.
 app.add_typer(receipts_app, name="receipts")
 
 _COLUMNS = {"number": "NUMBER", "when": "WHEN", "actor": "ACTOR", "act": "ACT", "subject": "SUBJECT", "leaf": "LEAF"}
+_WITNESSES = {"name": "EDGE", "site": "SITE", "state": "STATE", "heard": "HEARD", "log": "LOG", "size": "ROWS SEEN"}
 _TOLD_EVERY = 2.0  # seconds between words about progress
 
 
@@ -41,15 +43,71 @@ class RootUnreadable(MalformedInput):
 def list_(
     dir: Dir = DEFAULT_DIR,
     subject: Annotated[str | None, typer.Option(help="Only rows about this device, operator or thing.")] = None,
+    actor: Annotated[str | None, typer.Option(help="Only what this one did: operator:ada, device:ID, attestd.")] = None,
+    act: Annotated[list[str] | None, typer.Option(help="Only this act: quarantine, set-policy, … Repeatable.")] = None,
+    but: Annotated[list[str] | None, typer.Option(help="Not this act: renew, attest, … Repeatable.")] = None,
+    since: Annotated[str | None, typer.Option(help="From then on: a date, a time, or how long ago (2h, 7d).")] = None,
+    until: Annotated[str | None, typer.Option(help="Before then: a date, a time, or how long ago.")] = None,
+    text: Annotated[str | None, typer.Option(help="Only rows with these words in them, reasons included.")] = None,
     before: Annotated[int | None, typer.Option(help="Only rows with lower numbers.", min=1)] = None,
     limit: Annotated[int, typer.Option(help="At most this many, the newest first.", min=1, max=1000)] = 50,
     as_json: Json = False,
 ) -> None:
-    """List who did what, the newest first. Rows past their retention are in the archive files."""
+    """List who did what, the newest first, archived rows included."""
     with failing(as_json=as_json):
-        found: list[dict[str, Any]] = service(dir).get("/audit", subject=subject, before=before, limit=limit)["audit"]
+        now = datetime.now(UTC)
+        wanted = {
+            "subject": subject,
+            "actor": actor,
+            "act": ",".join(act or ()),
+            "but": ",".join(but or ()),
+            "since": None if since is None else cohorts.since(since, now=now),
+            "until": None if until is None else cohorts.since(until, now=now, name="--until"),
+            "text": text,
+        }
+        api, found = service(dir), list[dict[str, Any]]()
+        while len(found) < limit:  # one answer looks at so many rows, and may have found fewer than were wanted
+            page = api.get("/audit", before=before, limit=limit - len(found), **wanted)
+            found += page["audit"]
+            if "unread" in page and not as_json:
+                typer.echo(
+                    f"Rows up to {page['unread']} are in archive files that are not on the service's disk.", err=True
+                )
+            if (before := page["before"]) is None:
+                break
         rows = [row | {"when": moment(row["at"])} for row in found]
         emit(found, as_json=as_json, text=table(rows, _COLUMNS, empty="There are no such rows."))
+
+
+@app.command()
+def show(
+    number: Annotated[int, typer.Argument(help="The row's number, as `attestd audit list` shows it.", min=1)],
+    dir: Dir = DEFAULT_DIR,
+    as_json: Json = False,
+) -> None:
+    """Show one row with all that it says, and its place in the tree."""
+    with failing(as_json=as_json):
+        found = service(dir).get(f"/audit/{number}")
+        row, head = found["row"], found["head"]
+        lines = [
+            f"{moment(row['at'])}  {row['actor']}  {row['act']}  {row['subject']}",
+            json.dumps(row["detail"], indent=2, ensure_ascii=False),
+            f"Request {row['request_id'] or '-'}" + ("; in an archive file" if found["archived"] else ""),
+            f"Leaf {row['leaf']} of {head['size']} in log {head['log']}, sealed by {moment(head['time'])}."
+            if head is not None
+            else f"Not proven by the tree: {found['trouble'] or 'it is not sealed yet'}.",
+        ]
+        emit(found, as_json=as_json, text="\n".join(lines))
+
+
+@app.command()
+def witnesses(dir: Dir = DEFAULT_DIR, as_json: Json = False) -> None:
+    """Which head of the tree each edge last used: it found that head to go on from all that it saw before."""
+    with failing(as_json=as_json):
+        found = service(dir).get("/audit/witnesses")
+        rows = [edge | {"heard": moment(edge["heard_at"])} for edge in found["edges"]]
+        told = table(rows, _WITNESSES, empty="There are no edges.")
+        emit(found, as_json=as_json, text=f"{told}\nThe newest head: log {found['log']}, {found['size']} rows.")
 
 
 @app.command()

@@ -12,17 +12,17 @@ from attestd.errors import MalformedInput
 _COLUMNS = {"id": "ID", "tier": "TIER", "site": "SITE", "attested": "ATTESTED", "state_reason": "QUARANTINED BECAUSE"}
 
 
-def since(text: str, *, now: datetime) -> int:
+def since(text: str, *, now: datetime, name: str = "--since") -> int:
     """ "2h" (ago), or a time as ISO 8601 has it, in UTC unless it says otherwise: unix seconds."""
     try:
-        return int((now - parse_duration(text, "--since")).timestamp())
+        return int((now - parse_duration(text, name)).timestamp())
     except SettingInvalid:
         pass
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
         raise MalformedInput(
-            "--since is not a time.", seen=repr(text)[:80], expected='like "2h", or "2026-11-28 07:30"'
+            f"{name} is not a time.", seen=repr(text)[:80], expected='like "2h", or "2026-11-28 07:30"'
         ) from None
     return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
 

@@ -11,6 +11,7 @@ import typer
 from attestd.cli import cohorts
 from attestd.cli.backup import release_restored
 from attestd.cli.calls import service
+from attestd.cli.explaining import timeline
 from attestd.cli.options import DEFAULT_DIR, Dir, Json, Reason
 from attestd.cli.output import emit, failing, moment, say, table
 from attestd.errors import MalformedInput
@@ -65,10 +66,18 @@ def import_(
 @app.command("list")
 def list_(
     dir: Dir = DEFAULT_DIR,
-    state: Annotated[str | None, typer.Option(help="Only devices in this state.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help="Only devices in one of these states: with commas; `overdue` may be one.")
+    ] = None,
+    result: Annotated[str | None, typer.Option(help="Only devices with one of these results: with commas.")] = None,
     tier: Annotated[str | None, typer.Option(help="Only devices of this tier.")] = None,
     site: Annotated[str | None, typer.Option(help="Only devices of this site.")] = None,
-    search: Annotated[str | None, typer.Option(help="Words in id, serial number, maker or labels.")] = None,
+    maker: Annotated[str | None, typer.Option(help="Only devices with this maker's TPM.")] = None,
+    label: Annotated[str | None, typer.Option(help="Only devices with this label: NAME=VALUE, or NAME.")] = None,
+    overdue: Annotated[bool, typer.Option("--overdue", help="Only active devices whose result ended.")] = False,
+    search: Annotated[
+        str | None, typer.Option(help="Words that an id, serial number, maker, model, site or label begins with.")
+    ] = None,
     limit: Annotated[int, typer.Option(help="At most this many.", min=1)] = 1000,
     as_json: Json = False,
 ) -> None:
@@ -83,6 +92,10 @@ def list_(
                 state=state,
                 tier=tier,
                 site=site,
+                result=result,
+                maker=maker,
+                label=label,
+                overdue="yes" if overdue else None,
                 q=search,
                 after=after,
                 limit=min(1000, limit - len(found)),
@@ -115,6 +128,27 @@ def show(id: Id, dir: Dir = DEFAULT_DIR, as_json: Json = False) -> None:
     with failing(as_json=as_json):
         document = service(dir).get(f"/devices/{id}")
         emit(document, as_json=as_json, text=_described(document))
+
+
+@app.command()
+def history(
+    id: Id,
+    limit: Annotated[int, typer.Option(help="At most this many entries.", min=1, max=1000)] = 50,
+    dir: Dir = DEFAULT_DIR,
+    as_json: Json = False,
+) -> None:
+    """What happened to a device, the newest first: results, certificates, crossings, and what was done to it."""
+    with failing(as_json=as_json):
+        api = service(dir)
+        found: list[dict[str, Any]] = []
+        before: str | None = None
+        while len(found) < limit:
+            page = api.get(f"/devices/{id}/history", before=before, limit=min(200, limit - len(found)))
+            found += page["entries"]
+            before = page["before"]
+            if before is None:
+                break
+        emit(found, as_json=as_json, text=timeline(found))
 
 
 def _described(document: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import typer
@@ -24,10 +25,11 @@ from attestd.cli.output import FAILED, emit
 from attestd.config import Settings
 from attestd.errors import AttestdError, Misconfigured
 from attestd.policy import PolicySet
-from attestd.registry import operators, policies, trust
+from attestd.registry import counts, operators, policies, trust
 from attestd.registry.engine import Registry
 
 _SOON = timedelta(days=14)
+_FEW = 10
 
 
 class FolderExposed(Misconfigured):
@@ -70,9 +72,9 @@ class NotRunning(Misconfigured):
 _WARNINGS = (AuthorityExpiring, NoMakers, RootKeyOnline, NotRunning, AdminExpiring)
 
 
-def report_on(dir: Path, *, as_json: bool) -> None:
+def report_on(dir: Path, *, recount: bool = False, as_json: bool) -> None:
     """Prints every problem; exits with 1 if something is broken, and not just worth knowing."""
-    found = list(examinations(dir, now()))
+    found = list(examinations(dir, now(), recount=recount))
     broken = [error for error in found if not isinstance(error, _WARNINGS)]
     document = [
         {
@@ -96,8 +98,10 @@ def report_on(dir: Path, *, as_json: bool) -> None:
         raise typer.Exit(FAILED)
 
 
-def examinations(dir: Path, at: datetime) -> Iterator[AttestdError]:
-    """Every problem that can be seen from the instance's folder; each examination goes on after another's failure."""
+def examinations(dir: Path, at: datetime, *, recount: bool = False) -> Iterator[AttestdError]:
+    """Every problem that can be seen from the instance's folder; each examination goes on after another's failure.
+
+    `recount` puts right what is kept of the fleet's counts, where it differs."""
     try:
         settings = Settings.load(dir, os.environ)
     except AttestdError as error:
@@ -111,7 +115,7 @@ def examinations(dir: Path, at: datetime) -> Iterator[AttestdError]:
     yield from examine(dir, at, unlocking)
     yield from _hierarchy(dir, settings, unlocking)
     try:
-        yield from _database(settings, at)
+        yield from _database(settings, at, recount)
     except AttestdError as error:
         yield error
     if running_url(dir) is None:
@@ -149,19 +153,29 @@ def _hierarchy(dir: Path, settings: Settings, unlocking: Unlocking) -> Iterator[
         yield TrustDomainsDiffer(seen=settings.trust_domain, expected=hierarchy.trust_domain)
 
 
-def _database(settings: Settings, at: datetime) -> Iterator[AttestdError]:
+def _database(settings: Settings, at: datetime, recount: bool) -> Iterator[AttestdError]:
     registry = Registry.open(settings.database_url)
     try:
         with registry.reading() as c:
             stored = policies.latest(c)
             makers = trust.every(c)
             registered = operators.every(c)
+            differing = counts.differences(c)
+        if recount:
+            with registry.acting() as c:
+                counts.mend(c, differing)
+            differing = {}
     finally:
         registry.close()
     yield from _failing(lambda: PolicySet.parse(stored.text, stored.version))
+    for group, (kept, counted) in islice(differing.items(), _FEW):
+        named = " ".join(value or "-" for value in group)
+        yield counts.CountsDiffer(f"Of {named} devices a wrong count is kept.", seen=kept, expected=counted)
     if not makers:
         yield NoMakers("No TPM maker is trusted here.")
     for operator in registered:
-        ends = x509.load_der_x509_certificate(operator.certificate).not_valid_after_utc
-        if operator.disabled_at is None and ends - at < _SOON:
+        if operator.disabled_at is not None or operator.key is None:
+            continue
+        ends = x509.load_der_x509_certificate(operator.key.certificate).not_valid_after_utc
+        if ends - at < _SOON:
             yield AdminExpiring(f"The credential of operator {operator.name} ends.", seen=f"{ends:%Y-%m-%d %H:%M:%SZ}")

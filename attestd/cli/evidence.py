@@ -10,12 +10,15 @@ import typer
 
 from attestd.cli.calls import service
 from attestd.cli.devices import Id
+from attestd.cli.explaining import explained
 from attestd.cli.options import DEFAULT_DIR, Dir, Json
 from attestd.cli.output import emit, failing
-from attestd.errors import Conflict
+from attestd.errors import Conflict, NotFound
 from attestd.protocol.encoding import write_object
 
-app = typer.Typer(help="Evidence: export it, so that anybody can appraise it again.", no_args_is_help=True)
+app = typer.Typer(
+    help="Evidence: explain it, or export it, so that anybody can appraise it again.", no_args_is_help=True
+)
 
 
 class FileExists(Conflict):
@@ -49,3 +52,30 @@ def export(
             raise FileExists(seen=str(file)) from None
         document = {"file": str(file), "size": len(bundle)}
         emit(document, as_json=as_json, text=f"Wrote {file}. Check it: attestd appraise bundle {file}")
+
+
+class NeverAttested(NotFound):
+    """This device has not attested yet"""
+
+    remedy = "Have it attest: `attestd devices demand`, or wait for its agent."
+
+
+@app.command()
+def explain(
+    id: Id,
+    attestation: Annotated[
+        int | None, typer.Option(help="Its number, as `attestd devices history` shows it; left out: the newest.", min=1)
+    ] = None,
+    dir: Dir = DEFAULT_DIR,
+    as_json: Json = False,
+) -> None:
+    """Say why an attestation came to its result: which boot events differ, what reference values expect there."""
+    with failing(as_json=as_json):
+        api = service(dir)
+        if attestation is None:
+            runs = api.get(f"/devices/{id}/history", only="attestation", limit=1)["entries"]
+            if not runs:
+                raise NeverAttested(seen=str(id))
+            attestation = runs[0]["last"]
+        page = api.get(f"/devices/{id}/attestations/{attestation}")
+        emit(page, as_json=as_json, text=explained(page))

@@ -46,8 +46,15 @@ from attestd.issuance.trust import Trust
 from attestd.operations import Act, Operations
 from attestd.operations.authority import Authority
 from attestd.operations.fleet import Fleet
+from attestd.operations.news import Newsroom
+from attestd.operations.oidc import Oidc
+from attestd.operations.people import People
+from attestd.operations.provider import Provider
 from attestd.operations.selections import Selections
+from attestd.operations.sign_in import SignIn
+from attestd.operations.touch import Touch
 from attestd.policy import PolicySet, default_policy
+from attestd.protocol.encoding import b64encode
 from attestd.publication import Publication
 from attestd.registry import policies
 from attestd.registry.engine import Registry
@@ -111,6 +118,7 @@ def open_instance(
     granter = Granter(settings.trust_domain, hierarchy, profiles, entropy)
     ears = Ears(hierarchy, settings.server.url)
     trust = Trust(registry, settings.endorsement, issuers=Issuers(settings.endorsement, waiting=waiting))
+    sign_in = SignIn(settings, registry, hierarchy.sealing, entropy)
     service = Service(
         settings=settings,
         registry=registry,
@@ -131,7 +139,12 @@ def open_instance(
         fleet=Fleet(settings, registry, quarantines),
         selections=Selections(settings, registry),
         authority=Authority(settings, registry, lambda: hierarchy.sealing.places),
-        callers=Callers(registry, hierarchy.sealing),
+        sign_in=sign_in,
+        oidc=Oidc(sign_in, {each.name: Provider(each, settings.dir, waiting=waiting) for each in settings.providers}),
+        people=People(sign_in),
+        touch=Touch(sign_in),
+        callers=Callers(registry, hierarchy.sealing, settings.console.idle_timeout),
+        newsroom=Newsroom(registry),
         publication=Publication(settings, registry, hierarchy),
         clock=clock,
         entropy=entropy,
@@ -305,6 +318,13 @@ def renew_admin(instance: Instance, at: datetime) -> None:
         replace_secret(folder / name, data)
 
 
+def first_link(instance: Instance, at: datetime) -> str:
+    """A one-time link by which the first admin signs in to the console; good for a day."""
+    act = Act(actor="attestd init", now=at, request_id="local")
+    token, _ = instance.service.people.invite(ADMIN, Role.ADMIN, act)
+    return f"{instance.settings.console_origin}/first/{b64encode(token)}"
+
+
 def replace_secret(path: Path, data: bytes) -> None:
     """Writes a file that only its owner reads, over one that may exist: a power cut leaves the old or the new."""
     draft = path.with_name(f"{path.name}.new")
@@ -331,6 +351,12 @@ url = {database}
 # How long a good attestation counts, and which PCRs a quote must cover.
 # validity = "4h"
 # pcrs = {{ sha256 = [0, 1, 2, 3, 4, 5, 6, 7] }}
+
+# The web console: where browsers find it, and for how long somebody stays signed in (docs/sign-in.md).
+# [console]
+# origin = "https://attestd.example.org"
+# session_lifetime = "8h"
+# idle_timeout = "30m"
 
 # Behind a proxy that ends TLS: whose word about a client's address counts (docs/overload.md).
 # [limits]

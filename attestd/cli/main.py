@@ -15,6 +15,7 @@ from attestd.cli import (
     appraise,
     audit,
     backup,
+    boundaries,
     brake,
     ca,
     credentials,
@@ -48,6 +49,7 @@ app.add_typer(references.app, name="references")
 app.add_typer(credentials.app, name="credentials")
 app.add_typer(operators.app, name="operators")
 app.add_typer(proxies.app, name="proxies")
+app.add_typer(boundaries.app, name="boundaries")
 app.add_typer(policy.app, name="policy")
 app.add_typer(audit.app, name="audit")
 app.add_typer(admin, name="admin")
@@ -111,7 +113,7 @@ def init(
 
     Nothing is overwritten: an instance that exists is left alone, and the command fails.
     """
-    from attestd.cli.instance import OWN_FILE, create_instance, describe
+    from attestd.cli.instance import OWN_FILE, create_instance, describe, first_link, now
     from attestd.cli.keeping import choose_keys, without_password
 
     with failing(as_json=as_json):
@@ -125,6 +127,8 @@ def init(
             database=without_password(database) or OWN_FILE,
         )
         said = describe(instance)
+        if instance.settings.console.enabled:
+            said["first_link"] = first_link(instance, now())
         emit(
             said,
             as_json=as_json,
@@ -132,8 +136,20 @@ def init(
             f"  root certificate  {dir / 'ca' / 'root.pem'}\n"
             f"  pin it as         sha256:{said['root_sha256']}\n"
             f"  admin key         {dir / 'admin' / 'admin.key'} (keep it; it may do everything)\n"
-            f"Next: attestd trust add <TPM maker's root> --dir {dir}, then attestd serve --dir {dir}",
+            + _first(said.get("first_link"))
+            + f"Next: attestd trust add <TPM maker's root> --dir {dir}, then attestd serve --dir {dir}",
         )
+
+
+def _first(link: str | None) -> str:
+    """What `init` says of the first admin's way into the console."""
+    if link is None:
+        return ""
+    return (
+        f"  first sign-in     {link}\n"
+        "                    Open it once `attestd serve` runs: it registers your passkey as the admin's.\n"
+        "                    Good once, for 24 hours. Another one: attestd operators invite admin --role admin\n"
+    )
 
 
 @admin.command("renew")
@@ -165,14 +181,18 @@ def serve(
 
 
 @app.command()
-def doctor(dir: Dir = DEFAULT_DIR, as_json: Json = False) -> None:
+def doctor(
+    dir: Dir = DEFAULT_DIR,
+    recount: Annotated[bool, typer.Option("--recount", help="Put the fleet's kept counts right.")] = False,
+    as_json: Json = False,
+) -> None:
     """Examine this instance: settings, lifetimes, keys, database, policy, operators, trust store, the service.
 
     Says what is wrong and how to mend it. Exit code 0: nothing is broken (there may be warnings); 1: something is.
     """
     from attestd.cli.doctor import report_on
 
-    report_on(dir, as_json=as_json)
+    report_on(dir, recount=recount, as_json=as_json)
 
 
 @app.command()

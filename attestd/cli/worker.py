@@ -24,9 +24,13 @@ from attestd.errors import Unavailable
 from attestd.issuance.challenges import NonceExpired, NonceInvalid, RequestNonce
 from attestd.registry import proxies
 from attestd.registry.engine import Registry
-from attestd.web.app import create_app
+from attestd.web.app import Service, create_app
 from attestd.web.baton import Baton
+from attestd.web.bundle_stream import KIND as BUNDLES
+from attestd.web.bundle_stream import BundleSource
 from attestd.web.connections import Warden
+from attestd.web.event_stream import KIND as EVENTS
+from attestd.web.event_stream import MOST, MOST_EACH, EventSource, still_allowed
 from attestd.web.front import Front, Limits
 from attestd.web.logs import configure
 from attestd.web.mounts import Mounts, installed
@@ -93,8 +97,10 @@ def front_of(instance: Instance, baton: Baton | None = None) -> Front:
 
     api = create_app(instance.service).wsgi_app
 
+    mounted = instance.settings.console.enabled
+
     return Front(
-        Mounts(api, installed(api, server.url)),
+        Mounts(api, installed(api, server.url)) if mounted else api,
         threads=server.threads,
         limits=Limits(
             body_time=server.request_timeout.total_seconds(),
@@ -103,18 +109,23 @@ def front_of(instance: Instance, baton: Baton | None = None) -> Front:
             waiting=said.waiting,
             answer_time=server.request_timeout.total_seconds(),
         ),
-        vetting=_vetting(said, instance.hierarchy.sealing),
+        vetting=_vetting(said, instance.hierarchy.sealing, pages=mounted),
         proxies=Proxies(said.networks["trusted_proxies"], said.proxy_header.encode("ascii")),
         told=pressure.told,
         baton=baton,
-        streams=Streams(
-            instance.service.publication,
-            clock=now,
-            allowed=partial(_allowed, instance.service.registry),
-            most=descriptors.connections(said.connections) // 2,
-        ),
+        streams=_streams(instance.service, descriptors.connections(said.connections)),
         started=lambda: background.append(asyncio.ensure_future(warden.watch())),
     )
+
+
+def _streams(service: Service, connections: int) -> dict[str, Streams]:
+    """Together they leave more than a third of the connections to others."""
+    bundles = BundleSource(service.publication, partial(_allowed, service.registry))
+    events = EventSource(service.newsroom, still_allowed(service.callers))
+    return {
+        BUNDLES: Streams(bundles, clock=now, most=connections // 2),
+        EVENTS: Streams(events, clock=now, most=min(MOST, connections // 8), most_each=MOST_EACH),
+    }
 
 
 def _allowed(registry: Registry, names: Iterable[str], moment: datetime) -> frozenset[str]:
@@ -122,7 +133,7 @@ def _allowed(registry: Registry, names: Iterable[str], moment: datetime) -> froz
         return proxies.allowed(c, names, now=int(moment.timestamp()))
 
 
-def _vetting(said: LimitSettings, sealing: SealingKeys) -> Vetting:
+def _vetting(said: LimitSettings, sealing: SealingKeys, *, pages: bool) -> Vetting:
     networks = said.networks["unlimited"]
 
     @lru_cache(maxsize=4096)
@@ -134,7 +145,7 @@ def _vetting(said: LimitSettings, sealing: SealingKeys) -> Vetting:
         enrollments=(said.enrollments, said.enrollments_burst),
         failures=(said.failures, said.failures_burst),
     )
-    return Vetting(rates, open_nonce=_opener(sealing), unlimited=unlimited)
+    return Vetting(rates, open_nonce=_opener(sealing), unlimited=unlimited, pages=pages)
 
 
 def _opener(sealing: SealingKeys) -> OpenNonce:

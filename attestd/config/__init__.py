@@ -10,14 +10,18 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
+from attestd.config.providers import read_providers
 from attestd.config.sections import (
     AttestationSettings,
     AuditSettings,
     BrakeSettings,
     BundleSettings,
+    ConsoleSettings,
     CredentialSettings,
     DatabaseSettings,
     DistributionSettings,
@@ -26,6 +30,7 @@ from attestd.config.sections import (
     EnrollmentSettings,
     KeySettings,
     LimitSettings,
+    OidcSettings,
     ReferenceSettings,
     RetentionSettings,
     ServerSettings,
@@ -40,6 +45,7 @@ __all__ = [
     "AuditSettings",
     "BrakeSettings",
     "BundleSettings",
+    "ConsoleSettings",
     "CredentialSettings",
     "DatabaseSettings",
     "DistributionSettings",
@@ -49,6 +55,7 @@ __all__ = [
     "InstanceMissing",
     "KeySettings",
     "LimitSettings",
+    "OidcSettings",
     "ReferenceSettings",
     "RetentionSettings",
     "ServerSettings",
@@ -90,6 +97,8 @@ class Settings:
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     keys: KeySettings = field(default_factory=KeySettings)
     audit: AuditSettings = field(default_factory=AuditSettings)
+    console: ConsoleSettings = field(default_factory=ConsoleSettings)
+    providers: tuple[OidcSettings, ...] = ()
     references: tuple[ReferenceSettings, ...] = ()
     webhooks: tuple[WebhookSettings, ...] = ()
 
@@ -118,6 +127,8 @@ class Settings:
         if not isinstance(domain, str):
             raise SettingInvalid("trust_domain is missing.", expected='trust_domain = "example.org"')
         references, webhooks = document.pop("reference", []), document.pop("webhook", [])
+        console = document.get("console", {})
+        providers = console.pop("oidc", {}) if isinstance(console, dict) else {}
         sections = {
             "server": ServerSettings(),
             "database": DatabaseSettings(),
@@ -133,6 +144,7 @@ class Settings:
             "retention": RetentionSettings(),
             "keys": KeySettings(),
             "audit": AuditSettings(),
+            "console": ConsoleSettings(),
         }
         if unknown := sorted(set(document) - set(sections)):
             raise SettingInvalid("attestd.toml has unknown sections.", seen=unknown, expected=sorted(sections))
@@ -143,6 +155,7 @@ class Settings:
             dir=dir,
             trust_domain=TrustDomain(domain),
             references=tuple(_read_reference(entry, f"reference {n}") for n, entry in enumerate(references, 1)),
+            providers=read_providers(providers),
             webhooks=tuple(_read_webhook(entry, f"webhook {n}") for n, entry in enumerate(webhooks, 1)),
             **{
                 name: read_section(name, default, document.get(name, {}), environ) for name, default in sections.items()
@@ -152,12 +165,39 @@ class Settings:
         return settings
 
     @property
+    def console_origin(self) -> str:
+        """Where browsers find the console. A passkey belongs to a host name and never to an address, so where the
+        service is called by an address it is the first of its names, at its own port."""
+        parts = urlsplit(self.console.origin or self.server.url)
+        host, port = parts.hostname or "", parts.port
+        if not self.console.origin and is_address(host):
+            named = [name for name in self.server.names if not is_address(name)]
+            host, port = (named[0].lower(), self.server.port) if named else (host, port)
+        shown = f"[{host}]" if ":" in host else host
+        return f"https://{shown}" if port in (None, 443) else f"https://{shown}:{port}"  # as browsers write it
+
+    @property
+    def rp_id(self) -> str:
+        """The host name that passkeys belong to; empty where the console is called by an address."""
+        host = urlsplit(self.console_origin).hostname or ""
+        return "" if is_address(host) else host
+
+    @property
     def database_url(self) -> str:
         """The URL with a relative SQLite path made absolute."""
         url = self.database.url
         if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):
             return f"sqlite:///{(self.dir / url.removeprefix('sqlite:///')).resolve()}"
         return url
+
+
+def is_address(host: str) -> bool:
+    """Whether this is an IP address, and no name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_reference(entry: object, where: str) -> ReferenceSettings:
@@ -214,6 +254,13 @@ def _check(settings: Settings) -> None:
         )
     if server.public_url and not server.public_url.startswith("https://"):
         raise SettingInvalid("server.public_url is not https.", seen=repr(server.public_url), expected="https://…")
+    origin = urlsplit(settings.console.origin)
+    if settings.console.origin and (
+        origin.scheme != "https" or not origin.hostname or origin.path.strip("/") or origin.query or origin.fragment
+    ):
+        raise SettingInvalid(
+            "console.origin is not an origin.", seen=repr(settings.console.origin)[:120], expected="https://HOST[:PORT]"
+        )
     settings.limits.networks  # noqa: B018 - raises
     if settings.limits.proxy_header not in ("x-forwarded-for", "forwarded"):
         raise SettingInvalid(

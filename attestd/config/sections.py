@@ -243,8 +243,40 @@ class RetentionSettings:
     """`[retention]`: what the service forgets by itself (docs/operations.md)."""
 
     certificates: timedelta = timedelta(days=30)  # after their end, with their revocations
+    attestations: timedelta = timedelta(days=400)  # what they came to, after it changed
     receipts: timedelta = timedelta(days=365)  # after they came; where their chains stand is kept for ever
     edge_counts: timedelta = timedelta(days=14)  # what edges decided, by hour; their totals are kept for ever
+    sessions: timedelta = timedelta(days=30)  # of the console, after their end; invitations after theirs
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleSettings:
+    """`[console]`: the web console, and for how long somebody stays signed in (docs/sign-in.md)."""
+
+    enabled: bool = True
+    # Where browsers find the console; empty: the service's own address. Passkeys belong to its host name.
+    origin: str = ""
+    session_lifetime: timedelta = timedelta(hours=8)
+    idle_timeout: timedelta = timedelta(minutes=30)
+
+
+@dataclass(frozen=True, slots=True)
+class OidcSettings:
+    """`[console.oidc.NAME]`: an OpenID provider that people sign in with (docs/sign-in.md).
+
+    `roles`: which values of the claim `roles_claim` give which role, the highest one counts; none: only who was invited
+    comes in.
+    """
+
+    name: str
+    issuer: str
+    client_id: str
+    client_secret_file: str = ""  # relative to the instance's folder; empty: a public client
+    label: str = ""
+    scopes: tuple[str, ...] = ("openid", "profile", "email")
+    roles_claim: str = ""
+    roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    ca: str = ""  # a file with the root that the provider's TLS leads to, if the system does not know it
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from attestd.issuance.enrollment import DeviceQuarantined
 from attestd.issuance.grants import Granted
 from attestd.issuance.requests import DeviceRequests, NonceSpent, Requested
 from attestd.protocol.signed import SignedEnvelope
-from attestd.registry import audit, spends
+from attestd.registry import audit, outcomes, spends
 from attestd.registry.acts import Step
 from attestd.registry.engine import Registry
 from attestd.registry.standing import Standing
@@ -130,4 +130,7 @@ def spend_refused(
         registry,
         spending(asked, now),
         noting(asked, name, now, request_id, why=refusal.slug(), detail=refusal.detail),
+        outcomes.refusing(
+            "attest", refusal.slug(), site=asked.device.row.site, device=asked.device.id, now=int(now.timestamp())
+        ),
     )

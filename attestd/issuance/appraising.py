@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -19,7 +19,7 @@ from typing import Final
 from attestd.appraisal.comparison import Evidence, appraise, deciding
 from attestd.appraisal.hardware import Endorsed
 from attestd.appraisal.manifests import ReferenceManifest, Stage, Subject
-from attestd.appraisal.record import AppraisalRecord, canonical
+from attestd.appraisal.record import MAX_RECORD, AppraisalRecord, canonical
 from attestd.appraisal.results import AttestationResult
 from attestd.appraisal.runtimes import JudgedRuntime, Runtimes, judge_runtime
 from attestd.config import Settings
@@ -27,10 +27,11 @@ from attestd.errors import Conflict, EvidenceRefused, MalformedInput
 from attestd.ids import DeviceId, Tier
 from attestd.issuance.chips import Chips
 from attestd.issuance.references import InForce, References
-from attestd.protocol.encoding import write_object
+from attestd.protocol.encoding import read_object, write_object
 from attestd.protocol.evidence import Lately, QuoteEvidence
-from attestd.registry import evidence, references
+from attestd.registry import attestations, evidence, references
 from attestd.registry.acts import Step
+from attestd.registry.attestations import Found
 from attestd.registry.contents import ADVISORIES, EVENT_LOG, REFERENCES, Contents
 from attestd.registry.engine import Registry
 from attestd.registry.evidence import ImaPart, Kept
@@ -90,7 +91,9 @@ class Appraised:
         at = self.kept.at
         said = [step for digest, why in self.watched for step in references.watching(device, digest, why, now=at)]
         kept = evidence.keeping(device, self.kept, ima=self.ima, new_boot=self.new_boot, after=self.after)
-        return (*kept, *said)
+        found = found_by(self.kept, self.result)
+        as_before = self.after is not None and found.digest == found_by(self.after).digest
+        return (*kept, *attestations.counting(device, found, as_before=as_before, now=at), *said)
 
 
 class Appraiser:
@@ -208,6 +211,32 @@ class Appraiser:
         self.contents.keep(ADVISORIES, self.chips.advisories.document, now=at)
         if unverified.eventlog is not None:
             self.contents.keep(EVENT_LOG, unverified.eventlog, now=at)
+
+
+def found_by(kept: Kept, result: AttestationResult | None = None) -> Found:
+    """What an attestation came to, for its device's history: equal digests are the same result of the same boot."""
+    members = read_object(kept.result, limit=MAX_RECORD)
+    same = {name: members.get(name) for name in ("vector", "reasons", "policies")}
+    log = None if kept.boot_log is None else kept.boot_log.hex()
+    return Found(
+        digest=hashlib.sha256(write_object({**same, "boot": kept.boot, "log": log})).digest(),
+        boot=kept.boot,
+        result=kept.result,
+        inputs=kept.inputs,
+        boot_log=kept.boot_log,
+        ima_entries=kept.ima_entries,
+        runtime_state=kept.runtime_state,
+        differing=() if result is None else tuple(_unknown_digests(result)),
+    )
+
+
+def _unknown_digests(result: AttestationResult) -> Iterator[tuple[bytes, str]]:
+    """Each once, with where it was measured."""
+    seen: set[bytes] = set()
+    for difference in result.differences:
+        if (digest := difference.digest) is not None and digest not in seen:
+            seen.add(digest)
+            yield digest, difference.place
 
 
 def _require_logs(decide: tuple[ReferenceManifest, ...], *, eventlog: bytes | None, ima: bytes | None) -> None:

@@ -37,7 +37,7 @@ from attestd.issuance.requests import NonceSpent, Requested
 from attestd.protocol.derivations import device_quote_data
 from attestd.protocol.messages import AttestationRequest, WaitAnswer
 from attestd.protocol.signed import SignedEnvelope
-from attestd.registry import brake, devices, spends
+from attestd.registry import brake, devices, outcomes, spends
 from attestd.registry.acts import Step
 from attestd.registry.engine import Registry
 from attestd.registry.standing import Standing
@@ -202,7 +202,7 @@ class Attestations:
                 clock=clock_members(attested.quote),
                 now=int(now.timestamp()),
             )
-            kept = (seen, *attested.appraised.keeping(device.id))
+            kept = (seen, *attested.appraised.keeping(device.id), *_counted(device, result, now))
             try:
                 last, good_until = require_good_standing(device, now)
             except AttestationOverdue:
@@ -277,4 +277,13 @@ def _recorded(device: Standing, attested: Attested, *, good_until: datetime, now
             counts_again=device.attested_at is None,
         ),
         *attested.appraised.keeping(device.id),
+        *_counted(device, attested.result, now),
     )
+
+
+def _counted(device: Standing, result: AttestationResult, now: datetime) -> tuple[Step, ...]:
+    """For whoever looks at the fleet over time."""
+    at = int(now.timestamp())
+    if not result.contraindicated:
+        return (outcomes.marking(result.status, now=at),)
+    return tuple(outcomes.contraindicating("attest", result.reasons, site=device.site, device=device.id, now=at))

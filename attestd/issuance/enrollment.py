@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,7 +30,7 @@ from attestd.protocol.messages import (
     CompleteRequest,
     WaitAnswer,
 )
-from attestd.registry import admission, audit, brake, devices, evidence, spends
+from attestd.registry import admission, audit, brake, devices, evidence, outcomes, spends
 from attestd.registry.acts import Step, perform
 from attestd.registry.engine import Registry
 from attestd.registry.spends import Spent
@@ -67,6 +67,10 @@ class EvidenceContraindicated(EvidenceRefused):
     """The evidence shows a state that must not be trusted"""
 
     remedy = "Bring the device into a state that the reference values know, then begin again."
+
+    def __init__(self, detail: str = "", *, reasons: Sequence[str] = ()) -> None:
+        super().__init__(detail, seen=tuple(reasons) or None)
+        self.reasons = tuple(reasons)
 
 
 class TooManyPending(Limited):
@@ -221,6 +225,7 @@ class Enrollment:
             *appraised.keeping(device.id),
             *evidence.keeping_endorsement(device.id, endorsed, now=int(now.timestamp())),
             brake.forgetting(device.id),
+            outcomes.marking(result.status, now=int(now.timestamp())),
             recording(granted, device, changes=1),
             audit.entry(
                 at=int(now.timestamp()),
@@ -239,7 +244,9 @@ class Enrollment:
         """A contraindicated result: an active device is quarantined, or held by the brake; an approved one stays
         without credentials."""
         result = appraised.result
-        refusal = EvidenceContraindicated("The evidence shows a state that must not be trusted.", seen=result.reasons)
+        refusal = EvidenceContraindicated(
+            "The evidence shows a state that must not be trusted.", reasons=result.reasons
+        )
         if device.state is State.ACTIVE:
             kept = appraised.keeping(device.id)
             # The device's row before its evidence, as every act has it: two acts never wait for each other in a circle.
@@ -330,6 +337,11 @@ class Enrollment:
         request_id: str,
     ) -> None:
         """A right proof with evidence that is refused: spent, and the trail says why. A race to spend it is lost."""
+        at = int(now.timestamp())
+        known = (None, None) if device is None else (device.site, device.id)
+        counted = [outcomes.refusing("enroll", refusal.slug(), site=known[0], device=known[1], now=at)]
+        if isinstance(refusal, EvidenceContraindicated):
+            counted = outcomes.contraindicating("enroll", refusal.reasons, site=known[0], device=known[1], now=at)
         with suppress(spends.AlreadySpent):
             self.registry.act(
                 spends.spending(
@@ -348,6 +360,7 @@ class Enrollment:
                     request_id=request_id,
                     detail={"why": refusal.slug(), "detail": refusal.detail},
                 ),
+                *counted,
             )
 
     def _remember_until(self, challenge: EnrollmentChallenge) -> int:

@@ -13,11 +13,11 @@ from typing import Final
 from attestd.appraisal.results import AttestationResult
 from attestd.config import BrakeSettings
 from attestd.errors import Forbidden
-from attestd.registry import audit, brake, devices
+from attestd.registry import audit, brake, counts, devices
 from attestd.registry.acts import Step, perform
 from attestd.registry.engine import Connection, Registry
 from attestd.registry.standing import Standing
-from attestd.registry.states import Event
+from attestd.registry.states import Event, State
 
 FLEET: Final = "fleet"  # the brake, in the audit trail
 SERVICE: Final = "attestd"  # who engages it by itself
@@ -45,7 +45,7 @@ class Quarantines:
         limit, since = self._limit
         if abs(at - since) >= _COUNTED_FOR:
             with self._registry.reading() as c:
-                limit = self.settings.limit(devices.count_active(c))
+                limit = self.settings.limit(counts.matching(c, {"state": [State.ACTIVE.value]}))
             self._limit = limit, at
         return limit
 

@@ -18,6 +18,7 @@ from typing import Final, Self
 from attestd.config import Settings
 from attestd.errors import InputTooLarge, MalformedInput
 from attestd.operations.act import Act
+from attestd.operations.guarded import Guarded, read_guarded, write_guarded
 from attestd.protocol.encoding import MAX_SECONDS, Members
 from attestd.registry import bundles, edges, proxies
 from attestd.registry.bundles import BundleHead
@@ -64,6 +65,7 @@ class Report:
     counts: Mapping[tuple[str, str], int]
     receipts_waiting: int
     stale_for: Mapping[str, int]
+    boundaries: Mapping[str, Guarded] | None = None  # None: an edge that does not tell them
 
     @classmethod
     def read(cls, message: Members) -> Self:
@@ -80,6 +82,7 @@ class Report:
             counts=_counts(message.object("counts")),
             receipts_waiting=message.number("receipts_waiting", most=_MAX_NUMBER),
             stale_for=_stale_for(message.object("stale_for")),
+            boundaries=read_guarded(message.object("boundaries")) if "boundaries" in message else None,
         )
         message.done()
         if report.until < report.since:
@@ -192,6 +195,7 @@ class EdgeBook:
             receipts_waiting=report.receipts_waiting,
             stale_for=report.stale_for,
             silent_since=None,
+            boundaries=stored.boundaries if report.boundaries is None else write_guarded(report.boundaries),
         )
 
     def _hour(self, report: Report, now: datetime) -> int:

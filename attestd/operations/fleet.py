@@ -158,8 +158,7 @@ def _noting(c: Connection, verb: str, act: Act) -> Callable[[Sequence[tuple[Devi
     """An audit row for each device."""
 
     def note(found: Sequence[tuple[DeviceId, Mapping[str, Any]]]) -> None:
-        why = {"reason": act.reason} if act.reason else {}
-        entries = [(str(device_id), {**detail, **why}) for device_id, detail in found]
+        entries = [(str(device_id), {**detail, **act.said}) for device_id, detail in found]
         audit.append_all(c, entries, at=act.at, actor=act.actor, act=verb, request_id=act.request_id)
 
     return note

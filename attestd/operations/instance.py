@@ -30,8 +30,22 @@ from attestd.issuance.makers import known_makers
 from attestd.operations import deciding
 from attestd.operations.act import Act
 from attestd.policy import PolicySet
+from attestd.policy.review import require_readable
 from attestd.protocol.encoding import b64decode
-from attestd.registry import admission, brake, demands, issued, operators, policies, proxies, trust
+from attestd.registry import (
+    admission,
+    brake,
+    demands,
+    identities,
+    invitations,
+    issued,
+    operators,
+    passkeys,
+    policies,
+    proxies,
+    sessions,
+    trust,
+)
 from attestd.registry.acts import perform
 from attestd.registry.admission import Imported
 from attestd.registry.demands import Cohort, Demanded
@@ -159,22 +173,26 @@ class Operations:
             issued.revoke(c, serial, reason=act.reason, now=act.at)
             act.note(c, "revoke", str(serial))
 
-    def set_policy(self, text: str, act: Act) -> int:
-        """A new version of the policy, checked against the schema first. Returns its version."""
+    def set_policy(self, text: str, act: Act, *, expected_version: int | None = None) -> int:
+        """A new version of the policy, checked against the schema first. Returns its version. `expected_version`: the
+        one that its author began at; raises PolicyRaced if another one is in force by now."""
         with self.registry.acting() as c:
             version = policies.latest(c).version + 1
+            policies.require_newest(c, expected_version)
+            require_readable(text)
             PolicySet.parse(text, version)
             policies.add(c, text=text, created_by=act.actor, now=act.at, expected_version=version - 1)
             act.note(c, "set-policy", f"policy {version}")
         return version
 
-    def rollback_policy(self, to: int | None, act: Act) -> tuple[int, int]:
+    def rollback_policy(self, to: int | None, act: Act, *, expected_version: int | None = None) -> tuple[int, int]:
         """A new version with the text of an old one (None: of the text before this one). Returns both numbers.
 
         The old text has to fit today's schema: edges would not understand it otherwise.
         """
         with self.registry.acting() as c:
             newest = policies.latest(c)
+            policies.require_newest(c, expected_version)
             old = policies.before_this_text(c) if to is None else policies.by_version(c, to)
             if old.text == newest.text:
                 raise policies.AlreadyInForce(
@@ -267,6 +285,8 @@ class Operations:
         with self.registry.acting() as c:
             if proxies.by_thumbprint(c, thumbprint) is not None:
                 raise OperatorTaken("This key is a proxy's.", seen=name)
+            if sessions.by_thumbprint(c, thumbprint) is not None:
+                raise OperatorTaken("This key is a session's of the console.", seen=name)
             operators.admit(
                 c,
                 name=name,
@@ -281,20 +301,24 @@ class Operations:
         return pem_chain(certificate, self.hierarchy)
 
     def disable_operator(self, name: str, act: Act) -> None:
-        """Ends what an operator may do, in every process from their next call on. Their credential is revoked.
+        """Ends what an operator may do, in every process from their next call on. Their credential is revoked, their
+        sessions end.
 
-        Raises UnknownOperator, and LastAdmin unless another admin is left whose credential is good.
+        Raises UnknownOperator, and LastAdmin unless another admin is left who has a way in.
         """
         with self.registry.acting() as c:
             admins = {operator.name: operator for operator in operators.admins(c)}
             disabled = operators.by_name(c, name)
             if admins.pop(name, None) is not None and not any(_can_act(c, other, act.now) for other in admins.values()):
-                raise LastAdmin(seen=name, expected="another admin with a good credential")
+                raise LastAdmin(seen=name, expected="another admin with a good credential, or a passkey")
             operators.disable(c, name, now=act.at)
-            serial = Serial(x509.load_der_x509_certificate(disabled.certificate).serial_number)
-            if not issued.is_revoked(c, serial):
-                with suppress(issued.UnknownCredential):  # forgotten, long after it expired
-                    issued.revoke(c, serial, reason="operator disabled", now=act.at)
+            sessions.end_of(c, name, because="the operator was disabled", now=act.at)
+            invitations.withdraw_of(c, name, now=act.at)
+            if disabled.key is not None:
+                serial = Serial(x509.load_der_x509_certificate(disabled.key.certificate).serial_number)
+                if not issued.is_revoked(c, serial):
+                    with suppress(issued.UnknownCredential):  # forgotten, long after it expired
+                        issued.revoke(c, serial, reason="operator disabled", now=act.at)
             act.note(c, "disable-operator", name, role=disabled.role.value)
 
     def certify_service(self, key: ec.EllipticCurvePublicKey, names: Set[str], act: Act) -> str:
@@ -361,8 +385,12 @@ def _address(name: str) -> IPv4Address | IPv6Address | None:
 
 
 def _can_act(c: Connection, operator: Operator, now: datetime) -> bool:
-    """Whether this operator's credential is good for a call now."""
-    certificate = x509.load_der_x509_certificate(operator.certificate)
+    """Whether this operator has a way in: a credential that is good for a call now, a passkey, or an identity."""
+    if passkeys.count(c, operator.name) or identities.of_operator(c, operator.name):
+        return True
+    if operator.key is None:
+        return False
+    certificate = x509.load_der_x509_certificate(operator.key.certificate)
     return certificate.not_valid_after_utc > now and not issued.is_revoked(c, Serial(certificate.serial_number))
 
 

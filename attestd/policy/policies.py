@@ -100,9 +100,10 @@ class PolicySet:
                 expected="policies without ?principal or ?resource",
             )
         ids: dict[str, str] = {}
+        taken: set[str] = set()
         for name, policy in tree.static_policies.items():
             shown = policy.annotations.get("id") or name
-            if shown in ids.values():  # 4.
+            if shown in taken:  # 4.
                 place = source.place_of_policy(_index(name), f"`{shown}`")
                 raise PolicyInvalid(
                     f"Two policies have one @id at {place}.",
@@ -111,6 +112,7 @@ class PolicySet:
                     expected="unique @ids",
                 )
             ids[name] = shown
+            taken.add(shown)
         result = cedarpy.validate_policies(text, schema())  # 5.
         if not result.validation_passed:
             found = sorted(

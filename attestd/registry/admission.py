@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from attestd.errors import Conflict
 from attestd.ids import DeviceId, EkHash, Site, Tier
 from attestd.registry import evidence, issued, revision
-from attestd.registry.devices import Device, by_ek_hash, by_id, change, device_of
+from attestd.registry.devices import Device, by_ek_hash, by_id, change, device_of, with_status
 from attestd.registry.engine import is_unique_violation
 from attestd.registry.inventory import InventoryEntry
 from attestd.registry.labels import parse_labels
@@ -103,7 +103,7 @@ def record_pending(
     try:
         if known is not None:
             return change(c, known.id, Event.ASK, expected_version=known.state_version, now=now, values=evidence)
-        values = _new_device(new_id, State.PENDING, ek_hash, now) | evidence | {"source": "request"}
+        values = _new_device(new_id, State.PENDING, ek_hash, now) | with_status(evidence) | {"source": "request"}
         device = device_of(c.execute(insert(devices).values(values).returning(devices)).one())
     except UnknownDevice:
         raise StateChanged("The inventory or a replacement took this device's request over.") from None
@@ -270,6 +270,7 @@ def _unbound(ek_hash: EkHash) -> dict[str, Any]:
         "attested_at": None,
         "attestation_good_until": None,
         "result": None,
+        "result_status": None,
         "clock": None,
         "quarantined_by": None,
         "quarantined_at": None,

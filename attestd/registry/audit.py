@@ -65,6 +65,16 @@ class Unsealed:
     oldest: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Glimpse:
+    """What there is to know of a record without its detail."""
+
+    number: int
+    at: int
+    act: str
+    subject: str
+
+
 _APPEND = Statement(insert(audit).inline(), columns=("at", "actor", "act", "subject", "request_id", "detail"))
 
 
@@ -102,22 +112,51 @@ def page(
     c: Connection,
     *,
     subject: str | None = None,
+    actor: str | None = None,
+    act: str | None = None,
     before: int | None = None,
     after: int | None = None,
+    low: int = 0,
     limit: int = 100,
 ) -> list[AuditRecord]:
-    """Records, the newest first; the last one's `number` is the next page's `before`.
+    """Records, the newest first; the last one's `number` is the next page's `before`. None is lower than `low`.
 
     With `after` the oldest first, from there on, to follow the trail. `limit` is at most 1000.
     """
-    wanted = [] if subject is None else [audit.c.subject == subject]
+    named = ((audit.c.subject, subject), (audit.c.actor, actor), (audit.c.act, act))
+    wanted = [column == value for column, value in named if value is not None]
     if before is not None:
         wanted.append(audit.c.number < before)
     if after is not None:
         wanted.append(audit.c.number > after)
+    if low:
+        wanted.append(audit.c.number >= low)
     order = audit.c.number.desc() if after is None else audit.c.number.asc()
     statement = select(audit).where(*wanted).order_by(order).limit(min(limit, MAX_PAGE))
     return [AuditRecord(**row._mapping) for row in c.execute(statement)]
+
+
+def span(c: Connection) -> tuple[int, int]:
+    """The lowest and the highest number; zeros without rows."""
+    least, most = c.execute(select(func.min(audit.c.number), func.max(audit.c.number))).one()
+    return int(least or 0), int(most or 0)
+
+
+def number_at(c: Connection, at: int) -> int:
+    """The lowest number from which on records are of that time (unix seconds) or later, as far as their times are in
+    the order of their numbers; the next free one if none is. Twenty looks at the primary key."""
+    t = audit.c
+    first = select(t.number, t.at).where(t.number >= bindparam("least")).order_by(t.number).limit(1)
+    low, most = span(c)
+    high = most + 1
+    while low < high:
+        middle = (low + high) // 2
+        row = c.execute(first, {"least": middle}).one()
+        if row.at >= at:
+            high = middle
+        else:
+            low = int(row.number) + 1
+    return low
 
 
 def by_number(c: Connection, number: int) -> AuditRecord:
@@ -126,6 +165,25 @@ def by_number(c: Connection, number: int) -> AuditRecord:
     if row is None:
         raise AuditRowUnknown(seen=number)
     return AuditRecord(**row._mapping)
+
+
+def of_request(c: Connection, request_id: str, *, actor: str, after: int, limit: int) -> list[int]:
+    """The numbers after that one of what this actor did in this request, in their order."""
+    t = audit.c
+    mine = select(t.number).where(t.actor == actor, t.number > after, t.request_id == request_id)
+    return list(c.execute(mine.order_by(t.number).limit(limit)).scalars())
+
+
+def glimpses(c: Connection, *, after: int | None = None, among: Sequence[int] = (), limit: int) -> list[Glimpse]:
+    """With `after` the records after that number, the oldest first, and those `among` these numbers that are there by
+    now; else the newest."""
+    t = audit.c
+    seen = select(t.number, t.at, t.act, t.subject)
+    if after is None:
+        statement = seen.order_by(t.number.desc())
+    else:
+        statement = seen.where(or_(t.number > after, t.number.in_(among))).order_by(t.number)
+    return [Glimpse(**row._mapping) for row in c.execute(statement.limit(limit))]
 
 
 # ---- For the sealer ---------------------------------------------------------------------------------------------

@@ -155,6 +155,19 @@ def archives(c: Connection, *, holding: int | None = None) -> list[Archive]:
     return [Archive(**row._mapping) for row in c.execute(wanted)]
 
 
+def archives_below(c: Connection, number: int | None, *, limit: int) -> list[Archive]:
+    """The files that may hold rows of lower numbers than that one, those with the highest numbers first."""
+    wanted = select(audit_archives).order_by(audit_archives.c.highest.desc(), audit_archives.c.first.desc())
+    if number is not None:
+        wanted = wanted.where(audit_archives.c.lowest < number)
+    return [Archive(**row._mapping) for row in c.execute(wanted.limit(limit))]
+
+
+def highest_archived(c: Connection) -> int:
+    """The highest number of an archived row; 0 without archives."""
+    return int(c.execute(select(func.max(audit_archives.c.highest))).scalar_one() or 0)
+
+
 def add_archive(c: Connection, archive: Archive) -> bool:
     """Notes that these leaves' rows are in a file. False: somebody else archived them."""
     end = archive.first + archive.size

@@ -124,6 +124,7 @@ _QUARANTINE = (
         quarantined_at=bindparam("now"),
         updated_at=bindparam("now"),
         result=bindparam("found"),
+        result_status=bindparam("found_status"),
         attested_at=bindparam("found_at"),
         attestation_good_until=bindparam("found_at"),
     )
@@ -131,8 +132,8 @@ _QUARANTINE = (
 
 
 def _quarantined(row: Any, now: int) -> dict[str, Any]:
-    reasons = "; ".join(row.result["reasons"])
-    return {"wanted": row.device_id, "because": reasons, "now": now, "found": row.result, "found_at": row.at}
+    found = {"found": row.result, "found_at": row.at, "found_status": row.result.get("status")}
+    return {"wanted": row.device_id, "because": "; ".join(row.result["reasons"]), "now": now, **found}
 
 
 def _wanted(cohort: Cohort) -> list[ColumnElement[bool]]:

@@ -11,13 +11,13 @@ import threading
 import zlib
 from typing import Final
 
-from sqlalchemy import Connection, bindparam, delete, exists, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, insert, or_, select, update
 
 from attestd.errors import Conflict, NotFound
 from attestd.registry.acts import Step
 from attestd.registry.engine import Registry
 from attestd.registry.statements import Statement
-from attestd.registry.tables import contents, evidence
+from attestd.registry.tables import attestation_runs, contents, evidence
 
 EVENT_LOG: Final = "eventlog"
 CERTIFICATE: Final = "certificate"
@@ -91,7 +91,10 @@ class Contents:
 
 def purge(c: Connection, *, now: int, limit: int) -> int:
     """Forgets event logs that no evidence names, some time after they were last kept. Returns how many went."""
-    named = exists().where(evidence.c.boot_log == contents.c.sha256)
+    named = or_(
+        exists().where(evidence.c.boot_log == contents.c.sha256),
+        exists().where(attestation_runs.c.boot_log == contents.c.sha256),
+    )
     old = (
         select(contents.c.sha256)
         .where(contents.c.kind == EVENT_LOG, contents.c.at < now - FORGET_AFTER, ~named)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, String, bindparam, case, cast, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, case, or_, select, update
 
 from attestd.credentials.status import Status
 from attestd.errors import AttestdError
@@ -42,7 +42,6 @@ OPERATOR = "operator"
 APPRAISAL = "appraisal"
 
 MAX_PAGE = 1000
-_MAX_WORDS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +75,7 @@ class Device:
     source: str  # "inventory" or "request"
     quarantined_by: str | None = None  # OPERATOR or APPRAISAL, of a quarantined one; None: a restore
     quarantined_at: int | None = None
+    result_status: str | None = None  # of `result`, while it counts
 
 
 _BY_ID = Statement(select(devices).where(devices.c.id == bindparam("wanted")))
@@ -127,40 +127,16 @@ def ek_is_blocked(c: Connection, ek_hash: EkHash) -> bool:
     return _BLOCKED.one_or_none(c, {"wanted": ek_hash}) is not None
 
 
-def search(
-    c: Connection,
-    *,
-    state: State | None = None,
-    tier: Tier | None = None,
-    site: Site | None = None,
-    text: str = "",
-    after: DeviceId | None = None,
-    limit: int = 100,
+def page(
+    c: Connection, *conditions: ColumnElement[bool], after: DeviceId | None = None, limit: int = 100
 ) -> list[Device]:
-    """A page of devices in the order of their ids; the last one's id is the next page's `after`.
+    """Devices of which all conditions hold, in the order of their ids; the last one's is the next page's `after`.
 
-    Every word of `text` (the first 8) must occur in the id, serial number, maker, model or labels; `name=value` finds
-    a label. Without regard to the case of ASCII letters. `limit` is at most 1000.
+    `limit` is at most 1000. What people look for is found by `attestd.registry.finding`.
     """
-    filters = {devices.c.state: state, devices.c.tier: tier, devices.c.site: site}
-    wanted = [column == value for column, value in filters.items() if value is not None]
-    if after is not None:
-        wanted.append(devices.c.id > after)
-    wanted.extend(_mentions(word) for word in text.split()[:_MAX_WORDS])
+    wanted = list(conditions) if after is None else [*conditions, devices.c.id > after]
     statement = select(devices).where(*wanted).order_by(devices.c.id).limit(min(limit, MAX_PAGE))
     return [device_of(row) for row in c.execute(statement)]
-
-
-def count_by_state(c: Connection) -> dict[State, int]:
-    """How many devices are in each state; all states are named."""
-    counted = c.execute(select(devices.c.state, func.count()).group_by(devices.c.state))
-    return dict.fromkeys(State, 0) | {State(state): count for state, count in counted}
-
-
-def count_active(c: Connection) -> int:
-    """How many devices are active."""
-    wanted = select(func.count()).select_from(devices).where(devices.c.state == State.ACTIVE.value)
-    return int(c.execute(wanted).scalar_one())
 
 
 def status_entries(c: Connection) -> Iterator[tuple[int, Status]]:
@@ -354,6 +330,7 @@ def change(
 
     `values` are the columns to set. When no row fits, nothing changed and the error says why.
     """
+    values = with_status(values)
     statement = _change_statement(event, tuple(values), expected_version is not None, False, True)
     row = statement.one_or_none(c, _new(device_id, values, now, expected_version, None))
     if row is None:
@@ -371,11 +348,20 @@ def _changing(
     **values: Any,
 ) -> Step:
     """`change` as a step of an act, on what was appraised before."""
+    values = with_status(values)
     return Step(
         _change_statement(event, tuple(values), True, expected_ek is not None, False),
         _new(device_id, values, now, expected_version, expected_ek),
         otherwise=lambda c: _refusal(c, device_id, event, expected_version),
     )
+
+
+def with_status(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns to set, with the status of the result that is among them; for this room only."""
+    if "result" not in values:
+        return dict(values)
+    result = values["result"]
+    return {**values, "result_status": None if result is None else result.get("status")}
 
 
 def _new(
@@ -440,22 +426,3 @@ def device_of(row: Row[Any]) -> Device:
     found["site"] = None if found["site"] is None else Site(found["site"])
     found["ek_hash"] = EkHash(found["ek_hash"])
     return Device(**found)
-
-
-def _mentions(word: str) -> ColumnElement[bool]:
-    everything = func.lower(
-        devices.c.id
-        + " "
-        + func.coalesce(devices.c.serial_number, "")
-        + " "
-        + devices.c.manufacturer
-        + " "
-        + devices.c.model
-        + " "
-        + cast(devices.c.labels, String)
-    )
-    word = word.lower()
-    found: ColumnElement[bool] = everything.contains(word, autoescape=True)
-    if "=" in word:  # labels are stored as compact JSON: {"name":"value"}
-        found = or_(found, everything.contains(word.replace("=", '":"', 1), autoescape=True))
-    return found

@@ -41,7 +41,8 @@ class ReportedElsewhere(Conflict):
 @dataclass(frozen=True, slots=True)
 class StoredEdge:
     """One edge, as its last report told. `bundle`: epoch and version. `ledgers`: names and highest numbers, the one
-    that was used last at the end. `missed`: reports that never came. `silent_since`: when it was told as silent."""
+    that was used last at the end. `missed`: reports that never came. `silent_since`: when it was told as silent.
+    `boundaries`: what it guards, by name; None where it never said."""
 
     edge: str
     heard_at: int
@@ -56,6 +57,7 @@ class StoredEdge:
     allowed: int = 0
     refused: int = 0
     silent_since: int | None = None
+    boundaries: Mapping[str, Any] | None = None
 
     @property
     def bundle(self) -> tuple[int, int] | None:
@@ -135,6 +137,19 @@ def sums(c: Connection, name: str, *, since: int) -> dict[tuple[str, str], int]:
     return {(row.boundary, row.reason): int(row.sum) for row in c.execute(statement)}
 
 
+def all_sums(c: Connection, *, since: int, site: str | None = None) -> dict[tuple[str, str, str], int]:
+    """Decisions of every edge (at this site) from that hour on, by edge, boundary and reason."""
+    n = edge_counts.c
+    statement = (
+        select(n.edge, n.boundary, n.reason, func.sum(n.count).label("sum"))
+        .where(n.hour >= since // HOUR * HOUR)
+        .group_by(n.edge, n.boundary, n.reason)
+    )
+    if site is not None:
+        statement = statement.where(n.edge.in_(select(proxies.c.name).where(proxies.c.site == site)))
+    return {(row.edge, row.boundary, row.reason): int(row.sum) for row in c.execute(statement)}
+
+
 def hours(c: Connection, name: str, *, since: int, limit: int) -> list[HourSum]:
     """The same by hour and boundary, the newest hours first, at most `limit`."""
     n = edge_counts.c
@@ -202,7 +217,11 @@ def tell_silent(c: Connection, *, silent_after: int, now: int, limit: int) -> li
 
 def _values(edge: StoredEdge) -> dict[str, Any]:
     values = {name: getattr(edge, name) for name in edge_reports.c.keys()}  # noqa: SIM118 - columns, not names
-    return values | {"stale_for": dict(edge.stale_for or {}), "ledgers": [list(each) for each in edge.ledgers]}
+    return values | {
+        "stale_for": dict(edge.stale_for or {}),
+        "ledgers": [list(each) for each in edge.ledgers],
+        "boundaries": None if edge.boundaries is None else dict(edge.boundaries),
+    }
 
 
 def _edge_of(row: Row[Any]) -> StoredEdge:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from attestd.ids import DeviceId
+from attestd.registry import attestations
 from attestd.registry.acts import Step
 from attestd.registry.contents import packed, unpacked
 from attestd.registry.engine import Registry
@@ -206,5 +207,6 @@ def keeping_endorsement(device_id: DeviceId, endorsement: Endorsement, *, now: i
 
 def forget(c: Connection, device_ids: list[DeviceId]) -> None:
     """Everything of devices that are forgotten themselves."""
+    attestations.forget(c, device_ids)
     for table in (evidence, ima_parts, endorsements):
         c.execute(delete(table).where(table.c.device_id.in_(device_ids)))

@@ -61,6 +61,17 @@ def add(c: Connection, *, text: str, created_by: str, now: int, expected_version
     return stored
 
 
+def require_newest(c: Connection, expected_version: int | None) -> None:
+    """Raises PolicyRaced if a version other than the one that is expected (None: any) is in force."""
+    newest = latest(c)
+    if expected_version not in (None, newest.version):
+        raise PolicyRaced(
+            f"Version {newest.version} is in force, by {newest.created_by}.",
+            seen=f"version {newest.version}",
+            expected=f"version {expected_version}",
+        )
+
+
 def latest(c: Connection) -> StoredPolicy:
     """The version in force. Raises UnknownPolicy where there is none."""
     newest = _newest(c)

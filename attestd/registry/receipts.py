@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from attestd.errors import Conflict
@@ -147,6 +147,10 @@ def page(
     if since is not None:
         wanted.append(receipts.c.at >= since)
     statement = select(receipts).where(*wanted).order_by(receipts.c.number).limit(min(limit, MAX_PAGE))
+    return _within(c, statement)
+
+
+def _within(c: Connection, statement: Select[Any]) -> list[StoredReceipt]:
     found: list[StoredReceipt] = []
     size = 0
     for row in c.execute(statement):
@@ -155,6 +159,20 @@ def page(
             break
         found.append(StoredReceipt(**row._mapping))
     return found
+
+
+def latest_of(c: Connection, device_id: str, *, before: int | None = None, limit: int = 100) -> list[StoredReceipt]:
+    """A device's crossings, the newest first; the last one's `number` is the next page's `before`."""
+    wanted = [receipts.c.device_id == device_id] + ([] if before is None else [receipts.c.number < before])
+    statement = select(receipts).where(*wanted).order_by(receipts.c.number.desc()).limit(min(limit, MAX_PAGE))
+    return [StoredReceipt(**row._mapping) for row in c.execute(statement)]
+
+
+def newest(c: Connection, *, before: int | None = None, limit: int = MAX_PAGE) -> list[StoredReceipt]:
+    """The other way round: those that came last first, for who wants to know what happened lately."""
+    wanted = [] if before is None else [receipts.c.number < before]
+    statement = select(receipts).where(*wanted).order_by(receipts.c.number.desc()).limit(min(limit, MAX_PAGE))
+    return _within(c, statement)
 
 
 def purge(c: Connection, *, before: int, limit: int) -> int:

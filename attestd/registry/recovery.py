@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from attestd.credentials.bundle import Bundle
 from attestd.credentials.status import MAX_OCTETS, Status, StatusList
@@ -19,7 +19,7 @@ from attestd.errors import Misconfigured
 from attestd.ids import Serial
 from attestd.registry import audit, policies, revision
 from attestd.registry.states import State
-from attestd.registry.tables import devices, operators, revocations
+from attestd.registry.tables import console_sessions, devices, identities, invitations, operators, passkeys, revocations
 from attestd.registry.tables import policies as stored_policies
 
 # Why a device is in quarantine that the restore put there; `attestd devices release --restored` looks for the first,
@@ -71,7 +71,8 @@ def recover(
     2. No attestation counts: nothing is renewed, no token given, before a device attested again.
     3. Every device gets a status index that no credential carries; the old ones are nobody's, so they are invalid.
     4. The policy that was in force stays in force.
-    5. Operators come back disabled, but for one, who holds the instance's folder.
+    5. Operators come back disabled, but for one, who holds the instance's folder. Nobody is signed in or invited, and
+       no passkey or identity opens anything: some may have been removed after the backup.
     6. The epoch passes every one that an edge can have seen.
     7. The audit trail says so.
     """
@@ -79,10 +80,11 @@ def recover(
     quarantined = _quarantine(c, None if newest is None else newest.status, at)  # 1
     until = at + int(longest.total_seconds())
     revoked = 0 if newest is None else _revoke(c, newest.revoked, now=at, until=until)
-    c.execute(update(devices).values(attested_at=None, attestation_good_until=None))  # 2
+    c.execute(update(devices).values(attested_at=None, attestation_good_until=None, result_status=None))  # 2
     count = _renumber(c, least=0 if newest is None else len(newest.status))  # 3
     policy = _keep_policy(c, newest, at)  # 4
     disabled = _disable_operators(c, keep_operator, at)  # 5
+    _close_ways_in(c, at)
     # Milliseconds, so that two restores of one backup differ; a second restore is later than the first.
     least = max(int(now.timestamp() * 1000), 0 if newest is None else newest.epoch + 1)
     epoch = revision.raise_epoch(c, least=least)  # 6
@@ -180,3 +182,14 @@ def _disable_operators(c: Connection, keep: str, now: int) -> tuple[str, ...]:
     o = operators.c
     statement = update(operators).where(o.name != keep, o.disabled_at.is_(None)).values(disabled_at=now)
     return tuple(sorted(c.execute(statement.returning(o.name)).scalars()))
+
+
+def _close_ways_in(c: Connection, now: int) -> None:
+    c.execute(delete(passkeys))
+    c.execute(delete(identities))
+    sessions, links = console_sessions.c, invitations.c
+    over = update(console_sessions).where(sessions.ended_at.is_(None))
+    c.execute(over.values(ended_at=now, ended_because="the service was restored from a backup"))
+    c.execute(
+        update(invitations).where(links.spent_at.is_(None), links.withdrawn_at.is_(None)).values(withdrawn_at=now)
+    )

@@ -4,7 +4,7 @@ The tables are read as they are, not as this program would make them, so that a 
 upgraded, and a backup of any earlier revision be restored.
 
 Left out: spent challenges and nonces (after a restore nothing opens that was sealed before, so none can come back) and
-signed bundles (of an epoch that has ended).
+signed bundles (of an epoch that has ended), and what the database derives from devices by itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from attestd.registry import migrations, revision
 from attestd.registry.engine import Registry
 from attestd.registry.tables import METADATA
 
-_LEFT_OUT = frozenset({"spends", "bundles"})
+_LEFT_OUT = frozenset({"spends", "bundles", "fleet_counts", "fleet_changes", "device_terms"})
 _BATCH = 500  # rows at a time
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Index, Integer, MetaData, String, Table
+from sqlalchemy import JSON, BigInteger, Index, Integer, MetaData, String, Table, text
 from sqlmodel import AutoString, Field, SQLModel
 
 # The newest migration. Opening a database of another revision fails; a test keeps this equal to Alembic's head.
-SCHEMA = "0006"
+SCHEMA = "0011"
 
 # Every constraint has a name, or a later migration could not drop it.
 NAMES = {
@@ -25,6 +25,9 @@ NAMES = {
 # Counts rows for ever. SQLite numbers rows by itself only where the key's type is INTEGER.
 _RowNumber = BigInteger().with_variant(Integer, "sqlite")
 _Json = JSON(none_as_null=True)
+
+# Results that somebody looks for; an index that leaves out the many good ones costs an attestation nothing.
+_BAD = text("result_status IN ('warning', 'contraindicated')")
 
 
 class _Stored(SQLModel):
@@ -44,6 +47,7 @@ class DeviceRow(_Stored, table=True):
         Index(None, "site", "id"),
         Index(None, "site", "state", "id"),
         Index(None, "state", "attestation_good_until", "id"),  # who is overdue
+        Index(None, "result_status", "id", sqlite_where=_BAD, postgresql_where=_BAD),
     )
 
     id: str = Field(primary_key=True)
@@ -73,6 +77,7 @@ class DeviceRow(_Stored, table=True):
     source: str
     quarantined_by: str | None = None
     quarantined_at: int | None = Field(default=None, sa_type=BigInteger)
+    result_status: str | None = None  # of the result, while it counts
 
 
 class BlockedEkRow(_Stored, table=True):
@@ -151,11 +156,82 @@ class OperatorRow(_Stored, table=True):
 
     name: str = Field(primary_key=True)
     role: str
-    thumbprint: bytes = Field(unique=True)
-    public_key: bytes
-    certificate: bytes
+    # All three, or none: who comes through the console alone has no key of their own.
+    thumbprint: bytes | None = Field(default=None, unique=True)
+    public_key: bytes | None = None
+    certificate: bytes | None = None
     created_at: int = Field(sa_type=BigInteger)
     disabled_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class PasskeyRow(_Stored, table=True):
+    """One passkey of an operator's. `attestd.registry.passkeys`."""
+
+    __tablename__ = "passkeys"
+    __table_args__ = (Index(None, "operator"),)
+
+    id: str = Field(primary_key=True)
+    credential: bytes = Field(unique=True)
+    operator: str
+    public_key: bytes
+    sign_count: int = Field(sa_type=BigInteger)
+    label: str
+    transports: list[str] = Field(sa_type=_Json, nullable=False)
+    backed_up: bool
+    created_at: int = Field(sa_type=BigInteger)
+    used_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class IdentityRow(_Stored, table=True):
+    """By whom an OpenID provider knows an operator. `attestd.registry.identities`."""
+
+    __tablename__ = "identities"
+    __table_args__ = (Index(None, "operator"),)
+
+    issuer: str = Field(primary_key=True)
+    subject: str = Field(primary_key=True)
+    operator: str
+    by_claims: bool
+    created_at: int = Field(sa_type=BigInteger)
+    used_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class InvitationRow(_Stored, table=True):
+    """A one-time link for a person, without its secret. `attestd.registry.invitations`."""
+
+    __tablename__ = "invitations"
+    __table_args__ = (Index(None, "name"),)
+
+    id: str = Field(primary_key=True)
+    token: bytes = Field(unique=True)
+    name: str
+    role: str
+    created_at: int = Field(sa_type=BigInteger)
+    created_by: str
+    expires_at: int = Field(sa_type=BigInteger)
+    spent_at: int | None = Field(default=None, sa_type=BigInteger)
+    withdrawn_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class SessionRow(_Stored, table=True):
+    """One browser that somebody signed in with. `attestd.registry.sessions`."""
+
+    __tablename__ = "console_sessions"
+    __table_args__ = (Index(None, "operator", "ends_at"), Index(None, "ends_at"))
+
+    id: str = Field(primary_key=True)
+    thumbprint: bytes = Field(unique=True)
+    public_key: bytes
+    operator: str
+    method: str
+    passkey: str | None = None
+    began_at: int = Field(sa_type=BigInteger)
+    seen_at: int = Field(sa_type=BigInteger)
+    ends_at: int = Field(sa_type=BigInteger)
+    agent: str
+    address: str
+    ended_at: int | None = Field(default=None, sa_type=BigInteger)
+    ended_because: str | None = None
 
 
 class ProxyRow(_Stored, table=True):
@@ -199,8 +275,13 @@ class AuditRow(_Stored, table=True):
     """Who did what, written by the transaction that did it. `attestd.registry.audit`."""
 
     __tablename__ = "audit"
-    # The second also finds the rows that are not sealed yet: those without a leaf.
-    __table_args__ = (Index(None, "subject", "number"), Index(None, "leaf", unique=True))
+    # By leaf also those rows are found that are not sealed yet: they have none.
+    __table_args__ = (
+        Index(None, "subject", "number"),
+        Index(None, "leaf", unique=True),
+        Index(None, "actor", "number"),
+        Index(None, "act", "number"),
+    )
 
     number: int | None = Field(default=None, primary_key=True, sa_type=_RowNumber)
     at: int = Field(sa_type=BigInteger)
@@ -301,6 +382,40 @@ class EvidenceRow(_Stored, table=True):
     ima_entries: int | None = Field(default=None, sa_type=BigInteger)
     runtime_state: bytes | None = None
     result: bytes
+
+
+class AttestationRunRow(_Stored, table=True):
+    """A device's attestations in a row that came to the same. `attestd.registry.attestations`."""
+
+    __tablename__ = "attestation_runs"
+    __table_args__ = (Index(None, "boot_log"), Index(None, "ended_at"))
+
+    device_id: str = Field(primary_key=True)
+    run: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+    first: int = Field(sa_type=BigInteger)
+    count: int = Field(sa_type=BigInteger)
+    first_at: int = Field(sa_type=BigInteger)
+    last_at: int = Field(sa_type=BigInteger)
+    ended_at: int | None = Field(default=None, sa_type=BigInteger)
+    digest: bytes
+    boot: str
+    result: bytes
+    inputs: bytes | None = None
+    boot_log: bytes | None = None
+    ima_entries: int | None = Field(default=None, sa_type=BigInteger)
+    runtime_state: bytes | None = None
+
+
+class DifferingRow(_Stored, table=True):
+    """A digest that no reference value knew, and a device that showed it. `attestd.registry.attestations`."""
+
+    __tablename__ = "differing"
+    __table_args__ = (Index(None, "device_id"), Index(None, "at"))
+
+    digest: bytes = Field(primary_key=True)
+    device_id: str = Field(primary_key=True)
+    at: int = Field(sa_type=BigInteger)
+    place: str
 
 
 class ImaPartRow(_Stored, table=True):
@@ -441,6 +556,7 @@ class EdgeReportRow(_Stored, table=True):
     allowed: int = Field(sa_type=BigInteger)
     refused: int = Field(sa_type=BigInteger)
     silent_since: int | None = Field(default=None, sa_type=BigInteger)
+    boundaries: dict[str, Any] | None = Field(default=None, sa_type=_Json)
 
 
 class EdgeCountRow(_Stored, table=True):
@@ -454,6 +570,103 @@ class EdgeCountRow(_Stored, table=True):
     boundary: str = Field(primary_key=True)
     reason: str = Field(primary_key=True)
     count: int = Field(sa_type=BigInteger)
+
+
+class FleetCountRow(_Stored, table=True):
+    """How many devices of a group there are, but for `fleet_changes`. `attestd.registry.counts`."""
+
+    __tablename__ = "fleet_counts"
+
+    tier: str = Field(primary_key=True)
+    site: str = Field(primary_key=True)
+    state: str = Field(primary_key=True)
+    result_status: str = Field(primary_key=True)
+    count: int = Field(sa_type=BigInteger)
+
+
+class FleetChangeRow(_Stored, table=True):
+    """A device that came into a group or left it, written by triggers. `attestd.registry.counts`."""
+
+    __tablename__ = "fleet_changes"
+
+    number: int | None = Field(default=None, primary_key=True, sa_type=_RowNumber)
+    tier: str
+    site: str
+    state: str
+    result_status: str
+    delta: int = Field(sa_type=BigInteger)
+
+
+class DeviceTermRow(_Stored, table=True):
+    """What a device is found by, written by triggers. `attestd.registry.finding`."""
+
+    __tablename__ = "device_terms"
+    __table_args__ = (Index(None, "term", "kind", "device_id"),)
+
+    device_id: str = Field(primary_key=True)
+    term: str = Field(primary_key=True)
+    kind: str = Field(primary_key=True)
+
+
+class ResultCountRow(_Stored, table=True):
+    """Results of half an hour, but for `result_marks`. `attestd.registry.outcomes`."""
+
+    __tablename__ = "result_counts"
+
+    at: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+    status: str = Field(primary_key=True)
+    count: int = Field(sa_type=BigInteger)
+
+
+class ResultMarkRow(_Stored, table=True):
+    """One result, until it is counted. `attestd.registry.outcomes`."""
+
+    __tablename__ = "result_marks"
+
+    number: int | None = Field(default=None, primary_key=True, sa_type=_RowNumber)
+    at: int = Field(sa_type=BigInteger)
+    status: str
+
+
+class RefusalRow(_Stored, table=True):
+    """One refusal, until it is counted. `attestd.registry.outcomes`."""
+
+    __tablename__ = "refusals"
+
+    number: int | None = Field(default=None, primary_key=True, sa_type=_RowNumber)
+    at: int = Field(sa_type=BigInteger)
+    verb: str
+    why: str
+    site: str
+    device_id: str
+
+
+class RefusalCountRow(_Stored, table=True):
+    """Refusals of half an hour for one reason at one site, with some of the devices. `attestd.registry.outcomes`."""
+
+    __tablename__ = "refusal_counts"
+
+    at: int = Field(primary_key=True, sa_type=BigInteger, sa_column_kwargs={"autoincrement": False})
+    why: str = Field(primary_key=True)
+    site: str = Field(primary_key=True)
+    verb: str = Field(primary_key=True)
+    count: int = Field(sa_type=BigInteger)
+    devices: list[str] = Field(sa_type=_Json, nullable=False)
+
+
+class OnceRow(_Stored, table=True):
+    """An operator's call that shall be carried out once, whoever presses twice. `attestd.registry.once`."""
+
+    __tablename__ = "once"
+    __table_args__ = (Index(None, "at"),)
+
+    actor: str = Field(primary_key=True)
+    name: str = Field(primary_key=True)
+    digest: bytes
+    request_id: str
+    at: int = Field(sa_type=BigInteger)
+    last_row: int = Field(sa_type=BigInteger)
+    answered_at: int | None = Field(default=None, sa_type=BigInteger)
 
 
 class CounterRow(_Stored, table=True):
@@ -486,6 +699,10 @@ issued = _table("issued")
 revocations = _table("revocations")
 tpm_makers = _table("tpm_makers")
 operators = _table("operators")
+passkeys = _table("passkeys")
+identities = _table("identities")
+invitations = _table("invitations")
+console_sessions = _table("console_sessions")
 proxies = _table("proxies")
 policies = _table("policies")
 bundles = _table("bundles")
@@ -497,6 +714,8 @@ reference_manifests = _table("reference_manifests")
 watched = _table("watched")
 contents = _table("contents")
 evidence = _table("evidence")
+attestation_runs = _table("attestation_runs")
+differing = _table("differing")
 ima_parts = _table("ima_parts")
 endorsements = _table("endorsements")
 demands = _table("demands")
@@ -508,4 +727,12 @@ receipt_chains = _table("receipt_chains")
 receipts = _table("receipts")
 edge_reports = _table("edge_reports")
 edge_counts = _table("edge_counts")
+fleet_counts = _table("fleet_counts")
+fleet_changes = _table("fleet_changes")
+device_terms = _table("device_terms")
+result_counts = _table("result_counts")
+result_marks = _table("result_marks")
+refusals = _table("refusals")
+refusal_counts = _table("refusal_counts")
+once = _table("once")
 counters = _table("counters")

@@ -30,12 +30,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from attestd.tpm.bootloaders import LoadingFacts, loading_facts
+from attestd.tpm.bootloaders import LoadingFacts, loading_facts, trace_loading
 from attestd.tpm.eventlog import UnverifiedEventLog
-from attestd.tpm.measured import Measured
-from attestd.tpm.platformfirmware import FirmwareFacts, firmware_facts
+from attestd.tpm.measured import Measured, Trace
+from attestd.tpm.platformfirmware import FirmwareFacts, firmware_facts, trace_firmware
 from attestd.tpm.replay import PREFERENCE, Match, VerifiedEventLog, replay_bank
-from attestd.tpm.secureboot import SecureBootFacts, Signer, secure_boot_facts
+from attestd.tpm.secureboot import SecureBootFacts, Signer, secure_boot_facts, trace_secure_boot
 from attestd.tpm.sipa import WindowsFacts, windows_facts
 from attestd.tpm.uefi import LoadOption
 
@@ -109,6 +109,19 @@ class UncomparedFacts(_Facts):
 def boot_facts(verified: VerifiedEventLog) -> BootFacts:
     """The facts of a log that a quote has proven, from the PCRs of that quote."""
     return BootFacts(*_derive(verified.log, verified.match))
+
+
+def trace_facts(log: UnverifiedEventLog, match: Match, facts: _Facts) -> list[Trace]:
+    """Which events these facts of the log rest on, in its order. What says that something is absent rests on none."""
+    measured = Measured(log, match.bank, match.pcrs)
+    found = [
+        *trace_firmware(measured),
+        *trace_secure_boot(measured, facts.secure_boot),
+        *trace_loading(measured, facts.loading),
+    ]
+    signers = [trace for trace in found if trace.fact == "signers"]
+    found += [Trace(trace.event, "authorities", trace.value["certificate"]) for trace in signers]
+    return sorted(found, key=lambda trace: trace.event)
 
 
 @dataclass(frozen=True, slots=True)

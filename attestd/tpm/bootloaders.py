@@ -20,10 +20,11 @@ initrd's nobody can prove; that of a unified kernel image can be proven.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from attestd.tpm.measured import EXITED, OMITTED, Measured, Measurement
+from attestd.tpm.measured import EXITED, OMITTED, Measured, Measurement, Trace
 from attestd.tpm.uefi import MalformedUefiStructure, printable, read_gpt_disk
 
 _MOST: Final = {"drivers": 512, "loaders": 128, "boot_files": 1024, "system_extensions": 64, "mok_lists": 64}
@@ -116,6 +117,46 @@ def _disks(measured: Measured) -> tuple[str, ...] | None:
             except MalformedUefiStructure:
                 continue
     return tuple(found)[:_MOST_DISKS]
+
+
+# ---- Where it was measured ---------------------------------------------------------------------------------------
+
+_DIGESTS: Final = {2: "drivers", 4: "loaders", 9: "boot_files", 13: "system_extensions", 14: "mok_lists"}
+
+
+def trace_loading(measured: Measured, facts: LoadingFacts) -> Iterator[Trace]:
+    """Which events these facts rest on, as far as they are proven."""
+    for pcr, name in _DIGESTS.items():
+        register = measured[pcr]
+        if register is not None and getattr(facts, name) is not None:
+            for m in register.all:
+                if measured.action(m) is None:
+                    yield Trace(m.number, name, m.digest.hex())
+    for pcr in (8, 12):
+        register = measured[pcr]
+        for m in register.all if register is not None else ():
+            yield from _trace_text(measured, m, facts)
+    sections, eleven = facts.uki_sections or (), measured[11]
+    for (name, digest), m in zip(sections, eleven.all[1::2] if eleven is not None else (), strict=False):
+        yield Trace(m.number, "uki_sections", digest)
+        if name == "initrd":
+            yield Trace(m.number, "initrd", digest)
+
+
+def _trace_text(measured: Measured, m: Measurement, facts: LoadingFacts) -> Iterator[Trace]:
+    command = _grub_text(measured, m)
+    if command is not None and facts.grub_commands is not None:
+        yield Trace(m.number, "grub_commands", printable(command, _MOST_COMMAND))
+    lines = facts.kernel_command_lines or ()
+    text = command if command is not None else _utf16_text(measured, m)
+    for line in lines if text is not None else ():
+        loading, _, arguments = (text or "").partition(" ")
+        if printable(text or "", _MOST_LINE) == line or (
+            loading in _LOADING and _unquoted(line) == printable(arguments, _MOST_LINE)
+        ):
+            yield Trace(m.number, "kernel_command_lines", line)
+            if len(lines) == 1:
+                yield Trace(m.number, "kernel_command_line", line)
 
 
 # ---- Commands and command lines ----------------------------------------------------------------------------------

@@ -61,6 +61,14 @@ class Measurement(NamedTuple):
     data: bytes
 
 
+class Trace(NamedTuple):
+    """Which event a fact, or an element of one, rests on; the value is as in the fact's JSON form."""
+
+    event: int
+    fact: str
+    value: Any
+
+
 @dataclass(slots=True)
 class Register:
     """One PCR's measurements in their order, parted at its first separator. Separators themselves are left out.

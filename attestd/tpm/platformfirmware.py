@@ -11,11 +11,12 @@ number is not given. Options whose octets are not known are not seen, so the lis
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from attestd.tpm.eventtypes import S_CRTM_VERSION
-from attestd.tpm.measured import Measured
+from attestd.tpm.measured import Measured, Measurement, Trace
 from attestd.tpm.uefi import LoadOption, MalformedUefiStructure, printable, read_load_option, read_variable
 
 _MOST_OPTIONS: Final = 64
@@ -41,13 +42,24 @@ def firmware_facts(measured: Measured, doubts: list[str]) -> FirmwareFacts:
     return FirmwareFacts(_version(measured), _boot_options(measured), failed)
 
 
+def trace_firmware(measured: Measured) -> Iterator[Trace]:
+    """Which event the version rests on."""
+    if (found := _version_measured(measured)) is not None and (text := _text(found.data)) is not None:
+        yield Trace(found.number, "firmware_version", text)
+
+
 def _version(measured: Measured) -> str | None:
+    found = _version_measured(measured)
+    return None if found is None else _text(found.data)
+
+
+def _version_measured(measured: Measured) -> Measurement | None:
     register = measured[0]
     if register is None or not register.separated:
         return None
     for measurement in register.before:
         if measurement.type == S_CRTM_VERSION and measured.proves(measurement.digest, measurement.data):
-            return _text(measurement.data)
+            return measurement
     return None
 
 

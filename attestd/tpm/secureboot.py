@@ -18,13 +18,14 @@ PCR 7 is believed. A variable measured twice before the separator is believed ne
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
 from attestd.tpm import uefi
 from attestd.tpm.der import SEQUENCE, MalformedCertificate, children, element, shown_name
-from attestd.tpm.measured import DEBUG_MODE, DMA_PROTECTION_DISABLED, Measured, Measurement, Register
+from attestd.tpm.measured import DEBUG_MODE, DMA_PROTECTION_DISABLED, Measured, Measurement, Register, Trace
 from attestd.tpm.uefi import MalformedUefiStructure, SignatureList, Variable, read_signature_lists, read_variable
 
 _CONFIGURATION_PCR: Final = 1
@@ -198,18 +199,66 @@ def _modes(measured: Measured) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if register is None or not register.separated:
         return found
-    names = {"AuditMode": "audit_mode", "DeployedMode": "deployed_mode"}
     for measurement in register.before:
-        variable = read_variable(measurement.data) if len(measurement.data) < 64 else None
-        if (
-            variable is not None
-            and variable.name in names
-            and variable.vendor == uefi.GLOBAL
-            and variable.content in (b"\0", b"\x01")
-            and measured.proves(measurement.digest, measurement.data)
-        ):
-            found.setdefault(names[variable.name], variable.content == b"\x01")
+        if (mode := _mode(measured, measurement)) is not None:
+            found.setdefault(*mode)
     return found
+
+
+def _mode(measured: Measured, measurement: Measurement) -> tuple[str, bool] | None:
+    """Which mode a measurement tells, and whether it is on."""
+    variable = read_variable(measurement.data) if len(measurement.data) < 64 else None
+    if (
+        variable is not None
+        and variable.name in _MODES
+        and variable.vendor == uefi.GLOBAL
+        and variable.content in (b"\0", b"\x01")
+        and measured.proves(measurement.digest, measurement.data)
+    ):
+        return _MODES[variable.name], variable.content == b"\x01"
+    return None
+
+
+_MODES: Final = {"AuditMode": "audit_mode", "DeployedMode": "deployed_mode"}
+
+
+# ---- Where it was measured ---------------------------------------------------------------------------------------
+
+
+def trace_secure_boot(measured: Measured, facts: SecureBootFacts) -> Iterator[Trace]:
+    """Which events these facts rest on, as far as they are proven."""
+    register = measured[_POLICY_PCR]
+    for measurement in register.all if register is not None else ():
+        texts: list[str] = []
+        variables = _explained(measured, [measurement], texts) or []
+        given = dict(_given(variables[0], early=measurement in register.before)) if variables and register else {}
+        for text in texts:
+            given |= {"firmware_actions": [text]}
+            given |= {_ACTIONS[text]: True} if text in _ACTIONS else {}
+        for name, values in given.items():
+            if (fact := getattr(facts, name)) is not None:
+                for value in values if isinstance(fact, tuple) else [values]:
+                    yield Trace(measurement.number, name, value)
+    register = measured[_CONFIGURATION_PCR]
+    for measurement in register.before if register is not None else ():
+        if (mode := _mode(measured, measurement)) is not None and getattr(facts, mode[0]) is not None:
+            yield Trace(measurement.number, *mode)
+
+
+_ACTIONS: Final = {DEBUG_MODE: "firmware_debug_mode", DMA_PROTECTION_DISABLED: "dma_protection_disabled"}
+
+
+def _given(variable: Variable, *, early: bool) -> Iterator[tuple[str, Any]]:
+    """What one variable says, by itself; `early`: measured before the separator."""
+    if variable.vendor == uefi.SHIM_LOCK and not early:
+        yield from _shim([variable]).items()
+    if variable.name in _STATES:
+        return
+    signers = _signers([variable], [])
+    for signer in signers.get("signers", ()):
+        yield "signers", [{"source": signer.source, "certificate": signer.certificate, "subject": signer.subject}]
+    if early and not signers.get("signers"):
+        yield from _configuration([variable], []).items()
 
 
 # ---- Who vouched -------------------------------------------------------------------------------------------------

@@ -7,13 +7,16 @@
 | requests that nobody decided on | once they are old | enrollment.pending_lifetime |
 | what watched manifests said of devices | once they count no longer | – |
 | event logs that no kept evidence names | a day after they were last sent | – |
+| what devices' attestations came to | some time after it changed | retention.attestations |
 | edges' receipts, not where their chains stand | some time after they came | retention.receipts |
 | what edges decided, by hour | some days later | retention.edge_counts |
+| sessions of the console, and invitations | some time after their end | retention.sessions |
+| which calls operators sent once | a week later | – |
 | audit rows, not their leaf hashes | into files, once they are old | audit.retention |
 
-Bundles are forgotten as new ones are signed. Devices, blocked EKs, operators, proxies and policies stay: they are few,
-and what they say still counts. A round is many small acts, so that requests are served in between; any number of
-services on one database may run rounds at the same time.
+Bundles are forgotten as new ones are signed. Devices, blocked EKs, operators, passkeys, proxies and policies stay: they
+are few, and what they say still counts. A round is many small acts, so that requests are served in between; any number
+of services on one database may run rounds at the same time.
 """
 
 from __future__ import annotations
@@ -26,7 +29,19 @@ from typing import Final
 from attestd.auditing.archives import FOLDER, archive_audit
 from attestd.config import Settings
 from attestd.errors import AttestdError
-from attestd.registry import admission, contents, edges, issued, receipts, references, spends
+from attestd.registry import (
+    admission,
+    attestations,
+    contents,
+    edges,
+    invitations,
+    issued,
+    once,
+    receipts,
+    references,
+    sessions,
+    spends,
+)
 from attestd.registry.engine import Connection, Registry
 
 BATCH: Final = 250  # rows that one act takes
@@ -47,8 +62,12 @@ class Swept:
     requests: int
     watched: int
     eventlogs: int
+    attestations: int
     receipts: int
     edge_counts: int
+    sessions: int
+    invitations: int
+    once: int
     archived: int
     errors: tuple[AttestdError, ...]
 
@@ -57,8 +76,10 @@ def sweep(registry: Registry, settings: Settings, *, now: datetime, pause: Calla
     """One round. `pause` waits for so many seconds, or returns at once when the service ends. Raises nothing."""
     at = int(now.timestamp())
     ended = int((now - settings.retention.certificates).timestamp())
+    changed = int((now - settings.retention.attestations).timestamp())
     delivered = int((now - settings.retention.receipts).timestamp())
     counted = int((now - settings.retention.edge_counts).timestamp())
+    signed_out = int((now - settings.retention.sessions).timestamp())
     undecided = int((now - settings.enrollment.pending_lifetime).timestamp())
     errors: list[AttestdError] = []
 
@@ -84,8 +105,12 @@ def sweep(registry: Registry, settings: Settings, *, now: datetime, pause: Calla
         requests=forget(lambda c, _: admission.purge_pending(c, older_than=undecided)),  # few, by max_pending
         watched=forget(lambda c, most: references.purge_watched(c, now=at, limit=most)),
         eventlogs=forget(lambda c, most: contents.purge(c, now=at, limit=most)),
+        attestations=forget(lambda c, most: attestations.purge(c, before=changed, limit=most)),
         receipts=forget(lambda c, most: receipts.purge(c, before=delivered, limit=most)),
         edge_counts=forget(lambda c, most: edges.purge(c, before=counted, limit=most)),
+        sessions=forget(lambda c, most: sessions.purge(c, before=signed_out, limit=most)),
+        invitations=forget(lambda c, most: invitations.purge(c, before=signed_out, limit=most)),
+        once=forget(lambda c, most: once.purge(c, before=at - once.KEPT, limit=most)),
         archived=_archive(registry, settings, now, pause, errors),
         errors=tuple(errors),
     )

@@ -6,8 +6,9 @@
 | certificates of authorities and makers, manifests, credentials that end | `expiring` | 30 and 3 days before |
 | an edge that reports no more | `edge-silent` | edges.silent_after later; `edge-back` once it does again |
 
-Demands that were answered are forgotten. Any number of services on one database may run rounds at the same time: each
-thing is told once. When the last whole round ended is a metric, for a watch that stopped looks like a quiet fleet.
+Demands that were answered are forgotten, and what acts wrote for the fleet's counts is added up. Any number of services
+on one database may run rounds at the same time: each thing is told once. When the last whole round ended is a metric,
+for a watch that stopped looks like a quiet fleet.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from cryptography import x509
 from attestd.ca.hierarchy import Hierarchy
 from attestd.config import Settings
 from attestd.errors import AttestdError
-from attestd.registry import demands, edges, expiring, operators, overdue, trust
+from attestd.registry import counts, demands, edges, expiring, operators, outcomes, overdue, trust
 from attestd.registry.engine import Connection, Registry
 from attestd.registry.expiring import Ending
 
@@ -51,7 +52,7 @@ def watch(
     ended_by = int((now - settings.attestation.overdue_after).timestamp())
     errors: list[AttestdError] = []
 
-    def in_acts(kind: Callable[[Connection], int]) -> int:
+    def in_acts(kind: Callable[[Connection], int], batch: int = BATCH) -> int:
         """Acts until one does less than a batch."""
         done = 0
         try:
@@ -59,7 +60,7 @@ def watch(
                 with registry.acting() as c:
                     taken = kind(c)
                 done += taken
-                if taken < BATCH:
+                if taken < batch:
                     break
                 pause(_PAUSE)
         except AttestdError as error:
@@ -75,6 +76,8 @@ def watch(
     silent_after = int(settings.edges.silent_after.total_seconds())
     silent = in_acts(lambda c: len(edges.tell_silent(c, silent_after=silent_after, now=at, limit=BATCH)))
     answered = in_acts(lambda c: demands.purge(c, limit=BATCH))
+    in_acts(lambda c: counts.fold(c, limit=counts.BATCH), counts.BATCH)
+    in_acts(lambda c: outcomes.fold(c, now=at, limit=outcomes.BATCH), outcomes.BATCH)
     if not errors:
         try:
             with registry.acting() as c:
@@ -115,8 +118,8 @@ def _of_the_registry(c: Connection, now: int) -> Iterator[Ending]:
     for maker in trust.every(c):
         yield Ending("TPM maker", maker.subject, 0, maker.not_after)
     for operator in operators.every(c):
-        if operator.disabled_at is None:
-            yield _ending("operator", operator.name, x509.load_der_x509_certificate(operator.certificate))
+        if operator.disabled_at is None and operator.key is not None:
+            yield _ending("operator", operator.name, x509.load_der_x509_certificate(operator.key.certificate))
     yield from expiring.of_proxies(c)
     yield from expiring.manifests(c, now=now)
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
-from urllib.parse import quote
 
 from flask import Flask, Request, Response, g, request
 
@@ -22,9 +21,10 @@ from attestd.protocol.demanded import HEADER
 from attestd.protocol.encoding import b64decode, b64encode
 from attestd.protocol.messages import MAX_BEGIN, MAX_BODY, MAX_COMPLETE, MAX_SMALL
 from attestd.protocol.signed import SCHEME, SignedEnvelope
-from attestd.registry import inventory, operators
+from attestd.registry import inventory, operators, sessions
 from attestd.web.bodies import LARGE, Permits, read_body, require_media_type
 from attestd.web.context import Exchange, Service, exchange
+from attestd.web.touching import path_of, require_touch
 
 
 class SignatureMissing(Unauthenticated):
@@ -84,7 +84,8 @@ class Door:
     """What a route takes: from whom, bodies of which media types and of how many octets (0: no body).
 
     `nonce`: every answer, problems included, carries a fresh Replay-Nonce for the next signed request. `verb` counts
-    what devices asked for by its outcome.
+    what devices asked for by its outcome. `touch`: a session of the console confirms this act with a passkey
+    (docs/sign-in.md); where that depends on what is asked, the view calls `touching.require_touch`.
     """
 
     who: Who
@@ -92,14 +93,15 @@ class Door:
     limit: int = 0
     nonce: bool = True
     verb: str = ""
+    touch: bool = False
 
 
-def _bare(who: Who) -> Door:
-    return Door(who)
+def _bare(who: Who, *, touch: bool = False) -> Door:
+    return Door(who, touch=touch)
 
 
-def _acts(who: Who, limit: int = MAX_SMALL) -> Door:
-    return Door(who, _JSON, limit)
+def _acts(who: Who, limit: int = MAX_SMALL, *, touch: bool = False) -> Door:
+    return Door(who, _JSON, limit, touch=touch)
 
 
 DOORS: Final[Mapping[str, Door]] = {
@@ -126,57 +128,91 @@ DOORS: Final[Mapping[str, Door]] = {
     "POST /v1/proxies/renewals": _acts(Who.PROXY),
     "POST /v1/proxies/reports": _acts(Who.PROXY, _REPORT),
     "POST /v1/receipts": _acts(Who.PROXY, _RECEIPTS),
+    # People: how they sign in, and what is their own
+    "GET /v1/admin/sign-in": Door(Who.PUBLIC),
+    "POST /v1/admin/sign-in/passkey/begin": _acts(Who.PUBLIC),
+    "POST /v1/admin/sign-in/passkey": _acts(Who.PUBLIC, 2 * MAX_SMALL),  # signed by the session key in the message
+    "POST /v1/admin/sign-in/invitation/begin": _acts(Who.PUBLIC),
+    "POST /v1/admin/sign-in/invitation": _acts(Who.PUBLIC, 2 * MAX_SMALL),  # the same
+    "POST /v1/admin/sign-in/oidc/begin": _acts(Who.PUBLIC),
+    "POST /v1/admin/sign-in/oidc": _acts(Who.PUBLIC),  # the same
+    "GET /v1/admin/session": _bare(Who.VIEWER),
+    "DELETE /v1/admin/session": _bare(Who.VIEWER),
+    "GET /v1/admin/sessions": _bare(Who.VIEWER),
+    "POST /v1/admin/sessions/<id>/revoke": _acts(Who.VIEWER),
+    "GET /v1/admin/passkeys": _bare(Who.VIEWER),
+    "POST /v1/admin/passkeys/begin": _acts(Who.VIEWER),  # with a touch, unless there is no passkey yet
+    "POST /v1/admin/passkeys": _acts(Who.VIEWER, 2 * MAX_SMALL),
+    "POST /v1/admin/passkeys/<id>/remove": _acts(Who.VIEWER, touch=True),
+    "POST /v1/admin/touch/begin": _acts(Who.VIEWER),
+    "GET /v1/admin/invitations": _bare(Who.ADMIN),
+    "POST /v1/admin/invitations": _acts(Who.ADMIN, touch=True),
+    "POST /v1/admin/invitations/<id>/withdraw": _acts(Who.ADMIN),
     # Operators
     "GET /v1/admin/overview": _bare(Who.VIEWER),
     "GET /v1/admin/devices": _bare(Who.VIEWER),
     "GET /v1/admin/devices/<id>": _bare(Who.VIEWER),
     "GET /v1/admin/devices/<id>/evidence": _bare(Who.OPERATOR),
+    "GET /v1/admin/causes": _bare(Who.VIEWER),
+    "GET /v1/admin/sites": _bare(Who.VIEWER),
+    "POST /v1/admin/devices/find": _acts(Who.OPERATOR),
+    "GET /v1/admin/devices/<id>/history": _bare(Who.VIEWER),
+    "GET /v1/admin/devices/<id>/attestations/<number>": _bare(Who.VIEWER),
+    "GET /v1/admin/devices/<id>/attestations/<number>/events": _bare(Who.VIEWER),
+    "GET /v1/admin/devices/<id>/attestations/<number>/files": _bare(Who.VIEWER),
+    "GET /v1/admin/devices/<id>/endorsement": _bare(Who.VIEWER),
     "POST /v1/admin/devices/import": Door(Who.OPERATOR, _INVENTORY, inventory.MAX_FILE),
     "POST /v1/admin/devices/demand": _acts(Who.OPERATOR, 2 * MAX_SMALL),  # it may name 250 ids
-    "POST /v1/admin/devices/selection": _acts(Who.OPERATOR, _SELECTION),
+    "POST /v1/admin/devices/selection": _acts(Who.OPERATOR, _SELECTION),  # the same
     "POST /v1/admin/devices/<id>/demand": _acts(Who.OPERATOR),
     "POST /v1/admin/devices/<id>/approve": _acts(Who.OPERATOR),
     "POST /v1/admin/devices/<id>/reject": _acts(Who.OPERATOR),
     "POST /v1/admin/devices/<id>/quarantine": _acts(Who.OPERATOR),
-    "POST /v1/admin/devices/<id>/release": _acts(Who.OPERATOR),
-    "POST /v1/admin/devices/<id>/retire": _acts(Who.OPERATOR),
-    "POST /v1/admin/devices/<id>/replace": _acts(Who.OPERATOR),
-    "POST /v1/admin/devices/release-cohort": _acts(Who.OPERATOR),
+    "POST /v1/admin/devices/<id>/release": _acts(Who.OPERATOR, touch=True),
+    "POST /v1/admin/devices/<id>/retire": _acts(Who.OPERATOR, touch=True),
+    "POST /v1/admin/devices/<id>/replace": _acts(Who.OPERATOR, touch=True),
+    "POST /v1/admin/devices/release-cohort": _acts(Who.OPERATOR),  # with a touch, unless it is a dry run
     "GET /v1/admin/brake": _bare(Who.VIEWER),
-    "POST /v1/admin/brake/engage": _acts(Who.OPERATOR),
-    "POST /v1/admin/brake/release": _acts(Who.OPERATOR),
+    "POST /v1/admin/brake/engage": _acts(Who.OPERATOR, touch=True),
+    "POST /v1/admin/brake/release": _acts(Who.OPERATOR, touch=True),
     "GET /v1/admin/credentials": _bare(Who.VIEWER),
-    "POST /v1/admin/credentials/<serial>/revoke": _acts(Who.OPERATOR),
+    "POST /v1/admin/credentials/<serial>/revoke": _acts(Who.OPERATOR, touch=True),
     "GET /v1/admin/audit": _bare(Who.VIEWER),
+    "GET /v1/admin/audit/<number>": _bare(Who.VIEWER),
     "GET /v1/admin/audit/head": _bare(Who.VIEWER),
+    "GET /v1/admin/audit/witnesses": _bare(Who.VIEWER),
     "GET /v1/admin/audit/consistency": _bare(Who.VIEWER),
     "GET /v1/admin/audit/<number>/proof": _bare(Who.VIEWER),
+    "GET /v1/admin/events": _bare(Who.VIEWER),
     "GET /v1/admin/receipts": _bare(Who.VIEWER),
     "GET /v1/admin/receipts/chains": _bare(Who.VIEWER),
     "GET /v1/admin/operators": _bare(Who.VIEWER),
-    "POST /v1/admin/operators": _acts(Who.ADMIN),
-    "POST /v1/admin/operators/<name>/disable": _acts(Who.ADMIN),
+    "POST /v1/admin/operators": _acts(Who.ADMIN, touch=True),
+    "POST /v1/admin/operators/<name>/disable": _acts(Who.ADMIN, touch=True),
     "GET /v1/admin/authority": _bare(Who.VIEWER),
     "GET /v1/admin/trust": _bare(Who.VIEWER),
     "GET /v1/admin/trust/dependents": _bare(Who.VIEWER),
-    "POST /v1/admin/trust": Door(Who.ADMIN, _CERTIFICATES, _TRUST),
-    "DELETE /v1/admin/trust/<sha256>": _bare(Who.ADMIN),
+    "POST /v1/admin/trust": Door(Who.ADMIN, _CERTIFICATES, _TRUST, touch=True),
+    "DELETE /v1/admin/trust/<sha256>": _bare(Who.ADMIN, touch=True),
+    "GET /v1/admin/boundaries": _bare(Who.VIEWER),
     "GET /v1/admin/policy": _bare(Who.VIEWER),
-    "PUT /v1/admin/policy": _acts(Who.ADMIN, _POLICY),
+    "PUT /v1/admin/policy": _acts(Who.ADMIN, _POLICY, touch=True),
     "GET /v1/admin/policy/versions": _bare(Who.VIEWER),
     "GET /v1/admin/policy/versions/<number>": _bare(Who.VIEWER),
-    "POST /v1/admin/policy/rollback": _acts(Who.ADMIN),
+    "POST /v1/admin/policy/rollback": _acts(Who.ADMIN, touch=True),
+    "POST /v1/admin/policy/check": _acts(Who.VIEWER, _POLICY),
+    "POST /v1/admin/policy/dry-run": _acts(Who.VIEWER, _POLICY),
     "GET /v1/admin/references": _bare(Who.VIEWER),
-    "POST /v1/admin/references": Door(Who.ADMIN, _MANIFEST, MAX_MANIFEST),
+    "POST /v1/admin/references": Door(Who.ADMIN, _MANIFEST, MAX_MANIFEST, touch=True),
     "POST /v1/admin/references/learn": _acts(Who.ADMIN),
     "GET /v1/admin/references/<number>": _bare(Who.VIEWER),
     "GET /v1/admin/references/<number>/refusals": _bare(Who.VIEWER),
-    "POST /v1/admin/references/<number>/promote": _acts(Who.ADMIN),
-    "POST /v1/admin/references/<number>/withdraw": _acts(Who.ADMIN),
+    "POST /v1/admin/references/<number>/promote": _acts(Who.ADMIN, touch=True),
+    "POST /v1/admin/references/<number>/withdraw": _acts(Who.ADMIN, touch=True),
     "GET /v1/admin/proxies": _bare(Who.VIEWER),
     "GET /v1/admin/proxies/<name>": _bare(Who.VIEWER),
-    "POST /v1/admin/proxies": _acts(Who.ADMIN),
-    "POST /v1/admin/proxies/<name>/disable": _acts(Who.ADMIN),
+    "POST /v1/admin/proxies": _acts(Who.ADMIN, touch=True),
+    "POST /v1/admin/proxies/<name>/disable": _acts(Who.ADMIN, touch=True),
     # Health: public, so none of it names a device, an operator or a site.
     "GET /healthz": Door(Who.PUBLIC, nonce=False),
     "GET /readyz": Door(Who.PUBLIC, nonce=False),
@@ -192,9 +228,7 @@ def signed_url(service: Service, asked: Request) -> str:
     """
     server = service.settings.server
     called = f"https://{asked.host}"
-    url = (called if called in server.origins else server.url) + quote(asked.path)
-    query = asked.query_string.decode("latin-1")
-    return f"{url}?{query}" if query else url
+    return (called if called in server.origins else server.url) + path_of(asked)
 
 
 def register(app: Flask, service: Service) -> None:
@@ -202,7 +236,8 @@ def register(app: Flask, service: Service) -> None:
     permits = Permits()
 
     def admit() -> None:
-        """1. The table names the route. 2. The body fits the route. 3. The caller is who may call it."""
+        """1. The table names the route. 2. The body fits the route. 3. The caller is who may call it.
+        4. A person confirmed it."""
         if request.url_rule is None:
             return  # nothing is here, or not by this method: Flask raises that next
         method = "GET" if request.method == "HEAD" else request.method
@@ -221,6 +256,8 @@ def register(app: Flask, service: Service) -> None:
         current.body = read_body(request, limit=door.limit, large=large)
         if door.who in _SIGNED_CALLS:
             current.signed_by = _prove(service, unverified, current, door.who)  # 3
+            if door.touch:
+                require_touch(service, current)  # 4
 
     def furnish(response: Response) -> Response:
         current = exchange()
@@ -255,9 +292,10 @@ def _authorization(service: Service, door: Door) -> str:
             raise CallerUnknown from None
         with service.registry.reading() as c:
             operator = operators.by_thumbprint(c, thumbprint)
-        if operator is None:
+            session = sessions.by_thumbprint(c, thumbprint) if operator is None else None
+        if operator is None and session is None:
             raise CallerUnknown("No operator with this key is registered.")
-        if operator.disabled_at is not None:
+        if operator is not None and operator.disabled_at is not None:
             raise CallerDisabled("This operator has been disabled.")
     return authorization
 

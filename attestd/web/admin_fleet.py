@@ -16,6 +16,7 @@ from attestd.registry.labels import parse_labels
 from attestd.web.admin_views import Query, answer, device_members
 from attestd.web.bodies import read_message, read_reason
 from attestd.web.context import Service, exchange
+from attestd.web.touching import require_touch
 
 QUARANTINED_BY: Final = (APPRAISAL, OPERATOR)
 MAX_LABEL: Final = 192  # characters of NAME=VALUE
@@ -82,6 +83,7 @@ class _Many:
             seen = self.service.fleet.preview(cohort)
             domain = self.service.settings.trust_domain
             return answer({"count": seen.count, "devices": [device_members(device, domain) for device in seen.devices]})
+        require_touch(self.service, current)
         done = self.service.fleet.release_cohort(cohort, expected=expected, act=current.act(reason))
         return answer({"released": done.released, "left": done.left})
 

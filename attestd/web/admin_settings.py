@@ -11,6 +11,7 @@ from flask import Blueprint, Response
 from attestd.errors import MalformedInput
 from attestd.ids import Site
 from attestd.policy.source import MAX_POLICY
+from attestd.protocol.encoding import Members
 from attestd.registry import policies, trust
 from attestd.registry.operators import Role
 from attestd.registry.policies import MAX_VERSION, StoredPolicy, UnknownPolicy
@@ -69,8 +70,10 @@ class _Settings:
         current = exchange()
         message = read_message(current.body)
         text = message.text("text", limit=MAX_POLICY)
+        expected, reason = _expected(message), read_reason(message)
         message.done()
-        return answer({"version": self.service.operations.set_policy(text, current.act())})
+        version = self.service.operations.set_policy(text, current.act(reason), expected_version=expected)
+        return answer({"version": version})
 
     def list_policies(self) -> Response:
         """GET /v1/admin/policy/versions: the newest first, without their texts"""
@@ -93,11 +96,11 @@ class _Settings:
         current = exchange()
         message = read_message(current.body)
         to = message.integer("to") if "to" in message else None
-        reason = read_reason(message)
+        expected, reason = _expected(message), read_reason(message)
         message.done()
         if to is not None and not 0 < to < MAX_VERSION:
             raise UnknownPolicy(seen=to)
-        version, of = self.service.operations.rollback_policy(to, current.act(reason))
+        version, of = self.service.operations.rollback_policy(to, current.act(reason), expected_version=expected)
         return answer({"version": version, "of": of})
 
     # ---- Edge proxies -----------------------------------------------------------------------------------------
@@ -148,6 +151,11 @@ def _version(number: str) -> int:
     if not NUMBER.fullmatch(number) or int(number) >= MAX_VERSION:
         raise UnknownPolicy(seen=repr(number[:40]))
     return int(number)
+
+
+def _expected(message: Members) -> int | None:
+    """The version that the author of a change had before them."""
+    return message.number("expected_version", most=MAX_VERSION) if "expected_version" in message else None
 
 
 def _version_members(policy: StoredPolicy) -> dict[str, Any]:

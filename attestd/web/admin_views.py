@@ -1,5 +1,7 @@
-"""What operators look at: devices, credentials, the audit trail, the overview. Lists are paged by keyset, never by
-number. An EK hash is shown in one place only, one device's own page, to those who may replace its TPM."""
+"""What operators look at: one device, credentials, the audit trail. Lists are paged by keyset, never by number.
+
+An EK hash is shown in one place only, one device's own page, to those who may replace its TPM.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,12 @@ from typing import Any, Final
 from flask import Blueprint, Response, request
 
 from attestd.errors import MalformedInput
-from attestd.ids import DeviceId, Site, SpiffeId, Tier, TrustDomain
+from attestd.ids import DeviceId, SpiffeId, TrustDomain
 from attestd.protocol.encoding import write_object
-from attestd.registry import audit, bundles, devices, issued, operators, policies
+from attestd.registry import audit, devices, identities, issued, operators, passkeys, sessions
 from attestd.registry.audit import AuditRecord
 from attestd.registry.devices import Device
 from attestd.registry.issued import Issued
-from attestd.registry.states import State
 from attestd.web.context import Service, exchange
 
 JSON: Final = "application/json"
@@ -25,7 +26,7 @@ MAX_PAGE: Final = 1000
 _DEFAULT_PAGE: Final = 100
 _RECENT: Final = 20  # credentials and audit rows on a device's own page
 NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
-_MAY_SEE_EK: Final = frozenset({"operator", "admin"})
+MAY_SEE_EK: Final = frozenset({"operator", "admin"})
 
 
 class QueryMalformed(MalformedInput):
@@ -81,7 +82,7 @@ def _credential_members(credential: Issued) -> dict[str, Any]:
     }
 
 
-def _audit_members(row: AuditRecord) -> dict[str, Any]:
+def audit_members(row: AuditRecord) -> dict[str, Any]:
     return {
         "number": row.number,
         "at": row.at,
@@ -132,60 +133,10 @@ class Query:
             raise QueryMalformed("limit is out of range.", seen=wanted, expected=f"1 to {MAX_PAGE}")
         return wanted
 
-    def state(self) -> State | None:
-        value = self.text("state")
-        if value is None:
-            return None
-        try:
-            return State(value)
-        except ValueError:
-            raise QueryMalformed("This is not a state.", seen=repr(value[:40]), expected=", ".join(State)) from None
-
 
 @dataclass(frozen=True, slots=True)
 class _Views:
     service: Service
-
-    def overview(self) -> Response:
-        """GET /v1/admin/overview"""
-        Query()
-        with self.service.registry.reading() as c:
-            counted = devices.count_by_state(c)
-            bundle = bundles.newest(c)
-            policy = policies.latest(c)
-        return answer(
-            {
-                "trust_domain": self.service.settings.trust_domain,
-                "time": int(exchange().now.timestamp()),
-                "devices": {state.value: count for state, count in counted.items()},
-                "policy_version": policy.version,
-                "bundle": None
-                if bundle is None
-                else {"epoch": bundle.epoch, "version": bundle.version, "issued_at": bundle.issued_at},
-            }
-        )
-
-    def list_devices(self) -> Response:
-        """GET /v1/admin/devices"""
-        query = Query("state", "tier", "site", "q", "after", "limit")
-        tier, site, after = query.text("tier"), query.text("site"), query.text("after")
-        limit = query.limit()
-        with self.service.registry.reading() as c:
-            found = devices.search(
-                c,
-                state=query.state(),
-                tier=None if tier is None else Tier.parse(tier),
-                site=None if site is None else Site(site),
-                text=query.text("q") or "",
-                after=None if after is None else DeviceId(after),
-                limit=limit,
-            )
-        return answer(
-            {
-                "devices": [device_members(device, self.service.settings.trust_domain) for device in found],
-                "after": found[-1].id if len(found) == limit else None,
-            }
-        )
 
     def show_device(self, id: str) -> Response:
         """GET /v1/admin/devices/<id>"""
@@ -196,13 +147,13 @@ class _Views:
             credentials = issued.page(c, device_id=device_id, limit=_RECENT)
             rows = audit.page(c, subject=str(device_id), limit=_RECENT)
         members = device_members(device, self.service.settings.trust_domain)
-        if exchange().caller.role in _MAY_SEE_EK:
+        if exchange().caller.role in MAY_SEE_EK:
             members["ek_hash"] = device.ek_hash.hex()
         return answer(
             {
                 "device": members,
                 "credentials": [_credential_members(entry) for entry in credentials],
-                "audit": [_audit_members(row) for row in rows],
+                "audit": [audit_members(row) for row in rows],
             }
         )
 
@@ -224,22 +175,12 @@ class _Views:
             }
         )
 
-    def list_audit(self) -> Response:
-        """GET /v1/admin/audit: the newest first, or with `after` the oldest first from there on, to follow it"""
-        query = Query("subject", "before", "after", "limit")
-        limit, after = query.limit(), query.number("after")
-        with self.service.registry.reading() as c:
-            found = audit.page(
-                c, subject=query.text("subject"), before=query.number("before"), after=after, limit=limit
-            )
-        more = found[-1].number if len(found) == limit else None
-        return answer({"audit": [_audit_members(row) for row in found], ("before" if after is None else "after"): more})
-
     def list_operators(self) -> Response:
         """GET /v1/admin/operators"""
         Query()
         with self.service.registry.reading() as c:
             found = operators.every(c)
+            held, known, seen = passkeys.counts(c), identities.issuers(c), sessions.last_seen(c)
         return answer(
             {
                 "operators": [
@@ -248,6 +189,10 @@ class _Views:
                         "role": operator.role.value,
                         "created_at": operator.created_at,
                         "disabled_at": operator.disabled_at,
+                        "key": operator.key is not None,
+                        "passkeys": held.get(operator.name, 0),
+                        "identities": known.get(operator.name, []),
+                        "seen_at": seen.get(operator.name),
                     }
                     for operator in found
                 ]
@@ -259,10 +204,7 @@ def blueprint(service: Service) -> Blueprint:
     """This door's routes."""
     views = _Views(service)
     routes = Blueprint("admin_views", __name__, url_prefix="/v1/admin")
-    routes.get("/overview")(views.overview)
-    routes.get("/devices")(views.list_devices)
     routes.get("/devices/<id>")(views.show_device)
     routes.get("/credentials")(views.list_credentials)
-    routes.get("/audit")(views.list_audit)
     routes.get("/operators")(views.list_operators)
     return routes

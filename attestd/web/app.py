@@ -10,6 +10,7 @@ from flask import Flask, Response
 from attestd.web import (
     access,
     admin,
+    admin_device,
     admin_evidence,
     admin_fleet,
     admin_references,
@@ -17,16 +18,23 @@ from attestd.web import (
     admin_views,
     audit,
     authority,
+    boundaries,
     demands,
     devices,
     edges,
+    event_stream,
+    fleet,
     health,
     logs,
+    once,
     openapi,
+    people,
+    policy_trials,
     problems,
     publishing,
     receipts,
     selections,
+    sign_in,
 )
 from attestd.web.context import Service
 
@@ -59,6 +67,7 @@ def create_app(service: Service) -> Flask:
     health.register(app, service)
     app.after_request(_secure)
     access.register(app, service)
+    once.register(app, service)
     problems.register(app)
 
     for door in (
@@ -67,6 +76,7 @@ def create_app(service: Service) -> Flask:
             admin,
             admin_fleet,
             admin_views,
+            admin_device,
             admin_evidence,
             admin_references,
             admin_settings,
@@ -75,7 +85,12 @@ def create_app(service: Service) -> Flask:
             audit,
             receipts,
             edges,
+            fleet,
+            event_stream,
+            boundaries,
+            policy_trials,
         ),
+        *(sign_in, people),
     ):
         app.register_blueprint(door.blueprint(service))
     return app

@@ -54,7 +54,8 @@ class Exchange:
 
     def act(self, reason: str = "") -> Act:
         """What the caller does now, for the audit row."""
-        return Act(actor=self.caller.actor, now=self.now, request_id=self.request_id, reason=reason)
+        caller = self.caller
+        return Act(actor=caller.actor, now=self.now, request_id=self.request_id, reason=reason, session=caller.session)
 
 
 def exchange() -> Exchange:

@@ -32,7 +32,7 @@ class _Edges:
         now = exchange().now
         found = self.book.every(now)
         at = int(now.timestamp())
-        return answer({"time": at, "proxies": [_members(each, at) for each in found]})
+        return answer({"time": at, "proxies": [edge_members(each, at) for each in found]})
 
     def show(self, name: str) -> Response:
         """GET /v1/admin/proxies/<name>: with what it decided since then, by default in the last day"""
@@ -45,7 +45,7 @@ class _Edges:
         return answer(
             {
                 "time": int(now.timestamp()),
-                "proxy": _members(found, int(now.timestamp())),
+                "proxy": edge_members(found, int(now.timestamp())),
                 "totals": _totals(found),
                 "boundaries": _boundaries(found, decided),
                 "hours": [
@@ -56,7 +56,7 @@ class _Edges:
         )
 
 
-def _members(each: Standing, now: int) -> dict[str, Any]:
+def edge_members(each: Standing, now: int) -> dict[str, Any]:
     proxy, told = each.proxy, each.told
     bundle = None
     if told is not None and told.bundle is not None:

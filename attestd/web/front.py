@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import io
 import sys
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -35,6 +35,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 
+PROVEN: Final = "attestd.proven"  # what a mounted application says in its environ: it knows whose session this is
 SMALL: Final = 64 * 1024  # octets; the bodies of everything but enrollments, attestations with logs, and imports
 _CROWD_PATIENCE: Final = 1.0  # seconds
 _FOLLOWS: Final = FOLLOWS.encode("ascii")
@@ -92,11 +93,11 @@ class Front:
         proxies: Proxies | None = None,
         told: Told | None = None,
         baton: Baton | None = None,
-        streams: Streams | None = None,
+        streams: Mapping[str, Streams] | None = None,
         started: Callable[[], object] = lambda: None,
     ) -> None:
         """`baton`: devices' requests are computed with it; the registry puts it down where it waits.
-        `streams`: who goes on with answers that the application only begins.
+        `streams`: who goes on with answers that the application only begins, by their kind.
 
         `started` is called on the event loop when the process is about to serve.
         """
@@ -106,7 +107,7 @@ class Front:
         self._vetting = vetting or Vetting()
         self._proxies = proxies or Proxies()
         self._told = told or Told()
-        self._streams = streams
+        self._streams = streams or {}
         self._started = started
         self._admission: Admission[Answer] = Admission(
             threads,
@@ -131,8 +132,9 @@ class Front:
             return
         if (follows := _follows(headers)) is not None:
             headers = [header for header in headers if header[0] != _FOLLOWS]
-            if scope["method"] == "GET" and self._streams is not None:
-                await self._stream(self._streams, follows, (status, headers, content), receive, send)
+            kind, _, rest = follows.partition(" ")
+            if scope["method"] == "GET" and (streams := self._streams.get(kind)) is not None:
+                await self._stream(streams, rest, (status, headers, content), receive, send)
                 return
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else content})
@@ -140,16 +142,17 @@ class Front:
     async def _stream(self, streams: Streams, follows: str, begin: Answer, receive: Receive, send: Send) -> None:
         """The application proved who asks, and began; from here on it is the event loop's."""
         status, headers, content = begin
-        if streams.full(follows.partition(" ")[0]):
+        who, _, place = follows.partition(" ")
+        if streams.full(who):
             self._told.refused(Work.NEWCOMER, "streams")
-            status, headers, content = _problem(Overloaded("Too many proxies listen here.", retry_after=30))
+            status, headers, content = _problem(Overloaded("Too many listen here.", retry_after=30))
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": content})
             return
         headers = [header for header in headers if header[0] != b"content-length"]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content, "more_body": True})
-        await streams.follow(follows, receive, send)
+        await streams.follow(who, place, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         headers = scope["headers"]
@@ -161,17 +164,19 @@ class Front:
         except TooManyRequests:
             self._told.refused(visit.work, "rate")
             raise
-        declared = authorization = b""
+        declared = authorization = cookie = b""
         chunked = False
         for name, value in headers:
             if name == b"content-length":
                 declared = value
             elif name == b"authorization":
                 authorization = value
+            elif name == b"cookie":
+                cookie = value
             elif name == b"transfer-encoding":
                 chunked = True
-        if visit.kind.signed == "header":
-            self._look(visit, authorization, b"")
+        if visit.kind.signed in ("header", "cookie"):
+            self._look(visit, authorization if visit.kind.signed == "header" else cookie, b"")
         reading = _Reading(self._limits, self._held, visit)
         try:
             if chunked or declared not in (b"", b"0"):
@@ -186,7 +191,7 @@ class Front:
             answer = await self._admission.run(visit.work, call, partial(_gone, receive))  # 4
         finally:
             reading.done()
-        self._vetting.leave(visit, answer[0])
+        self._vetting.leave(visit, answer[0], proven=environ.get(PROVEN))
         return answer
 
     def _look(self, visit: Visit, authorization: bytes, body: bytes | bytearray) -> None:

@@ -31,7 +31,7 @@ from prometheus_client.registry import Collector
 from attestd.errors import AttestdError
 from attestd.issuance.enrollment import EvidenceContraindicated
 from attestd.protocol.encoding import write_object
-from attestd.registry import audit, audit_tree, bundles, devices, followers
+from attestd.registry import audit, audit_tree, bundles, counts, followers
 from attestd.web.context import Exchange, Service, exchange
 from attestd.web.watch_metrics import WatchMetrics, status_in
 
@@ -155,7 +155,7 @@ class _Gauges(Collector):
         )
         try:
             with self._service.registry.reading() as c:
-                counted = devices.count_by_state(c)
+                counted = counts.by_state(c)
                 bundle = bundles.newest(c)
                 unsealed = audit.lag(c)
                 size, archived = audit_tree.size(c), audit_tree.archived(c)

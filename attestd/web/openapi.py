@@ -15,13 +15,21 @@ from typing import Any, Final
 
 from flask import Blueprint, Response
 
+from attestd.operations.timeline import KINDS
+from attestd.operations.touch import HEADER as TOUCH
+from attestd.operations.touch import MAX_HEADER as MAX_TOUCH
 from attestd.protocol.demanded import HEADER, MAX_HEADER
 from attestd.protocol.encoding import MAX_SECONDS, write_object
 from attestd.protocol.signed import SCHEME
 from attestd.web.access import DEVICES, DOORS, Door, Who
 from attestd.web.context import Service
+from attestd.web.once import HEADER as ONCE
+from attestd.web.once import SCHEMA as ONCE_SCHEMA
+from attestd.web.once import is_once
 from attestd.web.problems import MEDIA_TYPE
-from attestd.web.schemas import DIGEST, PEM, SCHEMAS, SEGMENT, SERIAL, STATE, TIER, Schema, octets, ref, text
+from attestd.web.schemas import DIGEST, PEM, SCHEMAS, SEGMENT, SERIAL, Schema, octets, ref, text
+from attestd.web.schemas_audit import FILTERS as AUDIT_FILTERS
+from attestd.web.schemas_fleet import FILTERS
 
 _JSON: Final = "application/json"
 _JWS: Final[Schema] = {"type": "string", "pattern": r"^[\w-]+\.[\w-]+\.[\w-]+$"}
@@ -50,6 +58,7 @@ _LIMIT: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": 1000}
 _NUMBER: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}
 _SECONDS: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": MAX_SECONDS}
 _TRUTH: Final[Schema] = {"enum": ["true", "false"]}
+_CEREMONY: Final = frozenset({401, 403, 409})
 _CREDENTIAL: Final = {200: "CredentialAnswer", 202: "WaitAnswer"}
 
 
@@ -122,17 +131,101 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         "ReceiptsMessage",
         refusals=frozenset({403, 409}),
     ),
+    "GET /v1/admin/sign-in": Described("How people can sign in here", {200: "WaysIn"}),
+    "POST /v1/admin/sign-in/passkey/begin": Described(
+        "Begin to sign in with a passkey: nobody is named", {200: "Begun"}, "SessionKeyMessage", refusals=_CEREMONY
+    ),
+    "POST /v1/admin/sign-in/passkey": Described(
+        "Sign in with a passkey; the session key in the message signs the call",
+        {201: "SignedIn"},
+        "PasskeySignIn",
+        refusals=_CEREMONY,
+    ),
+    "POST /v1/admin/sign-in/invitation/begin": Described(
+        "Who a one-time link is for, and how to make their passkey",
+        {200: "InvitationBegun"},
+        "InvitationBegin",
+        refusals=_CEREMONY,
+    ),
+    "POST /v1/admin/sign-in/invitation": Described(
+        "Register the invited person's passkey and sign in; the session key in the message signs the call",
+        {201: "SignedIn"},
+        "InvitationSignIn",
+        refusals=_CEREMONY,
+    ),
+    "POST /v1/admin/sign-in/oidc/begin": Described(
+        "Begin to sign in with an OpenID provider: where the browser goes",
+        {200: "OidcBegun"},
+        "OidcBegin",
+        refusals=_CEREMONY | {404},
+    ),
+    "POST /v1/admin/sign-in/oidc": Described(
+        "Sign in with the provider's code; the session key in the message signs the call",
+        {201: "SignedIn"},
+        "OidcSignIn",
+        refusals=_CEREMONY | {404},
+    ),
+    "GET /v1/admin/session": Described("Who calls, and by which session", {200: "SessionPage"}),
+    "DELETE /v1/admin/session": Described("Sign out", {200: "Identified"}, refusals=frozenset({404, 409})),
+    "GET /v1/admin/sessions": Described("Live sessions: one's own, or everybody's for an admin", {200: "Sessions"}),
+    "POST /v1/admin/sessions/<id>/revoke": Described("End a session", {200: "Identified"}, "Reason"),
+    "GET /v1/admin/passkeys": Described(
+        "Passkeys: one's own, or an operator's for an admin", {200: "Passkeys"}, query={"operator": SEGMENT}
+    ),
+    "POST /v1/admin/passkeys/begin": Described(
+        "Begin to add a passkey; who has one confirms with it (Attestd-Touch)", {200: "Begun"}, "Nothing"
+    ),
+    "POST /v1/admin/passkeys": Described("Add a passkey", {201: "PasskeyAnswer"}, "NewPasskey"),
+    "POST /v1/admin/passkeys/<id>/remove": Described("Remove a passkey", {200: "PasskeyAnswer"}, "Reason"),
+    "POST /v1/admin/touch/begin": Described(
+        "Begin to confirm one act with a passkey; for sessions", {200: "Begun"}, "TouchBegin"
+    ),
+    "GET /v1/admin/invitations": Described("Open invitations", {200: "Invitations"}),
+    "POST /v1/admin/invitations": Described(
+        "Invite a person: a one-time link for a day", {201: "Invited"}, "NewInvitation"
+    ),
+    "POST /v1/admin/invitations/<id>/withdraw": Described(
+        "Withdraw an invitation", {200: "InvitationAnswer"}, "Reason"
+    ),
     "GET /v1/admin/overview": Described("How the fleet stands", {200: "Overview"}),
     "GET /v1/admin/devices": Described(
-        "Devices, page by page",
+        "Devices by any combination of filters, page by page, in the order of their ids",
         {200: "Devices"},
-        query={"state": STATE, "tier": TIER, "site": SEGMENT, "q": text(200), "after": SEGMENT, "limit": _LIMIT},
+        query={**FILTERS, "after": SEGMENT, "limit": _LIMIT},
     ),
+    "GET /v1/admin/causes": Described(
+        "The devices that match, by why they are as they are", {200: "Causes"}, query=FILTERS
+    ),
+    "GET /v1/admin/sites": Described(
+        "Sites that have devices", {200: "Sites"}, query={"after": SEGMENT, "limit": _LIMIT}
+    ),
+    "POST /v1/admin/devices/find": Described("The device of an endorsement key", {200: "FoundDevice"}, "FindDevice"),
     "GET /v1/admin/devices/<id>": Described("One device", {200: "DevicePage"}),
     "GET /v1/admin/devices/<id>/evidence": Described(
         "A device's evidence with all that its result rests on: what `attestd appraise bundle` reads",
         {200: "EvidenceBundle"},
         query={"verdict": {"enum": ["good", "bad"]}},
+    ),
+    "GET /v1/admin/devices/<id>/history": Described(
+        "What happened to a device, the newest first: results, certificates, crossings and acts in one order",
+        {200: "Timeline"},
+        query={"before": text(80), "limit": _LIMIT, "only": {"enum": list(KINDS)}},
+    ),
+    "GET /v1/admin/devices/<id>/attestations/<number>": Described(
+        "What an attestation came to, and what differs from reference values", {200: "AttestationPage"}
+    ),
+    "GET /v1/admin/devices/<id>/attestations/<number>/events": Described(
+        "All events of its boot, in the log's order",
+        {200: "BootEvents"},
+        query={"after": _NUMBER, "limit": _LIMIT},
+    ),
+    "GET /v1/admin/devices/<id>/attestations/<number>/files": Described(
+        "What ran since its boot, as it was judged",
+        {200: "RanFiles"},
+        query={"after": _NUMBER, "limit": _LIMIT, "only": {"enum": ["differing"]}},
+    ),
+    "GET /v1/admin/devices/<id>/endorsement": Described(
+        "By which certificates a device's TPM is endorsed", {200: "EndorsementChain"}
     ),
     "POST /v1/admin/devices/import": Described("Import an inventory: all of it, or nothing", {200: "Imported"}),
     "POST /v1/admin/devices/demand": Described(
@@ -171,10 +264,13 @@ DESCRIBED: Final[Mapping[str, Described]] = {
     ),
     "POST /v1/admin/credentials/<serial>/revoke": Described("Revoke a certificate", {200: "Revoked"}, "Reason"),
     "GET /v1/admin/audit": Described(
-        "The audit trail: the newest first, or with `after` the oldest first",
+        "The audit trail: the newest first, archives included, or with `after` the oldest first. One answer looks at a "
+        "bounded number of rows: it may hold fewer than were wanted, and more follow where it names a number",
         {200: "AuditRows"},
-        query={"subject": text(200), "before": _NUMBER, "after": _NUMBER, "limit": _LIMIT},
+        query={**AUDIT_FILTERS, "before": _NUMBER, "after": _NUMBER, "limit": _LIMIT},
     ),
+    "GET /v1/admin/audit/<number>": Described("One row, and its place in the tree", {200: "AuditPage"}),
+    "GET /v1/admin/audit/witnesses": Described("Which head of the tree each edge has seen", {200: "AuditWitnesses"}),
     "GET /v1/admin/audit/head": Described("The newest signed head", {200: "AuditHead"}),
     "GET /v1/admin/audit/consistency": Described(
         "That the audit trail's tree begins with a smaller one",
@@ -185,6 +281,12 @@ DESCRIBED: Final[Mapping[str, Described]] = {
     ),
     "GET /v1/admin/audit/<number>/proof": Described(
         "That a row is under the newest head", {200: "AuditProof"}, refusals=frozenset({409})
+    ),
+    "GET /v1/admin/events": Described(
+        "What happens, as it does: events `changed`, with topics and devices; `since`: and what did before now",
+        {200: ("text/event-stream", {"type": "string"})},
+        query={"since": _NUMBER},
+        refusals=frozenset({503}),
     ),
     "GET /v1/admin/receipts": Described(
         "What crossed at edges, in the order in which it was delivered",
@@ -262,6 +364,23 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         {200: "ProxyPage"},
         query={"since": _NUMBER},
     ),
+    "GET /v1/admin/boundaries": Described(
+        "Boundaries by how much is refused there; `window` in hours",
+        {200: "BoundariesPage"},
+        query={"site": SEGMENT, "window": {**_LIMIT, "maximum": 744}, "limit": _LIMIT},
+    ),
+    "POST /v1/admin/policy/check": Described(
+        "What is wrong with a policy, by line and column",
+        {200: "PolicyChecked"},
+        "PolicyText",
+        refusals=frozenset({429}),
+    ),
+    "POST /v1/admin/policy/dry-run": Described(
+        "What a policy would change of what was decided lately",
+        {200: "PolicyTried"},
+        "PolicyTrial",
+        refusals=frozenset({404, 429}),
+    ),
     "POST /v1/admin/proxies": Described("Give an edge proxy an identity", {201: "ProxyAdded"}, "NewProxy"),
     "POST /v1/admin/proxies/<name>/disable": Described("Disable a proxy", {200: "Named"}, "Nothing"),
     "GET /healthz": Described("Is it alive?", {200: ("text/plain", _LINES)}),
@@ -269,6 +388,13 @@ DESCRIBED: Final[Mapping[str, Described]] = {
     "GET /metrics": Described("Prometheus' text format", {200: ("text/plain", _LINES)}),
 }
 
+_TOUCH: Final[Mapping[str, Any]] = {
+    "name": TOUCH,
+    "in": "header",
+    "required": False,
+    "description": "From a session of the console: base64url of {challenge, credential}, which confirm this very call.",
+    "schema": {"type": "string", "maxLength": MAX_TOUCH},
+}
 _VARIABLE: Final = re.compile(r"<(?:\w+:)?(\w+)>")
 _VARIABLES: Final[Mapping[str, Schema]] = {
     "id": SEGMENT,
@@ -329,13 +455,17 @@ def _operation(route: str, door: Door, described: Described) -> dict[str, Any]:
         {"name": name, "in": "query", "required": name in described.required, "schema": schema}
         for name, schema in described.query.items()
     ]
+    if is_once(route, door):
+        parameters.append({"name": ONCE, "in": "header", "required": False, "schema": ONCE_SCHEMA})
+    if door.touch:
+        parameters.append(dict(_TOUCH))
     found: dict[str, Any] = {
         "operationId": _operation_id(route),
         "summary": described.summary,
         "tags": [door.who.value],
         "x-caller": door.who.value,
         "parameters": parameters,
-        "responses": dict(_responses(path, door, described)),
+        "responses": dict(_responses(route, door, described)),
     }
     if security := _SECURITY[door.who]:
         found["security"] = [{security: []}]
@@ -363,12 +493,12 @@ def _body(described: Described, kind: str) -> Schema:
     return _LINES if kind in ("text/csv", "application/jsonl") else _BINARY
 
 
-def _responses(path: str, door: Door, described: Described) -> Iterator[tuple[str, dict[str, Any]]]:
+def _responses(route: str, door: Door, described: Described) -> Iterator[tuple[str, dict[str, Any]]]:
     """Successes as described; then every refusal that this door can come to."""
     for status, answer in described.answers.items():
         yield str(status), _response(status, door, _content(answer))
     problem = {MEDIA_TYPE: {"schema": ref("Problem")}}
-    for status in sorted(_refusals(path, door, described) - set(described.answers)):
+    for status in sorted(_refusals(route, door, described) - set(described.answers)):
         yield str(status), _response(status, door, problem)
 
 
@@ -381,15 +511,17 @@ def _content(answer: str | tuple[str, Schema] | None) -> dict[str, Any]:
     return {kind: {"schema": schema}}
 
 
-def _refusals(path: str, door: Door, described: Described) -> set[int]:
+def _refusals(route: str, door: Door, described: Described) -> set[int]:
     """400 for what can't be read, 413 for what is too large, 429 and 503 for what is too much, whatever the door."""
     found = {400, 413, 429, 503} | described.refusals
     if door.who is not Who.PUBLIC:
         found |= {401, 403}
     if door.accepts:
         found |= {408, 415}
-    if "<" in path:
+    if "<" in route:
         found.add(404)
+    if is_once(route, door):
+        found.add(409)
     if door.who is Who.DEVICE or (door.accepts and door.who is not Who.PUBLIC):
         found |= {404, 409}
     return found

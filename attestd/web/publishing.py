@@ -10,8 +10,9 @@ from attestd.credentials.copies import DELTA
 from attestd.policy import published_schema
 from attestd.protocol.encoding import write_object
 from attestd.web.bodies import read_message
+from attestd.web.bundle_stream import KIND
 from attestd.web.context import Service, exchange
-from attestd.web.streams import FOLLOWS, MEDIA_TYPE, event
+from attestd.web.streams import ALIVE, MEDIA_TYPE, begun, event
 
 # How long others may keep what is public. Revocation is urgent, and bundles carry it within a second; the CRL is for
 # those who have nothing else.
@@ -82,16 +83,11 @@ class _Publishing:
         change as it comes. `streams` goes on from here."""
         newest = self.service.publication.bundle(exchange().now).name
         has = request.headers.get("Last-Event-ID", "")
-        begin = b":\n\n"
+        begin = ALIVE
         if has != newest:
             newest, content, is_delta = self.service.publication.update(has)
             begin = event("delta" if is_delta else "bundle", newest, content)
-        headers = {
-            "Cache-Control": "no-store",
-            "X-Accel-Buffering": "no",
-            FOLLOWS: f"{exchange().caller.name} {newest}",
-        }
-        return Response(begin, content_type=MEDIA_TYPE, headers=headers)
+        return Response(begin, content_type=MEDIA_TYPE, headers=begun(KIND, exchange().caller.name, newest))
 
     def renew_proxy(self) -> Response:
         """POST /v1/proxies/renewals"""

@@ -14,7 +14,6 @@ from attestd.operations.edges import MAX_BOUNDARIES, MAX_COUNT, MAX_HOURS, MAX_R
 from attestd.operations.edges import State as EdgeState
 from attestd.operations.receipts import MAX_RECEIPTS
 from attestd.operations.references import MAX_GOLDEN
-from attestd.policy.source import MAX_POLICY
 from attestd.protocol.evidence import (
     BANKS,
     MAX_ATTEST,
@@ -54,7 +53,13 @@ from attestd.web.schema_words import list_of as _list
 from attestd.web.schema_words import message as _message
 from attestd.web.schema_words import named as _named
 from attestd.web.schema_words import or_null as _or_null
+from attestd.web.schemas_audit import AUDIT
 from attestd.web.schemas_authority import AUTHORITY
+from attestd.web.schemas_boundaries import BOUNDARIES, GUARDED
+from attestd.web.schemas_devices import DEVICE_PAGES
+from attestd.web.schemas_devices import RESULT as _RESULT
+from attestd.web.schemas_fleet import FLEET
+from attestd.web.schemas_people import PEOPLE
 from attestd.web.schemas_selections import SELECTIONS
 
 __all__ = ["DIGEST", "PEM", "SCHEMAS", "SEGMENT", "SERIAL", "STATE", "TIER", "Schema", "octets", "ref", "text"]
@@ -106,22 +111,6 @@ _ACT: Final[Mapping[str, Schema]] = {
     "expected_version": {"type": "integer", "minimum": 1, "maximum": (1 << 53) - 1},
 }
 _LABELS: Final[Schema] = {"type": "object", "additionalProperties": {"type": "string"}}
-_RESULT: Final = closed(
-    {
-        "status": {"enum": ["none", "affirming", "warning", "contraindicated"]},
-        "vector": {"type": "object", "additionalProperties": {"type": "integer", "minimum": -128, "maximum": 127}},
-        "reasons": _list({"type": "string"}),
-        "attested_at": _TIMES,
-    },
-    # Not in results of before these were kept.
-    facts={"type": "object", "additionalProperties": {"type": ["string", "boolean", "integer"]}},
-    policies=_list({"type": "string"}),
-    monitored=_list(
-        closed(
-            {"policy": {"type": "string"}, "would": {"enum": ["hold", "refuse"]}, "reasons": _list({"type": "string"})}
-        )
-    ),
-)
 _DEVICE: Final[Mapping[str, Schema]] = {
     "id": SEGMENT,
     "state": STATE,
@@ -176,8 +165,13 @@ _REFERENCE: Final[Mapping[str, Schema]] = {
 }
 
 SCHEMAS: Final[Mapping[str, Schema]] = {
+    **AUDIT,
     **AUTHORITY,
+    **FLEET,
+    **DEVICE_PAGES,
+    **BOUNDARIES,
     **SELECTIONS,
+    **PEOPLE,
     # Devices
     "BeginRequest": closed(
         {
@@ -277,7 +271,8 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             ),
             "receipts_waiting": _WHOLE,
             "stale_for": _named(_SECONDS, MAX_STANDING),
-        }
+        },
+        boundaries=GUARDED,
     ),
     "EdgeReportAnswer": _answer(sequence=_FROM_ONE),
     "ReceiptsMessage": _message(
@@ -313,8 +308,8 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         expected={**_COUNT, "description": "how many devices it has; left out in a dry run, needed otherwise"},
         **_REASON,
     ),
-    "Policy": _message({"text": text(MAX_POLICY)}),
     "PolicyRollback": _message(
+        expected_version=_COUNT,
         to={"type": "integer", "minimum": 1, "maximum": MAX_VERSION - 1, "description": "left out: the text before"},
         **_REASON,
     ),
@@ -355,7 +350,6 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         credentials=_list(ref("Credential"), 20),
         audit=_list(ref("AuditRow"), 20),
     ),
-    "Devices": _answer(devices=_list(ref("Device"), 1000), after=_or_null(SEGMENT)),
     "Credential": closed(
         {
             "number": _COUNT,
@@ -381,9 +375,6 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "request_id": {"type": ["string", "null"]},
             "detail": {"type": "object"},
         }
-    ),
-    "AuditRows": closed(
-        {"v": _VERSION, "audit": _list(ref("AuditRow"), 1000)}, before=_or_null(_COUNT), after=_or_null(_COUNT)
     ),
     "AuditHead": _answer(log=_COUNT, size=_COUNT, root=octets(32, least=32), time=_TIMES, head={"type": "string"}),
     "AuditProof": _answer(
@@ -448,13 +439,6 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     },
     "Imported": _answer(added=_COUNT, unchanged=_COUNT),
     "Revoked": _answer(serial=SERIAL),
-    "Overview": _answer(
-        trust_domain={"type": "string"},
-        time=_TIMES,
-        devices={"type": "object", "propertyNames": STATE, "additionalProperties": _COUNT},
-        policy_version=_COUNT,
-        bundle=_or_null(closed({"epoch": _COUNT, "version": _COUNT, "issued_at": _TIMES})),
-    ),
     "Maker": closed(
         {
             "sha256": DIGEST,
@@ -510,7 +494,8 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             MAX_GOLDEN,
         ),
     ),
-    "Proxies": _answer(time=_TIMES, proxies=_list(closed(_PROXY))),
+    "EdgeStanding": closed(_PROXY),
+    "Proxies": _answer(time=_TIMES, proxies=_list(ref("EdgeStanding"))),
     "ProxyPage": _answer(
         time=_TIMES,
         proxy=closed(_PROXY),
@@ -531,7 +516,20 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     ),
     "ProxyAdded": _answer(name=SEGMENT, site=SEGMENT, chain=PEM),
     "Operators": _answer(
-        operators=_list(closed({"name": SEGMENT, "role": ROLE, "created_at": _TIMES, "disabled_at": _or_null(_TIMES)}))
+        operators=_list(
+            closed(
+                {
+                    "name": SEGMENT,
+                    "role": ROLE,
+                    "created_at": _TIMES,
+                    "disabled_at": _or_null(_TIMES),
+                    "key": {"type": "boolean", "description": "signs calls with a key of their own"},
+                    "passkeys": _COUNT,
+                    "identities": _list({"type": "string", "description": "an OpenID issuer"}),
+                    "seen_at": _or_null(_TIMES),
+                }
+            )
+        )
     ),
     "OperatorAdded": _answer(name=SEGMENT, role=ROLE, chain=PEM, root=PEM),
     "Named": _answer(name=SEGMENT),

@@ -14,6 +14,7 @@ from attestd.registry.states import Event
 from attestd.web.admin_views import answer, device_members
 from attestd.web.bodies import read_message, read_reason
 from attestd.web.context import Service, exchange
+from attestd.web.touching import require_touch
 
 _MAX_VERSION: Final = 1 << 53
 
@@ -30,6 +31,8 @@ class _Selections:
         dry_run = message.boolean("dry_run") if "dry_run" in message else False
         reason = read_reason(message)
         message.done()
+        if not dry_run:
+            require_touch(self.service, current)
         verbs = self.service.selections
         outcome = verbs.preview(selection) if dry_run else verbs.carry_out(selection, current.act(reason))
         domain = self.service.settings.trust_domain

@@ -14,7 +14,12 @@ from attestd.issuance.lifecycle import Lifecycle
 from attestd.operations import Operations
 from attestd.operations.authority import Authority
 from attestd.operations.fleet import Fleet
+from attestd.operations.news import Newsroom
+from attestd.operations.oidc import Oidc
+from attestd.operations.people import People
 from attestd.operations.selections import Selections
+from attestd.operations.sign_in import SignIn
+from attestd.operations.touch import Touch
 from attestd.publication import Publication
 from attestd.registry.engine import Registry
 
@@ -32,7 +37,12 @@ class Service:
     fleet: Fleet
     selections: Selections
     authority: Authority
+    sign_in: SignIn
+    oidc: Oidc
+    people: People
+    touch: Touch
     callers: Callers
+    newsroom: Newsroom
     publication: Publication
     clock: Callable[[], datetime]
     entropy: Callable[[int], bytes]

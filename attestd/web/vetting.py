@@ -24,8 +24,10 @@ from attestd.protocol.messages import MAX_SMALL
 from attestd.protocol.signed import MAX_HEADER, SCHEME
 from attestd.web.access import DOORS, Who
 from attestd.web.admission import Work
+from attestd.web.mounts import is_api
 from attestd.web.sources import Buckets
 
+MAX_PAGE: Final = 640 * 1024  # octets: a form with a whole policy in it
 LOOKED_AT: Final = 64 * 1024  # octets; a larger body is not read on the event loop
 _PROVEN: Final = 1 << 17  # slots of 8 octets
 _REFUSED: Final = 1 << 15
@@ -48,7 +50,7 @@ class Kind:
     work: Work
     limit: int
     bucket: str = ""
-    signed: str = ""  # "body" or "header"
+    signed: str = ""  # "body" or "header"; "cookie": a page, whose application says afterwards who that was
 
     @property
     def of_devices(self) -> bool:
@@ -133,8 +135,10 @@ class Vetting:
         open_nonce: OpenNonce = lambda sealed: None,
         unlimited: Callable[[str], bool] = lambda source: False,
         clock: Callable[[], float] = time.monotonic,
+        pages: bool = False,
     ) -> None:
-        """`unlimited` names the sources that no rate holds; their requests have classes like others."""
+        """`unlimited` names the sources that no rate holds; their requests have classes like others. `pages`: what is
+        mounted beside the API answers browsers, whose forms may be larger than strangers' calls."""
         rates = rates or Rates()
         self._buckets = {name: Buckets(*getattr(rates, name)) for name in ("reads", "enrollments", "failures")}
         self._failures = self._buckets["failures"]
@@ -145,12 +149,14 @@ class Vetting:
         self._kinds = {path: kind for path, kind in kinds.items() if not path.endswith("*")}
         self._below = tuple((path[:-1], kind) for path, kind in kinds.items() if path.endswith("*"))
         self._nothing = Kind(Work.UNKNOWN, MAX_SMALL, "reads")
+        self._page = Kind(Work.READ, MAX_PAGE, "reads", signed="cookie") if pages else self._nothing
 
     def arrive(self, path: str, source: str) -> Visit:
         """What a request is by its path alone."""
         kind = self._kinds.get(path)
         if kind is None:
-            kind = next((kind for prefix, kind in self._below if path.startswith(prefix)), self._nothing)
+            nothing = self._nothing if is_api(path) else self._page
+            kind = next((kind for prefix, kind in self._below if path.startswith(prefix)), nothing)
         return Visit(source, kind, kind.work)
 
     def admit(self, visit: Visit) -> None:
@@ -162,8 +168,14 @@ class Vetting:
                 raise TooManyRequests(f"Too many {bucket} from this address.", retry_after=int(wait) + 1)
 
     def look(self, visit: Visit, authorization: bytes, body: bytes | bytearray) -> None:
-        """With the body: sets the class of a signed request. Raises TooManyRequests."""
+        """With the body: sets the class of a signed request. `authorization`: the header of its kind. Raises
+        TooManyRequests."""
         if not visit.kind.signed:
+            return
+        if visit.kind.signed == "cookie":
+            visit.kid = authorization[:MAX_HEADER].decode("latin-1")
+            if visit.kid and (visit.source, visit.kid) in self._proven:
+                visit.work = Work.OPERATOR
             return
         if visit.kind.signed == "header":
             protected = _detached(authorization)
@@ -181,9 +193,18 @@ class Vetting:
         if not credit and not fresh:
             raise TooManyRequests("Too many requests from this address were refused.", retry_after=5)
 
-    def leave(self, visit: Visit, status: int) -> None:
-        """What became of it: a proven sender is known from this source; a refused one used the source's credit."""
+    def leave(self, visit: Visit, status: int, *, proven: bool | None = None) -> None:
+        """What became of it: a proven sender is known from this source; a refused one used the source's credit.
+
+        `proven`: what a page's application says of its session; None if it did not have to know.
+        """
         if not visit.kind.signed:
+            return
+        if visit.kind.signed == "cookie":
+            if proven and visit.kid:
+                self._proven.add((visit.source, visit.kid))
+            elif proven is False:
+                self._proven.discard((visit.source, visit.kid))
             return
         if status < 400 or status in (403, 409):
             if visit.kid:

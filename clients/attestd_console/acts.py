@@ -17,7 +17,7 @@ from flask import Request, Response, jsonify, redirect
 
 from attestd.protocol.encoding import b64encode
 from attestd_console import sessions
-from attestd_console.api import Api, Refused, Unreachable, written
+from attestd_console.api import Api, Refused, Unreachable, document, written
 from attestd_console.returning import local
 from attestd_console.sessions import Seed
 
@@ -75,6 +75,17 @@ class Failed:
 
 def carry_out(request: Request, api: Api, seed: Seed, act: Act) -> Response | Failed:
     """Does it, or begins the touch that it needs. A session that is over raises Refused, as for any page."""
+    done = answered(request, api, act)
+    if not isinstance(done, dict):
+        return done
+    response = redirect(local(act.then), code=303)
+    assert isinstance(response, Response)  # noqa: S101 - Flask's own kind, which Werkzeug's annotation does not know
+    sessions.say(response, seed, act.said)
+    return response
+
+
+def answered(request: Request, api: Api, act: Act) -> dict[str, Any] | Response | Failed:
+    """The same, for an act whose answer is shown: once, since the service says it once. A `Response` is the touch's."""
     if request.headers.get("Touch") == "begin":
         return _begin_touch(api, act)
     headers = {}
@@ -83,15 +94,12 @@ def carry_out(request: Request, api: Api, seed: Seed, act: Act) -> Response | Fa
     if touch := request.form.get("touch"):
         headers[TOUCH] = touch[:_MOST]
     try:
-        api.call(act.method, act.path, act.octets, content_type=act.content_type, headers=headers)
+        answer = api.call(act.method, act.path, act.octets, content_type=act.content_type, headers=headers)
+        return document(answer)
     except (Refused, Unreachable) as error:
         if isinstance(error, Refused) and error.status == 401:
             raise
         return Failed.of(error)
-    response = redirect(local(act.then), code=303)
-    assert isinstance(response, Response)  # noqa: S101 - Flask's own kind, which Werkzeug's annotation does not know
-    sessions.say(response, seed, act.said)
-    return response
 
 
 def _begin_touch(api: Api, act: Act) -> Response:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlencode
-from wsgiref.types import WSGIApplication
+from wsgiref.types import StartResponse, WSGIApplication
 
 import httpx
 
@@ -69,12 +69,20 @@ class _InProcess(httpx.BaseTransport):
     """The application in this process. It hears the browser's address, as its own front would tell it."""
 
     def __init__(self, application: WSGIApplication) -> None:
-        self._application = application
+        def called(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+            # The transport leaves characters where PEP 3333 has octets.
+            environ["PATH_INFO"] = environ["PATH_INFO"].encode().decode("latin-1")
+            return application(environ, start_response)
+
+        self._application = called
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         address = str(request.extensions.get(_ADDRESS) or "127.0.0.1")
         transport = httpx.WSGITransport(self._application, raise_app_exceptions=False, remote_addr=address)
-        return transport.handle_request(request)
+        try:
+            return transport.handle_request(request)
+        except Exception as error:
+            raise httpx.RemoteProtocolError(type(error).__name__) from error
 
 
 @dataclass
@@ -100,7 +108,7 @@ class Service:
     def fresh_nonce(self) -> bytes:
         """One that serves a change."""
         answer = self._send(self.client.build_request("GET", "/v1/nonce"))
-        self._keep(answer)
+        self.keep(answer)
         return self._nonce
 
     def nonce(self) -> bytes:
@@ -109,10 +117,11 @@ class Service:
 
     def send(self, request: httpx.Request) -> httpx.Response:
         answer = self._send(request)
-        self._keep(answer)
+        self.keep(answer)
         return answer
 
-    def _keep(self, answer: httpx.Response) -> None:
+    def keep(self, answer: httpx.Response) -> None:
+        """The nonce that came along, for the next call. Raises Unreachable."""
         said = answer.headers.get("Replay-Nonce")
         if said is None:
             return
@@ -162,18 +171,18 @@ class Api:
 
     def get(self, path: str, query: Query | None = None, /, **more: object) -> dict[str, Any]:
         """Members of the query that are None or empty are left out. Raises Refused, Unreachable."""
-        return _document(self.call("GET", _with(path, {**(query or {}), **more})))
+        return document(self.call("GET", _with(path, {**(query or {}), **more})))
 
     def post(
         self, path: str, message: Mapping[str, Any] | None = None, *, headers: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        return _document(self.call("POST", path, written(message), headers=headers))
+        return document(self.call("POST", path, written(message), headers=headers))
 
     def put(self, path: str, message: Mapping[str, Any], *, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
-        return _document(self.call("PUT", path, written(message), headers=headers))
+        return document(self.call("PUT", path, written(message), headers=headers))
 
     def delete(self, path: str, *, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
-        return _document(self.call("DELETE", path, headers=headers))
+        return document(self.call("DELETE", path, headers=headers))
 
     def call(
         self,
@@ -226,18 +235,30 @@ class Api:
     @contextmanager
     def stream(self, path: str, query: Query | None = None) -> Iterator[httpx.Response]:
         """An answer of any length, to be read bit by bit. Raises Refused, Unreachable."""
-        request = self._request("GET", _with(path, query or {}), b"", "", {})
+        path = _with(path, query or {})
+        answer = self._opened(path)
+        refusal = refusal_of(answer)
+        if refusal is not None and refusal.name in _NONCES:
+            answer = self._opened(path)
+            refusal = refusal_of(answer)
+        if refusal is not None:
+            raise refusal
         try:
-            answer = self.service.client.send(request, stream=True)
-        except httpx.HTTPError as error:
-            raise Unreachable(seen=type(error).__name__) from None
-        try:
-            if answer.status_code >= 400:
-                answer.read()
-                raise refusal_of(answer) or Unreachable()
             yield answer
         finally:
             answer.close()
+
+    def _opened(self, path: str) -> httpx.Response:
+        """The beginning of an answer, or all of a refusal."""
+        try:
+            answer = self.service.client.send(self._request("GET", path, b"", "", {}), stream=True)
+            self.service.keep(answer)
+            if answer.status_code >= 400:
+                answer.read()
+                answer.close()
+        except httpx.HTTPError as error:
+            raise Unreachable(seen=type(error).__name__) from None
+        return answer
 
 
 def at(*segments: object) -> str:
@@ -267,7 +288,8 @@ def refusal_of(answer: httpx.Response) -> Refused | None:
     return Refused(answer.status_code, problem if isinstance(problem, dict) else {})
 
 
-def _document(answer: httpx.Response) -> dict[str, Any]:
+def document(answer: httpx.Response) -> dict[str, Any]:
+    """An answer's JSON object; nothing is an empty one. Raises Unreachable."""
     try:
         found = answer.json() if answer.content else {}
     except ValueError:

@@ -142,6 +142,7 @@ def _furnish(app: Flask, console: Console) -> None:
         once=lambda: b64encode(urandom(18)),
         changed_query=query,
         navigation=_navigation(),
+        has_page=lambda path: any(page.path == path for page in _built()),
         theme=lambda: _one_of("__Host-attestd-theme", ("light", "dark")),
         keys_off=lambda: request.cookies.get("__Host-attestd-keys") == "off",
     )

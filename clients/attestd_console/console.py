@@ -30,7 +30,9 @@ from attestd_console.api import Api, Refused, Service, Unreachable
 from attestd_console.sessions import Seed
 
 RANKS: Final = {"viewer": 1, "operator": 2, "admin": 3}
+PROVEN: Final = "attestd.proven"  # told to the front of the service that this is mounted in: whose session it is
 _COUNTS_FOR: Final = 2.0  # seconds that the counts beside the navigation may be old
+_ROOT_FOR: Final = 60.0  # seconds; a rollover announces itself for much longer
 _AGENT_MOST: Final = 300
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -71,6 +73,8 @@ class Console:
     clock: Callable[[], float] = time.time
     _counts: dict[str, int] = field(default_factory=dict)
     _counted: float = -_COUNTS_FOR
+    _root: str = ""
+    _root_read: float = -_ROOT_FOR
     _lock: Lock = field(default_factory=Lock)
 
     # ---- The service ------------------------------------------------------------------------------------------
@@ -105,7 +109,7 @@ class Console:
         known: Who | None = g.get("who")
         if known is None:
             known = g.who = _read(self.api().get("/v1/admin/session"))
-            request.environ["attestd.proven"] = True  # for the front of the service that this is mounted in
+            request.environ[PROVEN] = True
         return known
 
     def counts(self) -> Mapping[str, int]:
@@ -124,11 +128,15 @@ class Console:
 
     def root_fingerprint(self) -> str:
         """SHA-256 of the service's first root, in hex, by which a device knows it; empty if it can't be had."""
+        if time.monotonic() - self._root_read < _ROOT_FOR:
+            return self._root
         try:
             pem = self.public().call("GET", "/v1/root").content
-            return load_pem_x509_certificates(pem)[0].fingerprint(hashes.SHA256()).hex()
+            self._root = load_pem_x509_certificates(pem)[0].fingerprint(hashes.SHA256()).hex()
+            self._root_read = time.monotonic()
         except (Refused, Unreachable, ValueError, IndexError):
             return ""
+        return self._root
 
     # ---- Pages ------------------------------------------------------------------------------------------------
 

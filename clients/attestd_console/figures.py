@@ -66,6 +66,11 @@ def clock(unix: float) -> str:
     return _moment(unix).strftime("%H:%M:%S")
 
 
+def day(unix: float, *, year: bool = False) -> str:
+    """21 Nov, or 21 Nov 2039."""
+    return _moment(unix).strftime("%-d %b %Y" if year else "%-d %b")
+
+
 def short(value: str) -> str:
     """A digest's both ends: what differs may differ in either."""
     return value if len(value) <= 14 else f"{value[:8]}…{value[-4:]}"

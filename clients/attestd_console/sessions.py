@@ -42,7 +42,7 @@ _ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC6325
 class FormNotOurs(Forbidden):
     """This form was not sent from a page of yours"""
 
-    remedy = "Nothing was done. Open the page again, and send the form from there."
+    remedy = "Open the page again, and send the form from there."
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,19 @@ from flask import Response
 
 from attestd.protocol.encoding import b64encode
 
-STYLES: Final = ("tokens", "base", "shell", "controls", "tables", "charts", "parts", "device", "boundaries", "narrow")
+STYLES: Final = (
+    "tokens",
+    "base",
+    "shell",
+    "controls",
+    "tables",
+    "charts",
+    "parts",
+    "device",
+    "boundaries",
+    "audit",
+    "narrow",
+)
 SHEET: Final = "console.css"
 _TYPES: Final = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 

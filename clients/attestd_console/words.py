@@ -40,6 +40,12 @@ _LOOKS: Final[Mapping[str, Look]] = {
     "denied": Look("bad", "bad", "Denied"),
     "stale": Look("warn", "warn", "Stale"),
     "fresh": Look("ok", "ok", "Up to date"),
+    # How edges stand
+    "current": Look("ok", "ok", "Up to date"),
+    "behind": Look("warn", "warn", "Behind"),
+    "silent": Look("warn", "warn", "Not heard"),
+    "never": Look("none", "none", "Never heard"),
+    "disabled": Look("none", "dash", "Disabled"),
     # Credentials
     "valid": Look("ok", "ok", "Valid"),
     "suspended": Look("bad", "quar", "Suspended"),
@@ -61,23 +67,67 @@ def look(name: str | None) -> Look:
     return found or Look("none", "none", name[:1].upper() + name[1:].replace("-", " ").replace("_", " "))
 
 
+# Why evidence was refused, by the problem's name. A contraindicated result has sentences of its own.
+_REFUSALS: Final[Mapping[str, str]] = {
+    "ak-not-restricted": "The attestation key may sign anything, so its word means nothing",
+    "event-log-mismatch": "The event log does not replay to the quote",
+    "evidence-contraindicated": "The evidence shows a state that must not be trusted",
+    "nonce-mismatch": "Quote signed for another nonce",
+    "endorsement-key-blocked": "A TPM that was replaced came back",
+    "device-quarantined": "A quarantined device tried to enroll again",
+    "enrollment-rejected": "A rejected device asked again",
+    "signature-invalid": "A signature is wrong",
+    "others": "Other reasons",
+}
+
+
+def refusal(why: str) -> str:
+    """A refusal's reason: a problem's name, or sentences of a result."""
+    if why in _REFUSALS:
+        return _REFUSALS[why]
+    return why if " " in why else why[:1].upper() + why[1:].replace("-", " ")
+
+
+def sentence(text: str) -> str:
+    """With its full stop."""
+    text = text.strip()
+    return text if not text or text.endswith((".", "!", "?")) else f"{text}."
+
+
 # What a refused sign-in means to the person who tried. Not: which check failed.
 SIGN_IN: Final[Mapping[str, tuple[str, str]]] = {
     "passkey-unknown": (
         "That passkey is not known here.",
         "It may belong to another instance. Use another one, or ask an admin for a one-time link.",
     ),
+    "passkey-refused": (
+        "That passkey’s answer does not fit.",
+        "Try again. If it stays so, use another passkey, or ask an admin for a one-time link.",
+    ),
+    "passkey-copied": (
+        "That passkey seems to exist twice.",
+        "Its counter went backwards, so it is not taken. Use another one, and tell an admin.",
+    ),
+    "passkey-taken": ("That passkey is somebody’s already.", "Make another one for this name."),
     "session-over": ("You were signed out.", "Sessions are short on purpose. Sign in again to go on."),
     "caller-unknown": ("You were signed out.", "Sessions are short on purpose. Sign in again to go on."),
     "caller-disabled": ("Your access was ended.", "An admin of this instance can say why."),
+    "operator-disabled": ("Your access was ended.", "An admin of this instance can say why."),
     "ceremony-over": ("That took too long.", "A sign-in has to be finished within two minutes. Try again."),
-    "cancelled": ("No passkey was used.", "The browser's window was closed, or it found no passkey. Try again."),
+    "challenge-late": ("That took too long.", "A sign-in has to be finished within two minutes. Try again."),
+    "challenge-spent": ("This sign-in was finished already.", "Begin again."),
+    "challenge-foreign": ("This sign-in was begun elsewhere.", "Begin again, here."),
+    "cancelled": ("No passkey was used.", "The browser’s window was closed, or it found no passkey. Try again."),
     "invitation-over": (
         "This link was used already, or is over.",
         "It works once. Ask an admin for another one: People and sessions, Invite.",
     ),
-    "invitation-unknown": (
+    "unknown-invitation": (
         "This link is not known here.",
         "Check that it was copied whole. It works once; an admin can make another one.",
+    ),
+    "passkeys-unavailable": (
+        "There are no passkeys at this address.",
+        "They belong to a host name: an admin sets console.origin in attestd.toml to one.",
     ),
 }

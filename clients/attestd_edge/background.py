@@ -13,6 +13,7 @@ from attestd_edge.receipts.keeper import Keeper
 from attestd_edge.receipts.tallies import Tallies
 from attestd_edge.refresh import Feed, Refresher
 from attestd_edge.reports.counts import CountFile
+from attestd_edge.reports.guarding import guarding
 from attestd_edge.reports.reporter import Reporter
 from attestd_edge.service import Service
 from attestd_edge.settings import Settings
@@ -65,4 +66,5 @@ def reporter(settings: Settings, store: BundleStore, edge: Edge) -> Reporter:
         connected=edge.connected,
         returned=edge.heard_again,
         chance=random.random,
+        guarding=guarding(settings.boundaries),
     )

@@ -21,7 +21,7 @@ class Ledger:
     @classmethod
     def of(cls, world: World) -> Self:
         with world.registry.reading() as c:
-            known = devices.search(c, limit=1000)
+            known = devices.page(c, limit=1000)
             certificates = frozenset(
                 (str(entry.serial), entry.revoked_at is None)
                 for device in known

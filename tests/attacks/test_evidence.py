@@ -50,7 +50,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     world = World(tmp_path / "instance", attestation=AttestationSettings(pcrs=TEN))
     yield world
     with world.registry.reading() as c:
-        known = devices.search(c, limit=100)
+        known = devices.page(c, limit=100)
         verdicts = [(str(device.id), kept.verdict) for device in known for kept in evidence.every(c, device.id)]
     for device_id, verdict in verdicts:
         exported(world, device_id, verdict).reproduce()
@@ -583,7 +583,7 @@ def test_demanding_of_a_device_that_is_not_here(world: World) -> None:
     message = {"v": 1, "ids": [enrolled(world, Machine(), ima=False).id, "f" * 32]}
     assert refused(world.operator.post("/v1/admin/devices/demand", message), 404, "unknown-device")
     with world.registry.reading() as c:
-        assert all(device.attestation_good_until for device in devices.search(c, limit=10)), "all or none"
+        assert all(device.attestation_good_until for device in devices.page(c, limit=10)), "all or none"
 
 
 def test_a_demand_is_not_answered_by_evidence_from_before(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

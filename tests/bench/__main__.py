@@ -31,6 +31,7 @@ NAMES = (
     "bundle",
     "revocation",
     "scale",
+    "console",
     "footprint",
 )
 _FILE = Path("build", "bench.json")

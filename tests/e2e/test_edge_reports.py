@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
@@ -19,11 +21,12 @@ from attestd_edge.files import FileUnwritable
 from attestd_edge.identity import ProxyIdentity, read_certificates
 from attestd_edge.reports import counts, ledger
 from attestd_edge.reports.counts import CountFile
+from attestd_edge.reports.guarding import MAX_GUARDED, guarding
 from attestd_edge.reports.reporter import FLUSH_INTERVAL, INTERVAL, MAX_BACKOFF, QUIET_INTERVAL, Reporter
 from attestd_edge.service import Service
 from attestd_edge.settings import Guarded
 from attestd_edge.views import Staleness
-from tests.service import START, URL, World
+from tests.service import SITE, START, URL, World
 from tests.world_edge import SiteEdge
 
 
@@ -36,6 +39,7 @@ class ReportSite(SiteEdge):
         self.boundaries = {"field": Guarded(boundary, MappingProxyType({}), staleness=Staleness(200, "telemetry"))}
         self.returned = 0
         self.asked: list[int] = []
+        self.asked_with = b""  # the last report
         self.answer: Callable[[], httpx.Response] | None = None  # instead of the service's, to a report
         self.lose = 0  # answers that get lost after the service gave them
         self.open()
@@ -62,6 +66,7 @@ class ReportSite(SiteEdge):
             connected=lambda: self.refresher.connection == "connected",
             returned=back,
             chance=lambda: 0.5,
+            guarding=guarding(self.boundaries),
             monotonic=lambda: (self.world.clock() - START) / timedelta(seconds=1),
         )
         made.start = lambda: None  # type: ignore[method-assign]
@@ -72,6 +77,7 @@ class ReportSite(SiteEdge):
             return super().handle_request(request)
         self.asked.append(int((self.world.clock() - START).total_seconds()))
         if self.answer is not None:
+            self.asked_with = b"".join(request.stream)
             return self.answer()
         given = super().handle_request(request)
         if self.lose:
@@ -337,3 +343,47 @@ def test_how_stale_a_boundary_is_goes_with_the_report(site):
     (boundary,) = site.page()["boundaries"]
     assert boundary["stale_for"] > 0
     assert site.page()["proxy"]["stale_boundaries"] == 1
+
+
+# ---- What it guards -------------------------------------------------------------------------------------------------
+
+
+def test_the_service_knows_what_an_edge_guards(site):
+    site.pass_(15)
+    [found] = site.world.viewer.get("/v1/admin/boundaries").get_json()["boundaries"]
+    assert (found["from"], found["to"]) == ({"tier": "device", "site": SITE}, {"tier": "edge", "site": SITE})
+    assert (found["receipts"], found["max_staleness"], found["when_stale"]) == ("none", 200, "telemetry")
+
+
+def test_a_service_from_before_has_the_counts_all_the_same(site):
+    """It refuses what it does not know. The counts do not wait for its update, and after an outage it is asked anew."""
+    told = []
+
+    def older():
+        request = json.loads(site.asked_with)
+        told.append("boundaries" in request)
+        if "boundaries" in request:
+            return httpx.Response(400, stream=httpx.ByteStream(b'{"v":1}'))
+        said = json.dumps({"v": 1, "sequence": request["sequence"]}).encode()
+        return httpx.Response(200, stream=httpx.ByteStream(said))
+
+    site.answer = older
+    site.cross(1)
+    site.pass_(15)
+    assert told[:2] == [True, False]
+    site.cross(1)
+    site.pass_(15)
+    assert told[2:]
+    assert not any(told[2:])
+    site.down = True
+    site.pass_(40)
+    site.down = False
+    del told[:]
+    site.cross(1)
+    site.pass_(70)
+    assert told[0] is True
+
+
+def test_what_is_told_fits_however_many_boundaries_there_are(site):
+    many = {f"b-{n}": replace(site.boundaries["field"]) for n in range(MAX_GUARDED + 10)}
+    assert len(guarding(many)) == MAX_GUARDED

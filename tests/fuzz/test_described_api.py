@@ -140,7 +140,7 @@ def existing(stage: Stage, name: str, value: str) -> str:
     number = len(str(value))
     with stage.world.registry.reading() as c:
         if name == "id":
-            found = devices.search(c, limit=20)
+            found = devices.page(c, limit=20)
             return str(found[number % len(found)].id)
         if name == "serial":
             known = issued.page(c, limit=20)

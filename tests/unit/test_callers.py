@@ -83,7 +83,7 @@ def test_an_operator_whose_credential_has_ended(world: World) -> None:
 def test_an_operator_whose_credential_was_revoked(world: World) -> None:
     caller = world.new_caller("admin", "lost-laptop")
     with world.registry.acting() as c:
-        held = x509.load_der_x509_certificate(operators.by_name(c, "lost-laptop").certificate)
+        held = x509.load_der_x509_certificate(operators.by_name(c, "lost-laptop").key.certificate)
         issued.revoke(c, Serial(held.serial_number), reason="lost", now=1)
     assert problem(caller.get(DEVICES)) == "caller-expired"
 

@@ -39,6 +39,7 @@ def bundle(
     """
     from attestd.appraisal.bundle import MAX_BUNDLE, EvidenceBundle
     from attestd.cli.certificates import Found, find_issuers
+    from attestd.cli.explaining import differences
     from attestd.tpm.ekcert import parse_certificate
 
     with judging(as_json=as_json):
@@ -47,6 +48,8 @@ def bundle(
         try:
             record, result = evidence.reproduce()
             document |= {"reproduced": True, "device": record.device, "at": record.at, "result": result.to_members()}
+            explanation = evidence.explain(record)
+            document["differences"] = [each.to_members() for each in explanation.differences]
             own = None
             if roots is not None:
                 chain = tuple(map(parse_certificate, evidence.certificates))
@@ -63,7 +66,8 @@ def bundle(
             if result.contraindicated:
                 raise ResultContraindicated(seen="; ".join(result.reasons)[:400])
         except EvidenceRefused as refusal:
-            tell(document, as_json=as_json, text=f"bad: {refusal.detail}", refusal=refusal)
+            differing = differences(document.get("differences", ()))
+            tell(document, as_json=as_json, text="\n".join([f"bad: {refusal.detail}", *differing]), refusal=refusal)
             return
         document["verdict"] = "good"
         tell(document, as_json=as_json, text=_text(document, result))

@@ -12,6 +12,7 @@ from attestd.cli.policy.diff import diff
 from attestd.cli.policy.expecting import test
 from attestd.cli.policy.explain import explain
 from attestd.cli.policy.keeping import default, history, rollback, schema, set_, show
+from attestd.cli.policy.trying import dry_run
 from attestd.cli.policy.validate import validate
 
 app = typer.Typer(help="The Cedar policy that edges and token requests are judged by.", no_args_is_help=True)
@@ -25,3 +26,4 @@ app.command()(validate)
 app.command()(test)
 app.command()(explain)
 app.command()(diff)
+app.command()(dry_run)

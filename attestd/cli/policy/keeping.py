@@ -28,12 +28,19 @@ def show(
 
 
 def set_(
-    file: Annotated[Path, typer.Argument(help="Cedar policies.")], dir: Dir = DEFAULT_DIR, as_json: Json = False
+    file: Annotated[Path, typer.Argument(help="Cedar policies.")],
+    over: Annotated[
+        int | None, typer.Option(help="Only if this version is in force still: the one that you began at.", min=1)
+    ] = None,
+    reason: Reason = "",
+    dir: Dir = DEFAULT_DIR,
+    as_json: Json = False,
 ) -> None:
     """Put a policy in force. It is checked against the schema first; edges have it within a second or two."""
     with failing(as_json=as_json):
         text = read_file(file).decode("utf-8", "replace")
-        done = service(dir).put("/policy", {"text": text})
+        message = {"text": text} | ({} if over is None else {"expected_version": over})
+        done = service(dir).put("/policy", message | ({"reason": reason} if reason else {}))
         emit(
             done,
             as_json=as_json,

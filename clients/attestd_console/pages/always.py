@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from threading import BoundedSemaphore
 
 from flask import Blueprint, Response, abort, request
 
@@ -13,11 +13,14 @@ from attestd_console.console import Console, open_to_all
 from attestd_console.returning import local
 
 _FOLLOWS = "attestd-follows"  # the application's word to the front that a stream goes on there
+_STREAM = "text/event-stream"
 _YEAR = 365 * 86400
+LISTENERS = 32  # at once, where each holds a thread: half of those that there are
 
 
 def routes(console: Console) -> Blueprint:
     always = Blueprint("always", __name__)
+    listeners = BoundedSemaphore(LISTENERS)
 
     @always.get("/static/<version>/<name>")
     @open_to_all
@@ -36,21 +39,26 @@ def routes(console: Console) -> Blueprint:
 
     @always.get("/events")
     def events() -> Response:
-        """The service's event stream, as this session may hear it."""
-        opened = console.api().stream("/v1/admin/events")
-        answer = opened.__enter__()
-        if console.service.mounted and (follows := answer.headers.get(_FOLLOWS)):
-            content = answer.read()
-            opened.__exit__(None, None, None)
-            return Response(content, content_type="text/event-stream", headers={_FOLLOWS: follows})
+        """The service's event stream, as this session may hear it.
 
-        def carried() -> Iterator[bytes]:
-            try:
-                yield from answer.iter_raw()
-            finally:
-                opened.__exit__(None, None, None)
-
-        return Response(carried(), content_type="text/event-stream")
+        Inside the service its front goes on with the answer, and no thread waits. Apart, each listener holds one: so
+        there are only so many, and who comes then tries again later.
+        """
+        since = request.args.get("since", "")
+        query = {"since": since if since.isascii() and since.isdecimal() and len(since) <= 18 else None}
+        opened = console.api().stream("/v1/admin/events", query)
+        if console.service.mounted:
+            with opened as answer:
+                told = {_FOLLOWS: answer.headers[_FOLLOWS]} if _FOLLOWS in answer.headers else {}
+                return Response(answer.read(), content_type=_STREAM, headers=told)
+        if not listeners.acquire(blocking=False):
+            return Response(status=503, headers={"Retry-After": "30"})
+        with ExitStack() as held:
+            held.callback(listeners.release)
+            answer = held.enter_context(opened)  # a refusal is answered as one, before anything is sent
+            response = Response(answer.iter_raw(), content_type=_STREAM, headers={"X-Accel-Buffering": "no"})
+            response.call_on_close(held.pop_all().close)
+            return response
 
     @always.post("/sign-out")
     def sign_out() -> Response:

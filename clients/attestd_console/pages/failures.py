@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 from attestd.errors import AttestdError, Forbidden, InputTooLarge, MalformedInput, NotFound
 from attestd_console import sessions
 from attestd_console.api import Refused, Unreachable
-from attestd_console.console import Console, SignedOut
+from attestd_console.console import PROVEN, Console, SignedOut
 from attestd_console.returning import local
 
 _log = logging.getLogger("attestd_console")
@@ -56,6 +56,7 @@ def _shell(console: Console) -> dict[str, Any]:
 
 def _to_sign_in(name: str) -> Response:
     """A session that is over: the browser forgets it, and comes back to this page after signing in."""
+    request.environ[PROVEN] = False
     if request.headers.get("Touch") == "begin" or request.path == "/events":
         answer = jsonify(heading="You were signed out", detail="The session is over.", remedy="Sign in again.")
         answer.status_code = 401

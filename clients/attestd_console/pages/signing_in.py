@@ -35,7 +35,13 @@ def routes(console: Console) -> Blueprint:
         offered = console.public().get("/v1/admin/sign-in")
         wanted = local(request.values.get("next"))
         return console.gate(
-            "sign_in.html", status=status, offered=offered, wanted=wanted, failed=failed or told, host=request.host
+            "sign_in.html",
+            status=status,
+            offered=offered,
+            wanted=wanted,
+            failed=failed or told,
+            host=request.host,
+            elsewhere=_elsewhere(offered),
         )
 
     @page.get("/sign-in")
@@ -85,6 +91,8 @@ def routes(console: Console) -> Blueprint:
         if request.args.get("error"):
             return show(("The identity provider did not sign you in.", "Try again, or use a passkey."), 403)
         message = {"state": request.args.get("state", "")[:2048], "code": request.args.get("code", "")[:2048]}
+        if issuer := request.args.get("iss", "")[:1024]:  # RFC 9207
+            message["iss"] = issuer
         return _finished(console, "/v1/admin/sign-in/oidc", message, show, credential=False)
 
     @page.get("/first/<token>")
@@ -158,7 +166,7 @@ def _finished(
         response: Response = again(words.SIGN_IN["ceremony-over"], 400)
         return response
     seed, wanted = pending
-    told: dict[str, Any] = {**message, "browser": console.browser()}
+    told: dict[str, Any] = {**message, "key": seed.public, "browser": console.browser()}
     if credential:
         try:
             told["credential"] = read_object(
@@ -176,6 +184,13 @@ def _finished(
     response = Response("", status=303, headers={"Location": local(wanted)})
     sessions.promote(response, seed)
     return response
+
+
+def _elsewhere(offered: Mapping[str, Any]) -> str:
+    """The origin that passkeys belong to, if this is another one."""
+    origins = [str(origin) for origin in offered.get("origins") or () if str(origin).startswith("https://")]
+    here = f"https://{request.host}"
+    return "" if not origins or here in origins else origins[0]
 
 
 def _told(why: str) -> tuple[str, str] | None:

@@ -1,19 +1,29 @@
-// Live pages. <main data-topics="devices approvals"> says what the page is about. When the service says that something
-// of it changed, the page is fetched again, and those elements with data-live that differ are put in the places of the
-// old ones, by id. Nothing else moves. While somebody selects or fills in a form, it waits.
+// Live pages. <main data-topics="devices approvals"> says what the page is about, and data-device, where it is about one
+// device alone, whose. When the service says that something of it changed, the page is fetched again, and what differs is
+// put in the place of what was there, by id. Nothing else moves:
+//
+//   data-live       an element that is replaced whole
+//   data-rows       a table's body: its rows are replaced in their places; new ones wait behind "3 new, show" in the
+//                   slot above it, <div data-newer="ID"><button hidden>, until somebody presses it
+//
+// While somebody selects or fills in a form, it waits. A hidden page closes its stream, and looks again when it is seen.
 //
 // The stream is read with fetch, not EventSource: the service sends a comment every second, and only so can it be seen
-// that the line still stands.
+// that the line still stands; and a refusal has a status, which tells a session that is over from a service that is away.
 import { announce } from "./announce.js";
 
 const SILENCE = 8000; // milliseconds without any sign of life
+const LEAST = 2000; // milliseconds between two looks; more where the service takes long to answer
 const main = document.querySelector("main[data-topics]");
 const topics = new Set(main ? main.dataset.topics.split(" ") : []);
 
 let heard = 0; // when the service was last heard
-let shownAt = new Date(); // when what is shown was true
+let shownAt = Date.now(); // when what is shown was true
 let stale = false; // something changed that is not shown
 let refreshing = false;
+let next = 0; // not before then is looked again
+let over = false; // the session is
+let line = null; // what is listened to
 
 function busy() {
   const at = document.activeElement;
@@ -23,25 +33,40 @@ function busy() {
   return Boolean(selection && !selection.isCollapsed);
 }
 
+function state() {
+  if (over) return ["Signed out", "sign in to go on", "lost"];
+  if (Date.now() - heard > SILENCE) {
+    return heard ? ["Reconnecting", `shown as of ${clock(shownAt)}`, "lost"] : ["Connecting", `shown as of ${clock(shownAt)}`, ""];
+  }
+  if (stale && busy()) return ["Paused", `shown as of ${clock(shownAt)}`, "on"];
+  return ["Live", ago(Date.now() - shownAt), "on"];
+}
+
 function say() {
-  const now = Date.now();
-  const lost = now - heard > SILENCE;
-  let words;
-  if (lost) words = (heard ? "Reconnecting, shown as of " : "Connecting, shown as of ") + clock(shownAt);
-  else if (stale && busy()) words = "Paused, shown as of " + clock(shownAt);
-  else words = "Live";
+  const [words, time, look] = state();
   for (const indicator of document.querySelectorAll("[data-indicator]")) {
-    indicator.classList.toggle("on", !lost);
-    indicator.classList.toggle("lost", lost && heard > 0);
+    indicator.classList.toggle("on", look === "on");
+    indicator.classList.toggle("lost", look === "lost");
+    write(indicator.querySelector("[data-indicator-words]"), words);
+    write(indicator.querySelector("[data-indicator-time]"), `, ${time}`);
     const use = indicator.querySelector("use");
-    if (use) use.setAttribute("href", lost && heard > 0 ? "#i-warn" : "#i-dot");
-    const place = indicator.querySelector("[data-indicator-words]");
-    if (place && place.textContent !== words) place.textContent = words;
+    const shape = look === "lost" ? "#i-warn" : "#i-dot";
+    if (use && use.getAttribute("href") !== shape) use.setAttribute("href", shape);
   }
 }
 
-function clock(date) {
-  return date.toISOString().slice(11, 19);
+function write(place, text) {
+  if (place && place.textContent !== text) place.textContent = text;
+}
+
+function clock(at) {
+  return new Date(at).toISOString().slice(11, 19);
+}
+
+function ago(milliseconds) {
+  const seconds = Math.max(0, Math.round(milliseconds / 1000));
+  if (seconds < 60) return `${seconds} s ago`;
+  return seconds < 3600 ? `${Math.floor(seconds / 60)} min ago` : `${Math.floor(seconds / 3600)} h ago`;
 }
 
 function fetchPage() {
@@ -58,14 +83,14 @@ function fetchPage() {
 }
 
 async function refresh() {
-  if (refreshing || !stale || document.hidden || busy()) return;
+  if (refreshing || !stale || over || document.hidden || busy() || Date.now() < next) return;
   refreshing = true;
   stale = false;
+  const asked = Date.now();
   try {
-    const asked = new Date();
     const answer = await fetchPage();
-    if (new URL(answer.responseURL).pathname !== location.pathname) {
-      location.reload(); // the session is over: the service sends this page to the sign-in
+    if (answer.status === 401 || new URL(answer.responseURL).pathname !== location.pathname) {
+      over = true; // the service sends this page to the sign-in
       return;
     }
     if (answer.status !== 200 || !answer.response) throw new Error("no page");
@@ -78,6 +103,7 @@ async function refresh() {
   } catch {
     stale = true;
   } finally {
+    next = Date.now() + Math.max(LEAST, 5 * (Date.now() - asked));
     refreshing = false;
   }
 }
@@ -86,22 +112,49 @@ function swap(fresh) {
   const told = [];
   for (const element of document.querySelectorAll("[data-live][id]")) {
     const other = fresh.getElementById(element.id);
-    if (!other || other.isEqualNode(element)) continue;
-    if (element.contains(document.activeElement) && document.activeElement !== document.body) {
-      const focused = document.activeElement.id;
-      element.replaceWith(document.adoptNode(other));
-      if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
-    } else {
-      element.replaceWith(document.adoptNode(other));
-    }
-    if (other.dataset.tell) told.push(other.dataset.tell);
+    if (other && put(element, other) && other.dataset.tell) told.push(other.dataset.tell);
+  }
+  for (const rows of document.querySelectorAll("[data-rows][id]")) {
+    const other = fresh.getElementById(rows.id);
+    if (other) swapRows(rows, other);
   }
   if (told.length) announce(told.join(". "));
 }
 
+function put(element, other) {
+  if (other.isEqualNode(element)) return false;
+  const at = document.activeElement;
+  const focused = at !== document.body && element.contains(at) ? at.id : "";
+  element.replaceWith(document.adoptNode(other));
+  if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
+  return true;
+}
+
+function swapRows(rows, fresh) {
+  const shown = new Set(Array.from(rows.children, (row) => row.id));
+  const added = Array.from(fresh.children).filter((row) => row.id && !shown.has(row.id)).length;
+  const whole = fresh.cloneNode(true);
+  for (const row of Array.from(rows.children)) {
+    const other = row.id && fresh.ownerDocument.getElementById(row.id);
+    if (other) put(row, other);
+  }
+  const button = document.querySelector(`[data-newer="${CSS.escape(rows.id)}"] button`);
+  if (!button || !added) return;
+  button.hidden = false;
+  write(button, `${added} new, show`);
+  button.onclick = () => {
+    button.hidden = true;
+    document.getElementById(rows.id).replaceWith(document.adoptNode(whole));
+    announce(`${added} new rows are shown`);
+  };
+}
+
 function concerns(data) {
   try {
-    return JSON.parse(data).topics.some((topic) => topics.has(topic));
+    const news = JSON.parse(data);
+    const mine = main.dataset.device;
+    if (mine && news.devices && !news.devices.includes(mine)) return false;
+    return news.topics.some((topic) => topics.has(topic));
   } catch {
     return true; // a newer service says it otherwise: look
   }
@@ -121,41 +174,54 @@ function take(block) {
   }
 }
 
+async function hear(answer) {
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    heard = Date.now();
+    rest += value.replaceAll("\r", "");
+    const blocks = rest.split("\n\n");
+    rest = blocks.pop().slice(-65536);
+    blocks.forEach(take);
+  }
+}
+
 async function listen() {
   let pause = 500;
-  for (;;) {
-    const line = new AbortController();
-    const watch = setInterval(() => {
-      if (heard && Date.now() - heard > SILENCE) line.abort();
-    }, 1000);
-    try {
-      const answer = await fetch("/events", { signal: line.signal, cache: "no-store" });
-      if (answer.status === 401) {
-        location.reload();
-        return;
-      }
-      if (!answer.ok || !answer.body) throw new Error("no stream");
-      const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-      if (heard) stale = true; // what happened in between, nobody told
-      let rest = "";
-      for (;;) {
-        const { value, done } = await reader.read();
-        if (done) break;
-        heard = Date.now();
-        pause = 500;
-        rest += value.replaceAll("\r", "");
-        const blocks = rest.split("\n\n");
-        rest = blocks.pop().slice(-65536);
-        blocks.forEach(take);
-      }
-    } catch {
-      // It is said by the indicator. Values stay, with their time; acts stay possible, the service checks them.
-    } finally {
-      clearInterval(watch);
+  while (!over) {
+    if (document.hidden) {
+      await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
+      continue;
     }
+    line = new AbortController();
+    const before = heard;
+    try {
+      // What happened between the making of this page and now is told first; after that, what was missed is looked at.
+      const since = heard ? "" : `?since=${main.dataset.rendered ?? ""}`;
+      const answer = await fetch(`/events${since}`, { signal: line.signal, cache: "no-store" });
+      if (answer.status === 401) over = true;
+      if (!answer.ok || !answer.body) throw new Error("no stream");
+      if (heard) stale = true;
+      await hear(answer);
+    } catch {
+      // The indicator says it. Values stay, with their time; acts stay possible, the service checks them.
+    }
+    if (heard > before) pause = 500;
     await new Promise((resolve) => setTimeout(resolve, pause * (0.75 + Math.random() / 2)));
     pause = Math.min(pause * 2, 15000);
   }
+}
+
+function everySecond() {
+  if (heard && Date.now() - heard > SILENCE) line?.abort();
+  if (over && !busy()) {
+    location.reload(); // to the sign-in, and back here
+    return;
+  }
+  say();
+  refresh();
 }
 
 if (main && "TextDecoderStream" in window) {
@@ -163,10 +229,10 @@ if (main && "TextDecoderStream" in window) {
     const form = event.target.closest("main form");
     if (form) form.dataset.dirty = "";
   });
-  document.addEventListener("visibilitychange", refresh);
-  setInterval(() => {
-    say();
-    refresh();
-  }, 1000);
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) line?.abort();
+    else refresh();
+  });
+  setInterval(everySecond, 1000);
   listen();
 }

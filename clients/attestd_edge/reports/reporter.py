@@ -12,7 +12,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 import httpx
 
@@ -52,12 +53,13 @@ class Reporter:
         connected: Callable[[], bool],
         returned: Callable[[], None],
         chance: Callable[[], float],
+        guarding: Mapping[str, Any] = MappingProxyType({}),
         entropy: Callable[[int], bytes] = os.urandom,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`service` is this object's own. `waiting`: receipts that were not delivered yet. `connected`: whether the
         service answers this process. `returned` is called when something is heard after an outage. `chance` gives
-        numbers in [0, 1) for jitter."""
+        numbers in [0, 1) for jitter. `guarding`: what this edge guards (guarding.py)."""
         self._counts = counts
         self._store = store
         self._service = service
@@ -67,6 +69,8 @@ class Reporter:
         self._connected = connected
         self._returned = returned
         self._chance = chance
+        self._guarding = dict(guarding)
+        self._tells_guarding = bool(guarding)
         self._entropy = entropy
         self._monotonic = monotonic
         self._trusted = store.roots
@@ -148,6 +152,7 @@ class Reporter:
         new = not was_connected if self._was_connected else self._heard not in (None, heard)
         if new:
             self._returned()
+            self._tells_guarding = bool(self._guarding)  # it may be a newer service
         return new
 
     def _owns(self) -> bool:
@@ -198,11 +203,19 @@ class Reporter:
             self._trusted = self._store.roots
             self._service.trust(self._trusted)
         message = {"v": 1, "ledger": ledger.name, **pending.members(), **self._standing_members()}
-        body = write_object(message)
-        status, _, answer = self._service._ask(who, "POST", "/v1/proxies/reports", body, {}, limit=MAX_BEGIN)
+        told = message | ({"boundaries": self._guarding} if self._tells_guarding else {})
+        status, answer = self._send(who, told)
+        if status == httpx.codes.BAD_REQUEST and self._tells_guarding:
+            self._tells_guarding = False  # a service from before boundaries were told: the counts must not wait for it
+            status, answer = self._send(who, message)
         if status != httpx.codes.OK or _sequence_in(answer) != pending.sequence:
             raise ServiceAnswerWrong("The report was not taken.", seen=f"status {status}", expected="200")
         ledger.answered()
+
+    def _send(self, who: ProxyIdentity, message: Mapping[str, Any]) -> tuple[int, bytes]:
+        body = write_object(message)
+        status, _, answer = self._service._ask(who, "POST", "/v1/proxies/reports", body, {}, limit=MAX_BEGIN)
+        return status, answer
 
     def _standing_members(self) -> dict[str, object]:
         bundle = None

@@ -12,7 +12,7 @@ import pytest
 from attestd.config import AttestationSettings
 from attestd.protocol.encoding import b64decode, b64encode, read_object, write_object
 from tests import ek_ca
-from tests.booted import BOOT, GOOD_FILES, Machine, enrolled, refer, runtime
+from tests.booted import BOOT, GOOD_FILES, Machine, enrolled, kernel_digest, refer, runtime
 from tests.commands import Ran, Run
 from tests.service import SoftDevice, World, problem
 
@@ -101,6 +101,8 @@ def test_a_contraindicated_result_is_a_bad_verdict(world: World, device: SoftDev
     ran = auditor.appraise(exported(world, device))
     assert (ran.code, ran.document["reproduced"], ran.document["verdict"]) == (1, True, "bad")
     assert "loaders" in ran.err
+    (found,) = ran.document["differences"]
+    assert (found["fact"], found["pcr"], found["digest"]) == ("loaders", 4, kernel_digest(b"tampered"))
     assert auditor.appraise(exported(world, device, "?verdict=good")).code == 0
     assert auditor.appraise(exported(world, device, "?verdict=bad")).code == 1
 

@@ -39,6 +39,79 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     assert settings.attestation.validity == timedelta(hours=2)
 
 
+SSO = """
+[console]
+origin = "https://Console.example.org:443/"
+session_lifetime = "1h"
+
+[console.oidc.harbour]
+issuer = "https://sso.example.org/realms/harbour"
+client_id = "attestd"
+client_secret_file = "sso.secret"
+label = "Harbour SSO"
+scopes = ["openid", "groups"]
+roles = { claim = "groups", admin = ["fleet-admins"], viewer = ["staff", "guests"] }
+"""
+
+
+def test_a_console_with_an_identity_provider(tmp_path: Path) -> None:
+    settings = load(tmp_path, GOOD + SSO, {"ATTESTD_CONSOLE_IDLE_TIMEOUT": "5m"})
+    assert settings.console.session_lifetime == timedelta(hours=1)
+    assert settings.console.idle_timeout == timedelta(minutes=5)
+    assert (settings.console_origin, settings.rp_id) == ("https://console.example.org", "console.example.org")
+    (provider,) = settings.providers
+    assert (provider.name, provider.label, provider.scopes) == ("harbour", "Harbour SSO", ("openid", "groups"))
+    assert provider.roles_claim == "groups"
+    assert provider.roles == {"admin": ("fleet-admins",), "viewer": ("staff", "guests")}
+
+
+@pytest.mark.parametrize(
+    ("server", "origin", "rp_id"),
+    [
+        ("", "https://localhost:8443", "localhost"),
+        ('listen = "[::1]:9443"\nnames = ["::1"]', "https://[::1]:9443", ""),
+        ('listen = "10.0.0.1:443"\nnames = ["10.0.0.1", "Fleet.example"]', "https://fleet.example", "fleet.example"),
+        ('public_url = "https://a.example:8443"', "https://a.example:8443", "a.example"),
+    ],
+)
+def test_where_browsers_find_the_console(tmp_path: Path, server: str, origin: str, rp_id: str) -> None:
+    settings = load(tmp_path, f"{GOOD}[server]\n{server}\n")
+    assert (settings.console_origin, settings.rp_id) == (origin, rp_id)
+
+
+def _provider(**lies: str) -> str:
+    members = {"issuer": '"https://i.example"', "client_id": '"c"', **lies}
+    return GOOD + "[console.oidc.sso]\n" + "".join(f"{name} = {value}\n" for name, value in members.items() if value)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (GOOD + "[console]\nidle = 1\n", "unknown settings"),
+        (GOOD + '[console]\norigin = "http://a.example"\n', "console.origin"),
+        (GOOD + '[console]\norigin = "https://a.example/console"\n', "console.origin"),
+        (GOOD + "[console]\noidc = 5\n", "console.oidc"),
+        (GOOD + "[console.oidc]\nsso = 5\n", "console.oidc.sso"),
+        (GOOD + '[console.oidc."S S"]\nissuer = "https://i"\nclient_id = "c"\n', "proper name"),
+        (_provider(issuer=""), "console.oidc.sso"),
+        (_provider(issuer='"http://i.example"'), "console.oidc.sso.issuer"),
+        (_provider(issuer='"https://u:p@i.example"'), "console.oidc.sso.issuer"),
+        (_provider(issuer='"https://i.example?x"'), "console.oidc.sso.issuer"),
+        (_provider(client_id='""'), "console.oidc.sso.client_id"),
+        (_provider(secret='"s"'), "console.oidc.sso"),
+        (_provider(scopes='["profile"]'), "console.oidc.sso.scopes"),
+        (_provider(roles='{ admin = ["a"] }'), "console.oidc.sso.roles"),
+        (_provider(roles='{ claim = "g", owner = ["a"] }'), "console.oidc.sso.roles"),
+        (_provider(roles='{ claim = "g", admin = [""] }'), "console.oidc.sso.roles"),
+        (_provider(roles='{ claim = "", admin = ["a"] }'), "console.oidc.sso.roles"),
+    ],
+)
+def test_a_console_s_settings_that_can_t_be_read(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(SettingInvalid) as refused:
+        load(tmp_path, text)
+    assert named in str(refused.value)
+
+
 def test_a_brake(tmp_path: Path) -> None:
     text = GOOD + "[brake]\nenabled = false\ndevices = 20\nshare = 1\nleast = 2\n"
     assert load(tmp_path, text).brake == BrakeSettings(enabled=False, devices=20, share=1.0, least=2)

@@ -6,7 +6,7 @@ import pytest
 
 from attestd.registry import operators
 from attestd.registry.engine import Connection, Registry
-from attestd.registry.operators import Operator, OperatorTaken, Role, UnknownOperator, UnknownRole
+from attestd.registry.operators import Operator, OperatorKey, OperatorTaken, Role, UnknownOperator, UnknownRole
 
 from .conftest import NOW
 
@@ -20,7 +20,7 @@ def add(c: Connection, name: str, key: bytes) -> Operator:
 def test_adding_and_finding(registry: Registry) -> None:
     with registry.acting() as c:
         bob, ada = add(c, "bob", b"b"), add(c, "ada", b"a")
-        assert ada == Operator("ada", Role.OPERATOR, b"a" * 32, b"key", b"cert", NOW, None)
+        assert ada == Operator("ada", Role.OPERATOR, OperatorKey(b"a" * 32, b"key", b"cert"), NOW, None)
         assert operators.by_name(c, "ada") == ada
         assert operators.by_thumbprint(c, b"b" * 32) == bob
         assert operators.by_thumbprint(c, b"c" * 32) is None
@@ -45,7 +45,7 @@ def test_renewing(registry: Registry) -> None:
         bob = add(c, "bob", b"b")
         operators.renew(c, "ada", thumbprint=b"n" * 32, public_key=b"new key", certificate=b"new")
         ada = operators.by_name(c, "ada")
-        assert (ada.thumbprint, ada.public_key, ada.certificate) == (b"n" * 32, b"new key", b"new")
+        assert ada.key == OperatorKey(b"n" * 32, b"new key", b"new")
         assert operators.by_name(c, "bob") == bob
         with pytest.raises(UnknownOperator):
             operators.renew(c, "eve", thumbprint=b"e" * 32, public_key=b"", certificate=b"")

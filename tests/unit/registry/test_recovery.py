@@ -11,9 +11,21 @@ import pytest
 from attestd.credentials.bundle import Bundle
 from attestd.credentials.status import Status, StatusList
 from attestd.ids import Serial
-from attestd.registry import devices, issued, policies, recovery, revision
+from attestd.registry import (
+    devices,
+    identities,
+    invitations,
+    issued,
+    operators,
+    passkeys,
+    policies,
+    recovery,
+    revision,
+    sessions,
+)
 from attestd.registry.acts import perform
 from attestd.registry.devices import Device
+from attestd.registry.operators import Role
 from attestd.registry.recovery import IndicesExhausted, Recovered, recover
 from attestd.registry.states import State
 from tests import authority as a
@@ -105,6 +117,50 @@ def test_revocations_are_kept_until_no_certificate_can_live(fleet: Fleet) -> Non
         for days, listed in ((0, True), (89, True), (91, False)):
             serials = {entry.serial for entry in issued.revoked_unexpired(c, now=NOW + days * 86400)}
             assert (unknown in serials) is listed
+
+
+def test_nobody_is_signed_in_after_a_restore(fleet: Fleet) -> None:
+    """A session that was ended after the backup, a passkey that was removed, a link that was used: none comes back."""
+    with fleet.registry.acting() as c:
+        for name in ("admin", "ada"):
+            operators.admit_person(c, name=name, role=Role.ADMIN, now=NOW)
+            passkeys.add(
+                c,
+                id=f"pk-{name}",
+                credential=name.encode(),
+                operator=name,
+                public_key=b"key",
+                sign_count=0,
+                label="phone",
+                transports=(),
+                backed_up=False,
+                now=NOW,
+            )
+            identities.bind(c, issuer="https://i", subject=name, operator=name, by_claims=True, now=NOW)
+            sessions.begin(
+                c,
+                id=f"s-{name}",
+                thumbprint=name.encode(),
+                public_key=b"key",
+                operator=name,
+                method="passkey",
+                passkey=f"pk-{name}",
+                agent="",
+                address="",
+                now=NOW,
+                ends_at=NOW + 3600,
+                idle=1800,
+            )
+        invitations.add(
+            c, id="i", token=b"t" * 32, name="bob", role=Role.ADMIN, created_by="x", now=NOW, expires_at=NOW + 9
+        )
+    assert recovered(fleet, None).operators_disabled == ("ada",)
+    with fleet.registry.reading() as c:
+        assert not passkeys.any_at_all(c)
+        assert not identities.any_at_all(c)
+        assert sessions.live(c, operator=None, now=NOW, idle=1800) == []
+        assert invitations.every_open(c, now=NOW) == []
+        assert sessions.by_id(c, "s-admin").ended_because == "the service was restored from a backup"
 
 
 def test_the_epoch_passes_the_bundles(fleet: Fleet) -> None:

@@ -15,9 +15,10 @@ from attestd.auditing.archives import FOLDER
 from attestd.auditing.log import AuditLog
 from attestd.config import EnrollmentSettings, RetentionSettings
 from attestd.registry.engine import Connection, DatabaseBusy, Registry
-from attestd.registry.tables import audit, devices, issued, revocations, spends
+from attestd.registry.tables import audit, console_sessions, devices, invitations, issued, passkeys, revocations, spends
 from attestd.upkeep import retention
 from attestd.upkeep.retention import Swept, sweep
+from tests.authenticator import Person, invite
 from tests.service import World, problem
 
 
@@ -63,6 +64,17 @@ def test_certificates_and_revocations_go_some_time_after_their_end(world: World)
     assert (count(world, issued), count(world, revocations)) == (all_issued, 1)
     gone = swept(world, minutes=2)
     assert (gone.certificates, gone.revocations) == (1, 1)  # the operators' live for months
+
+
+def test_sessions_and_invitations_go_some_time_after_their_end(world: World) -> None:
+    Person(world, "ada", "viewer")
+    invite(world, "bob", "viewer")
+    assert swept(world, days=30, hours=8).sessions == 0
+    assert (count(world, console_sessions), count(world, invitations)) == (1, 2)
+    assert swept(world, seconds=1).sessions == 1
+    assert swept(world, hours=16).invitations == 2
+    assert (count(world, console_sessions), count(world, invitations)) == (0, 0)
+    assert count(world, passkeys) == 1
 
 
 def test_requests_that_nobody_decided_on(world: World) -> None:

@@ -284,7 +284,6 @@ def test_a_page_of_devices(world: World) -> None:
 @pytest.mark.parametrize(
     "query",
     [
-        "state=asleep",
         "limit=0",
         "limit=1001",
         "limit=-1",

@@ -348,3 +348,19 @@ def test_a_client_that_goes_away_is_let_go() -> None:
 
     asyncio.run(Front(echo, threads=1)(scope(), receive, collect))
     assert (sent, echo.calls) == ([], 0)
+
+
+def test_a_pages_application_says_whose_session_it_was() -> None:
+    class Page(Echo):
+        def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            environ["attestd.proven"] = True
+            return super().__call__(environ, start_response)
+
+    cookie = [(b"cookie", b"__Host-attestd=abc")]
+    for application, work in ((Echo(), Work.READ), (Page(), Work.OPERATOR)):
+        vetting = Vetting(pages=True)
+        front = Front(application, threads=1, vetting=vetting)
+        asyncio.run(send(front, path="/fleet", method="GET", headers=cookie))
+        again = vetting.arrive("/fleet", "192.0.2.1")
+        vetting.look(again, cookie[0][1], b"")
+        assert again.work is work

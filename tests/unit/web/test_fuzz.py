@@ -22,6 +22,7 @@ from attestd.protocol.encoding import MalformedBase64, b64decode, b64encode, wri
 from attestd.protocol.messages import CompleteRequest, RenewalRequest, TokenRequest
 from attestd.protocol.signed import sign_flattened
 from attestd.web.access import DOORS, Who
+from tests.authenticator import Authenticator
 from tests.edge_reports import edge_report
 from tests.service import URL, SoftDevice, World, problem
 
@@ -210,6 +211,8 @@ def bodies(cast: Cast) -> dict[str, bytes]:
     pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     act = write_object({"v": 1, "reason": "why", "expected_version": 1})
     inventory = f"ek_hash,tier,site,labels\n{'ab' * 32},device,shop-1,a=b;c=d\n".encode()
+    options = {"user": {"id": "aGFuZGxl"}, "rp": {"id": "attestd.example"}, "challenge": "YWJj"}
+    credential = Authenticator().create(options, URL)
     approval = {"v": 1, "tier": "device", "site": "shop-1", "labels": {"a": "b"}, "reason": "why"}
     return {
         "POST /v1/proxies/renewals": b'{"v":1}',
@@ -233,6 +236,9 @@ def bodies(cast: Cast) -> dict[str, bytes]:
         "POST /v1/admin/devices/release-cohort": write_object(
             {"v": 1, "site": "shop-1", "expected": 0, "reason": "why"}
         ),
+        "POST /v1/admin/devices/selection": write_object(
+            {"v": 1, "act": "quarantine", "devices": [{"id": cast.device.id, "version": 1}], "reason": "why"}
+        ),
         "POST /v1/admin/references": write_object(
             {"name": "bike-4", "stage": "monitor", "pcrs": {"sha256": {"0": ["11" * 32]}}, "boot": {"uki": True}}
         ),
@@ -254,6 +260,17 @@ def bodies(cast: Cast) -> dict[str, bytes]:
         "POST /v1/admin/proxies/<name>/disable": b'{"v":1}',
         "POST /v1/admin/operators": write_object({"v": 1, "name": "ada", "role": "viewer", "public_key": pem}),
         "POST /v1/admin/operators/<name>/disable": write_object({"v": 1, "reason": "why"}),
+        "POST /v1/admin/sessions/<id>/revoke": write_object({"v": 1, "reason": "why"}),
+        "POST /v1/admin/passkeys/begin": b'{"v":1}',
+        "POST /v1/admin/passkeys": write_object(
+            {"v": 1, "challenge": b64encode(bytes(93)), "credential": credential, "label": "laptop"}
+        ),
+        "POST /v1/admin/passkeys/<id>/remove": write_object({"v": 1, "reason": "why"}),
+        "POST /v1/admin/touch/begin": write_object(
+            {"v": 1, "method": "POST", "path": "/v1/admin/brake/engage", "body_sha256": b64encode(bytes(32))}
+        ),
+        "POST /v1/admin/invitations": write_object({"v": 1, "name": "bob", "role": "viewer"}),
+        "POST /v1/admin/invitations/<id>/withdraw": write_object({"v": 1, "reason": "why"}),
     }
 
 

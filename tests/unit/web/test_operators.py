@@ -147,7 +147,7 @@ def test_disabling_counts_from_the_next_call_on_in_every_process(world: World, t
 def test_a_disabled_operator_s_credential_is_revoked(world: World) -> None:
     add(world)
     with world.registry.reading() as c:
-        serial = Serial(x509.load_der_x509_certificate(operators.by_name(c, "ada").certificate).serial_number)
+        serial = Serial(x509.load_der_x509_certificate(operators.by_name(c, "ada").key.certificate).serial_number)
         assert not issued.is_revoked(c, serial)
     disable(world, "ada")
     with world.registry.reading() as c:

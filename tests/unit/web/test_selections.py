@@ -24,12 +24,12 @@ def message(act: str, chosen: list[tuple[str, int]], **more: Any) -> dict[str, A
 def seen(world: World) -> list[tuple[str, int]]:
     """All devices, as an operator sees them."""
     with world.registry.reading() as c:
-        return [(device.id, device.state_version) for device in devices.search(c)]
+        return [(device.id, device.state_version) for device in devices.page(c)]
 
 
 def states(world: World) -> dict[str, str]:
     with world.registry.reading() as c:
-        return {device.id: device.state.value for device in devices.search(c)}
+        return {device.id: device.state.value for device in devices.page(c)}
 
 
 def waiting(world: World, count: int) -> None:

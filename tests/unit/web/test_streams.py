@@ -12,7 +12,9 @@ import pytest
 
 from attestd.publication import PublishedBundle
 from attestd.registry.failures import DatabaseUnreachable
+from attestd.web import bundle_stream
 from attestd.web import streams as streams_module
+from attestd.web.bundle_stream import BundleSource
 from attestd.web.front import Front
 from attestd.web.streams import FOLLOWS, Streams, event
 from attestd_edge.service import read_events
@@ -69,20 +71,23 @@ class Stage:
     def __init__(self, **more: Any) -> None:
         self.publishing = Publishing()
         self.disabled: set[str] = set()
-        self.streams = Streams(self.publishing, clock=lambda: NOW, allowed=self.allowed, **more)  # type: ignore[arg-type]
+        source = BundleSource(self.publishing, self.allowed)  # type: ignore[arg-type]
+        self.streams = Streams(source, clock=lambda: NOW, **more)
 
     def allowed(self, names: Iterable[str], _now: datetime) -> frozenset[str]:
         return frozenset(names) - self.disabled
 
     def begins(self, follows: str) -> tuple[Reader, asyncio.Task[None]]:
         reader = Reader()
-        return reader, asyncio.create_task(self.streams.follow(follows, reader.receive, reader.send))
+        who, _, place = follows.partition(" ")
+        return reader, asyncio.create_task(self.streams.follow(who, place, reader.receive, reader.send))
 
 
 @pytest.fixture(autouse=True)
 def faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (("KEEP_ALIVE", 0.1), ("_LOOK", 0.02), ("_CHECK", 0.05), ("_PATIENCE", 0.5)):
+    for name, seconds in (("KEEP_ALIVE", 0.1), ("_CHECK", 0.05), ("_PATIENCE", 0.5)):
         monkeypatch.setattr(streams_module, name, seconds)
+    monkeypatch.setattr(bundle_stream, "_LOOK", 0.02)
 
 
 def test_each_change_is_told_as_it_comes() -> None:
@@ -242,7 +247,7 @@ def test_there_is_room_for_so_many() -> None:
 
 
 def _application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-    headers = [("Content-Type", "text/event-stream"), ("Content-Length", "3"), (FOLLOWS, "p1 1.1")]
+    headers = [("Content-Type", "text/event-stream"), ("Content-Length", "3"), (FOLLOWS, "bundles p1 1.1")]
     start_response("200 OK", headers)
     return [b":\n\n"]
 
@@ -260,7 +265,7 @@ def test_the_front_goes_on_where_the_application_began(method: str, most: int, s
 
     async def story() -> None:
         stage = Stage(most=most)
-        front = Front(_application, threads=1, streams=stage.streams)
+        front = Front(_application, threads=1, streams={"bundles": stage.streams})
         sent: list[dict[str, Any]] = []
         gone = asyncio.Event()
 

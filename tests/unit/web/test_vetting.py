@@ -12,7 +12,7 @@ from attestd.protocol.signed import sign_detached, sign_flattened
 from attestd.registry import inventory
 from attestd.web.access import DOORS
 from attestd.web.admission import Work
-from attestd.web.vetting import LOOKED_AT, Marks, Rates, TooManyRequests, Vetting, Visit
+from attestd.web.vetting import LOOKED_AT, MAX_PAGE, Marks, Rates, TooManyRequests, Vetting, Visit
 
 RENEW = "/v1/renewals"
 SOURCE = "192.0.2.1"
@@ -192,6 +192,55 @@ def test_operators_and_proxies_are_known_by_their_header() -> None:
     assert visit(looks, path="/v1/bundle", call=call(1)).work is Work.NEWCOMER
     looks.leave(visit(looks, path="/v1/bundle", call=call(1)), 304)
     assert visit(looks, path="/v1/admin/devices", call=call(2)).work is Work.OPERATOR
+
+
+# ---- Pages ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_that_was_proven_from_there_is_known() -> None:
+    looks = vetting(pages=True, rates=Rates())
+    assert visit(looks, path="/fleet", call="a=1").work is Work.READ
+    looks.leave(visit(looks, path="/fleet", call="a=1"), 200, proven=True)
+    assert visit(looks, path="/fleet", call="a=1").work is Work.OPERATOR
+    assert visit(looks, path="/fleet", call="a=2").work is Work.READ
+    assert visit(looks, path="/fleet", call="a=1", source=ATTACKER).work is Work.READ
+
+
+def test_a_session_that_is_over_is_known_no_more() -> None:
+    looks = vetting(pages=True, rates=Rates())
+    looks.leave(visit(looks, path="/", call="a=1"), 200, proven=True)
+    looks.leave(visit(looks, path="/static/x/console.css", call="a=1"), 200)
+    assert visit(looks, path="/", call="a=1").work is Work.OPERATOR
+    looks.leave(visit(looks, path="/", call="a=1"), 303, proven=False)
+    assert visit(looks, path="/", call="a=1").work is Work.READ
+
+
+def test_a_page_that_proved_nobody_makes_nobody_known() -> None:
+    looks = vetting(pages=True)
+    looks.leave(visit(looks, path="/sign-in", call="a=1"), 200)
+    looks.leave(visit(looks, path="/sign-in"), 200, proven=True)  # nothing that could be known again
+    assert visit(looks, path="/sign-in", call="a=1").work is Work.READ
+    assert looks.arrive("/sign-in", SOURCE).kid == ""
+
+
+def test_pages_are_held_to_the_rate_of_reads() -> None:
+    looks = vetting(pages=True)
+    for _ in range(3):
+        visit(looks, path="/fleet")
+    with pytest.raises(TooManyRequests):
+        visit(looks, path="/approvals")
+
+
+@pytest.mark.parametrize(
+    ("pages", "path", "limit"),
+    [
+        (True, "/policies/main/draft", MAX_PAGE),
+        (False, "/policies/main/draft", MAX_SMALL),
+        (True, "/v1/nothing", MAX_SMALL),
+    ],
+)
+def test_a_form_may_be_larger_than_a_strangers_call(pages: bool, path: str, limit: int) -> None:
+    assert vetting(pages=pages).arrive(path, SOURCE).kind.limit == limit
 
 
 # ---- Public doors --------------------------------------------------------------------------------------------------

@@ -1,0 +1,296 @@
+"""Finding devices among a million: a page in the order of ids, by any combination of filters, in bounded time.
+
+What a question costs must not depend on how common or rare its answers are, and no planner's guess is trusted with it:
+1. Kept counts know when nothing can match.
+2. If any filter finds few devices (FEW), those are looked at, and it is known how many match in all.
+3. Otherwise every filter is common: ids are read in order, from the filter that has them in order, a window at a time,
+   and the other filters look at the window. After LOOKED ids the page ends with what was found; its `after` goes on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
+
+from attestd.ids import DeviceId
+from attestd.registry import counts
+from attestd.registry.devices import MAX_PAGE, Device
+from attestd.registry.devices import page as page_of
+from attestd.registry.filters import Clause, Filters
+from attestd.registry.states import State
+from attestd.registry.tables import device_terms, devices
+
+FEW: Final = 2000  # devices that are looked at one by one
+LOOKED: Final = 30_000  # ids that one page reads
+MAX_CAUSES: Final = 50
+_STREAMS: Final = 8  # terms that one word may stand for, to be read in order
+_CHUNK: Final = 500
+_FIRST_WINDOW: Final = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Devices in the order of their ids. `after`: where the next page begins, if there may be one; this one may hold
+    fewer than were asked for even then. `total`: how many match, if that is known exactly."""
+
+    devices: Sequence[Device]
+    after: DeviceId | None
+    total: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Devices that are where they are for the same reason. `ids`: some of them."""
+
+    kind: str  # the state, "overdue", or the result's status
+    why: str
+    count: int
+    sites: Sequence[tuple[str, int]]
+    ids: Sequence[str]
+    since: int | None  # the earliest of them
+
+
+def page(c: Connection, filters: Filters, *, ended_by: int, after: DeviceId | None = None, limit: int = 100) -> Page:
+    """`ended_by`: a result that ended by then makes a device overdue. `limit` is at most 1000."""
+    limit = min(limit, MAX_PAGE)
+    most = counts.matching(c, filters.groups)
+    if most == 0:  # 1
+        return Page([], None, 0)
+    columns = filters.columns(ended_by)
+    if filters.counted:
+        found = page_of(c, *columns, after=after, limit=limit)
+        return Page(found, found[-1].id if len(found) == limit else None, most)
+    few = _few(c, filters, most, ended_by)
+    if few is not None:  # 2
+        return _of_few(c, sorted(few), columns, after, limit)
+    return _of_many(c, filters, columns, after, limit)  # 3
+
+
+# ---- 2. Few -----------------------------------------------------------------------------------------------------
+
+
+def _few(c: Connection, filters: Filters, most: int, ended_by: int) -> set[str] | None:
+    """All devices that every clause finds, and maybe more; None if no filter finds few."""
+    for place, clause in enumerate(filters.clauses):
+        found = _all_of(c, clause)
+        if found is not None:
+            return _narrowed(c, found, [*filters.clauses[:place], *filters.clauses[place + 1 :]])
+    found = _few_by_columns(c, filters, most, ended_by)
+    return None if found is None else _narrowed(c, found, filters.clauses)
+
+
+def _few_by_columns(c: Connection, filters: Filters, most: int, ended_by: int) -> set[str] | None:
+    group = filters.columns(ended_by) if not (filters.overdue or filters.or_overdue) else []
+    if filters.overdue:
+        return _ids(c, _late(ended_by))
+    if filters.or_overdue:
+        others = [_ids(c, devices.c.state == state.value) for state in filters.states]
+        sets = [*others, _ids(c, _late(ended_by))]
+        if any(each is None for each in sets):
+            return None
+        return set[str]().union(*(each for each in sets if each is not None))
+    return _ids(c, and_(*group)) if most <= FEW and group else None
+
+
+def _late(ended_by: int) -> ColumnElement[bool]:
+    return and_(devices.c.state == State.ACTIVE.value, devices.c.attestation_good_until <= ended_by)
+
+
+def _ids(c: Connection, condition: ColumnElement[bool]) -> set[str] | None:
+    """The ids, unless there are many."""
+    return _unless_many(c, select(devices.c.id).where(condition))
+
+
+def _unless_many(c: Connection, statement: Select[Any]) -> set[str] | None:
+    found = c.execute(statement.limit(FEW + 1)).scalars().all()
+    return None if len(found) > FEW else set(found)
+
+
+def _all_of(c: Connection, clause: Clause) -> set[str] | None:
+    found = _unless_many(c, select(device_terms.c.device_id).where(clause.fits()))
+    if found is None or not clause.anywhere:
+        return found
+    for column in (devices.c.id, devices.c.site):
+        more = _ids(c, _begins(column, clause))
+        if more is None:
+            return None
+        found |= more
+    return found
+
+
+def _begins(column: ColumnElement[Any], clause: Clause) -> ColumnElement[bool]:
+    return and_(column >= clause.first, column < clause.before)
+
+
+def _narrowed(c: Connection, ids: set[str], clauses: Sequence[Clause]) -> set[str]:
+    for clause in clauses:
+        ids = {each for chunk in _chunks(sorted(ids)) for each in _among(c, clause, chunk)}
+    return ids
+
+
+def _among(c: Connection, clause: Clause, ids: Sequence[str], *, all_between: bool = False) -> set[str]:
+    """Which of these sorted ids the clause finds. `all_between`: all that there are from the first to the last."""
+    if not ids:
+        return set()
+
+    def are(column: ColumnElement[Any]) -> ColumnElement[bool]:
+        return and_(column >= ids[0], column <= ids[-1]) if all_between else column.in_(list(ids))
+
+    device_id = device_terms.c.device_id
+    found = set(c.execute(select(device_id).where(are(device_id), clause.fits())).scalars())
+    if clause.anywhere:
+        at_site = select(devices.c.id).where(are(devices.c.id), _begins(devices.c.site, clause))
+        found |= set(c.execute(at_site).scalars())
+        found |= {each for each in ids if each.startswith(clause.first)}
+    return found.intersection(ids)
+
+
+def _of_few(
+    c: Connection, ids: Sequence[str], columns: list[ColumnElement[bool]], after: DeviceId | None, limit: int
+) -> Page:
+    total = 0
+    for chunk in _chunks(ids):
+        counted = select(func.count()).select_from(devices).where(devices.c.id.in_(list(chunk)), *columns)
+        total += int(c.execute(counted).scalar_one())
+    found = _first_of(c, [each for each in ids if after is None or each > after], columns, limit)
+    return Page(found, found[-1].id if len(found) == limit else None, total)
+
+
+def _first_of(c: Connection, ids: Sequence[str], columns: list[ColumnElement[bool]], limit: int) -> list[Device]:
+    found: list[Device] = []
+    for chunk in _chunks(ids):
+        found += page_of(c, devices.c.id.in_(list(chunk)), *columns, limit=limit - len(found))
+        if len(found) >= limit:
+            break
+    return found
+
+
+# ---- 3. Many ----------------------------------------------------------------------------------------------------
+
+
+def _of_many(
+    c: Connection, filters: Filters, columns: list[ColumnElement[bool]], after: DeviceId | None, limit: int
+) -> Page:
+    streams, others = _streams(c, filters, columns)
+    found: list[Device] = []
+    looked, window, last = 0, max(_FIRST_WINDOW, limit), "" if after is None else str(after)
+    while looked < LOOKED:
+        ids, more = _window(c, streams, last, window)
+        looked += len(ids)
+        kept = ids
+        for clause in others:
+            whole = _among(c, clause, ids, all_between=True)
+            kept = [each for each in kept if each in whole]
+        found += _first_of(c, kept, columns, limit - len(found))
+        if len(found) >= limit:
+            return Page(found, found[-1].id, None)
+        if not more:
+            return Page(found, None, None)
+        last, window = ids[-1], min(2 * window, LOOKED // 4)
+    return Page(found, DeviceId(last), None)
+
+
+def _streams(
+    c: Connection, filters: Filters, columns: list[ColumnElement[bool]]
+) -> tuple[list[Select[Any]], list[Clause]]:
+    """Selects of ids, each in order, that together have all that one of the filters finds; and the other clauses."""
+    for place, clause in enumerate(filters.clauses):
+        if (streams := _streams_of(c, clause)) is not None:
+            return streams, [*filters.clauses[:place], *filters.clauses[place + 1 :]]
+    return [select(devices.c.id.label("id")).where(*columns)], list(filters.clauses)
+
+
+def _streams_of(c: Connection, clause: Clause) -> list[Select[Any]] | None:
+    t = device_terms.c
+    pairs: list[tuple[str, str]] = []
+    step = select(t.term, t.kind).where(clause.fits()).order_by(t.term, t.kind).limit(1)
+    while True:  # from one term to the next, past all of its devices
+        passed = [_past(*pairs[-1])] if pairs else []
+        row = c.execute(step.where(*passed)).one_or_none()
+        if row is None:
+            break
+        pairs.append((row.term, row.kind))
+        if len(pairs) > _STREAMS:
+            return None
+    found: list[Select[Any]] = [
+        select(t.device_id.label("id")).where(t.term == term, t.kind == kind) for term, kind in pairs
+    ]
+    if clause.anywhere:
+        sites = counts.sites(c, first=clause.first, before=clause.before, limit=_STREAMS + 1)
+        if len(sites) > _STREAMS:
+            return None
+        found += [select(devices.c.id.label("id")).where(devices.c.site == site) for site in sites]
+        found.append(select(devices.c.id.label("id")).where(_begins(devices.c.id, clause)))
+    return found
+
+
+def _past(term: str, kind: str) -> ColumnElement[bool]:
+    t = device_terms.c
+    return or_(t.term > term, and_(t.term == term, t.kind > kind))
+
+
+def _window(c: Connection, streams: Sequence[Select[Any]], last: str, size: int) -> tuple[list[str], bool]:
+    """The next ids, and whether there are more."""
+    ids: set[str] = set()
+    ends: list[str] = []
+    for stream in streams:
+        column = stream.selected_columns[0].element
+        some = c.execute(stream.where(column > last).order_by(column).limit(size)).scalars().all()
+        ids.update(some)
+        if len(some) == size:
+            ends.append(some[-1])
+    if not ends:
+        return sorted(ids), False
+    return sorted(each for each in ids if each <= min(ends)), True
+
+
+# ---- Causes -----------------------------------------------------------------------------------------------------
+
+
+def causes(c: Connection, filters: Filters, *, ended_by: int) -> tuple[list[Cause], bool]:
+    """The first FEW devices that match, by why they are as they are, the most frequent cause first; and whether there
+    are more devices than those."""
+    found: list[Device] = []
+    after: DeviceId | None = None
+    while len(found) < FEW:
+        part = page(c, filters, ended_by=ended_by, after=after, limit=min(MAX_PAGE, FEW - len(found)))
+        found += part.devices
+        after = part.after
+        if after is None or not part.devices:
+            break
+    kinds: dict[tuple[str, str], list[Device]] = defaultdict(list)
+    for device in found:
+        kinds[_cause_of(device, ended_by)].append(device)
+    grouped = [_cause(kind, why, alike) for (kind, why), alike in kinds.items()]
+    return sorted(grouped, key=lambda each: (-each.count, each.kind, each.why))[:MAX_CAUSES], after is not None
+
+
+def _cause_of(device: Device, ended_by: int) -> tuple[str, str]:
+    reasons = "; ".join((device.result or {}).get("reasons", ()))
+    if device.state is not State.ACTIVE:
+        return device.state.value, device.state_reason or reasons
+    if device.attestation_good_until is not None and device.attestation_good_until <= ended_by:
+        return "overdue", device.site or ""
+    return device.result_status or counts.NONE, reasons
+
+
+def _cause(kind: str, why: str, alike: Sequence[Device]) -> Cause:
+    sites = Counter(device.site or "" for device in alike)
+    times = [device.quarantined_at or device.attestation_good_until or device.updated_at for device in alike]
+    return Cause(
+        kind,
+        why,
+        count=len(alike),
+        sites=sorted(((site, count) for site, count in sites.items() if site), key=lambda each: (-each[1], each[0])),
+        ids=[device.id for device in alike[:5]],
+        since=min(times),
+    )
+
+
+def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(ids), _CHUNK):
+        yield ids[start : start + _CHUNK]

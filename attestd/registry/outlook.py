@@ -1,0 +1,96 @@
+"""What an overview says beside the kept counts: who is overdue, who is quarantined and why, what ends soon.
+
+Each question goes by an index and reads what it counts, or stops at a bound and says so. Times are unix seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection, and_, func, select
+
+from attestd.registry.counts import NONE
+from attestd.registry.states import State
+from attestd.registry.tables import devices, issued, tpm_makers
+
+LOOKED: Final = 5000  # quarantined devices whose reasons are read
+COUNTED: Final = 20_000  # certificates that are counted
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """Overdue devices that are alike. `since`: when the first of their results ended."""
+
+    tier: str
+    site: str
+    status: str
+    count: int
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """Devices of one site that are quarantined for the same reason. `example`: one of them."""
+
+    why: str
+    site: str
+    by: str | None
+    count: int
+    since: int
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
+class Makers:
+    """Trusted makers' certificates that end within a time."""
+
+    count: int
+    first: Sequence[tuple[str, int]]  # subject and end
+
+
+def overdue(c: Connection, *, ended_by: int) -> list[Late]:
+    """All of them, by tier, site and result."""
+    d = devices.c
+    some = (
+        select(d.tier, d.site, d.result_status, d.attestation_good_until)
+        .where(and_(d.state == State.ACTIVE.value, d.attestation_good_until <= ended_by))
+        .subquery()
+    )
+    group = (some.c.tier, some.c.site, some.c.result_status)
+    rows = c.execute(select(*group, func.count(), func.min(some.c.attestation_good_until)).group_by(*group))
+    return [Late(tier or "", site or "", status or NONE, count, since) for tier, site, status, count, since in rows]
+
+
+def quarantined(c: Connection) -> list[Quarantined]:
+    """By reason and site, the most frequent first, of the first LOOKED."""
+    d = devices.c
+    some = (
+        select(d.state_reason, d.site, d.quarantined_by, d.quarantined_at, d.updated_at, d.id)
+        .where(d.state == State.QUARANTINED.value)
+        .order_by(d.id)
+        .limit(LOOKED)
+        .subquery()
+    )
+    group = (some.c.state_reason, some.c.site, some.c.quarantined_by)
+    since = func.min(func.coalesce(some.c.quarantined_at, some.c.updated_at))
+    rows = c.execute(select(*group, func.count(), since, func.min(some.c.id)).group_by(*group))
+    found = [Quarantined(why or "", site or "", by, count, at, example) for why, site, by, count, at, example in rows]
+    return sorted(found, key=lambda each: (-each.count, each.why, each.site))
+
+
+def ending_certificates(c: Connection, *, now: int, until: int) -> int:
+    """How many devices' certificates end from now on until then; counted up to COUNTED."""
+    wanted = and_(issued.c.not_after > now, issued.c.not_after <= until)
+    some = select(issued.c.not_after).where(wanted).limit(COUNTED).subquery()
+    return int(c.execute(select(func.count()).select_from(some)).scalar_one())
+
+
+def ending_makers(c: Connection, *, now: int, until: int, limit: int = 5) -> Makers:
+    """Those that have not ended."""
+    m = tpm_makers.c
+    wanted = and_(m.not_after > now, m.not_after <= until)
+    count = int(c.execute(select(func.count()).select_from(tpm_makers).where(wanted)).scalar_one())
+    first = c.execute(select(m.subject, m.not_after).where(wanted).order_by(m.not_after, m.subject).limit(limit))
+    return Makers(count, [(row.subject, row.not_after) for row in first])

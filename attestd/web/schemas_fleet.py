@@ -1,0 +1,143 @@
+"""How the fleet stands, and its devices by filters: what the admin API answers (docs/fleet.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from attestd.operations.edges import State as EdgeState
+from attestd.registry import finding
+from attestd.registry.filters import MAX_TEXT
+from attestd.web.schema_words import (
+    COUNT,
+    DIGEST,
+    SEGMENT,
+    STATE,
+    TIER,
+    TIMES,
+    Schema,
+    answer,
+    closed,
+    list_of,
+    message,
+    or_null,
+    ref,
+    text,
+)
+
+_TEXT: Final[Schema] = {"type": "string"}
+_TIER: Final[Schema] = {"enum": [*TIER["enum"], ""]}
+_SITES: Final = list_of(closed({"site": SEGMENT, "count": COUNT}))
+_EXAMPLES: Final = list_of(SEGMENT, 5)
+_SHARE: Final = closed(
+    dict.fromkeys(
+        ("devices", "affirming", "warning", "contraindicated", "none", "overdue", "quarantined"),
+        COUNT,
+    )
+)
+_EDGE: Final = closed(
+    {
+        "name": SEGMENT,
+        "site": SEGMENT,
+        "state": {"enum": [state.value for state in EdgeState]},
+        "heard_at": or_null(TIMES),
+        "bundle_version": or_null(COUNT),
+        "bundle_age": or_null(COUNT),
+    }
+)
+_LISTED: Final[Schema] = {**text(MAX_TEXT), "description": "names with commas between them: one must hold"}
+FILTERS: Final[Mapping[str, Schema]] = {
+    "state": {**_LISTED, "description": "states with commas between them, `overdue` beside them"},
+    "result": _LISTED,
+    "tier": TIER,
+    "site": SEGMENT,
+    "maker": text(MAX_TEXT),
+    "label": {**text(MAX_TEXT), "description": "name=value, or a name for any value"},
+    "overdue": {"enum": ["yes"]},
+    "q": {**text(MAX_TEXT), "description": "words: each begins an id, serial number, maker, model, site or label"},
+}
+
+FLEET: Final[Mapping[str, Schema]] = {
+    "Overview": answer(
+        trust_domain=_TEXT,
+        time=TIMES,
+        devices={"type": "object", "propertyNames": STATE, "additionalProperties": COUNT},
+        policy_version=COUNT,
+        bundle=or_null(closed({"epoch": COUNT, "version": COUNT, "issued_at": TIMES})),
+        tiers={"type": "object", "propertyNames": TIER, "additionalProperties": _SHARE},
+        sites=COUNT,
+        needs=closed(
+            {
+                "quarantined": list_of(
+                    closed(
+                        {
+                            "why": _TEXT,
+                            "site": _TEXT,
+                            "by": or_null(_TEXT),
+                            "count": COUNT,
+                            "since": TIMES,
+                            "example": SEGMENT,
+                        }
+                    )
+                ),
+                "quarantined_more": {"type": "boolean"},
+                "overdue": list_of(closed({"site": _TEXT, "count": COUNT, "since": TIMES, "edges": list_of(_EDGE, 5)})),
+                "overdue_sites": COUNT,
+            }
+        ),
+        results=list_of(closed({"at": TIMES, "status": _TEXT, "count": COUNT})),
+        refusals=list_of(
+            closed(
+                {"why": _TEXT, "verb": _TEXT, "count": COUNT, "last_at": TIMES, "sites": _SITES, "devices": _EXAMPLES}
+            )
+        ),
+        expiring=closed(
+            {
+                "soon": list_of(closed({"what": _TEXT, "name": _TEXT, "ends": TIMES})),
+                "makers": closed({"count": COUNT, "first": list_of(closed({"subject": _TEXT, "ends": TIMES}), 5)}),
+                "next_hour": closed({"count": COUNT, "exact": {"type": "boolean"}}),
+            }
+        ),
+        service=closed(
+            {
+                "database": closed({"kind": {"enum": ["SQLite", "PostgreSQL"]}, "microseconds": COUNT}),
+                "audit": closed(dict.fromkeys(("size", "unsealed", "lag"), COUNT)),
+                "edges": closed({"count": COUNT, "newest": COUNT, "behind": list_of(_EDGE)}),
+                "brake": closed(
+                    {
+                        "enabled": {"type": "boolean"},
+                        "engaged_at": or_null(TIMES),
+                        "recent": COUNT,
+                        "held": COUNT,
+                    }
+                ),
+                "signing_key": _TEXT,
+            }
+        ),
+    ),
+    "Devices": answer(
+        devices=list_of(ref("Device"), 1000),
+        after={**or_null(SEGMENT), "description": "where to go on, even after a page that is not full"},
+        total={**or_null(COUNT), "description": "how many match, if that is known exactly"},
+        ended_by={**TIMES, "description": "an active device whose result ended by then is overdue"},
+    ),
+    "Causes": answer(
+        causes=list_of(
+            closed(
+                {
+                    "kind": _TEXT,
+                    "why": _TEXT,
+                    "count": COUNT,
+                    "sites": _SITES,
+                    "devices": _EXAMPLES,
+                    "since": or_null(TIMES),
+                }
+            ),
+            finding.MAX_CAUSES,
+        ),
+        more={"type": "boolean", "description": f"only the first {finding.FEW} devices were looked at"},
+    ),
+    "Sites": answer(sites=list_of(SEGMENT, 1000), after=or_null(SEGMENT)),
+    "FindDevice": message({"ek_hash": DIGEST}),
+    "FoundDevice": answer(id=SEGMENT),
+}

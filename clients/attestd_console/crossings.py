@@ -1,0 +1,409 @@
+"""The picture of tiers, sites and crossings, laid out for any fleet: what is where, how wide, and in which words.
+
+Three lanes, one for each tier; a row for each site that wants to be looked at, the worst first, and one for all others.
+Nothing here is markup: a template draws it. Every line of the picture is also a row of the table below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import sqrt
+from typing import Any, Final
+
+from attestd_console.figures import count, share, span
+
+ROWS: Final = 4  # sites that are drawn one by one
+OTHERS: Final = "\N{BULLET}others"  # no site is called so
+TROUBLE: Final = 0.001  # of all: from here on a share of refusals is marked
+WIDEST, THINNEST = 10.0, 1.4
+_TOP, _HEIGHT, _STEP = 52, 70, 90
+_LANES: Final = {"device": (14, 222), "edge": (444, 252), "cloud": (904, 222)}  # left edge and width of its boxes
+_ORDER: Final = {"device": 0, "edge": 1, "cloud": 2}
+_LABELS: Final = 3  # lines from one box that have words; the table has all
+_SPREAD: Final = 24  # between lines that begin at one box
+_LONGEST: Final = 26  # characters of a name in a box
+
+Said = Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Box:
+    """One site in one tier."""
+
+    tier: str
+    x: int
+    y: int
+    width: int
+    title: str
+    whole: str  # the title, uncut
+    sub: str
+    tone: str = ""  # of what stands beside the title
+    shape: str = ""
+    words: str = ""
+    href: str = ""
+    leaving: int = 0  # lines that begin here, one below the other
+    drawn: int = 0  # of them, so far
+
+    @property
+    def middle(self) -> int:
+        return self.y + _HEIGHT // 2
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Crossings from one box to another. `refused`: the path of the dashed line, where too many were."""
+
+    path: str
+    width: float
+    refused: str
+    label: str
+    alone: bool  # what was refused stands below it; else beside it
+    label_x: float
+    label_y: float
+    anchor: str
+    said: str  # how many were refused
+    said_y: float
+    trouble: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """An edge that is not heard: what it does now is not known here."""
+
+    path: str
+    x: int
+    y: float
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A tier."""
+
+    name: str
+    x: int
+    width: int
+    left: int
+    right: int
+    words: str
+
+
+@dataclass(slots=True)
+class Drawn:
+    """The wide picture; `stack` is the narrow one, tier below tier."""
+
+    height: int
+    lanes: list[Lane]
+    boxes: list[Box]
+    lines: list[Line]
+    cuts: list[Cut]
+    stack: list[Tier]
+    told: str
+    untold: int  # boundaries whose edges do not say from where to where
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """A tier of the narrow picture, and the way down from it."""
+
+    name: str
+    sub: str
+    y: int
+    trouble: str
+    width: float
+    crossed: str
+    refused: str
+    marked: bool
+
+
+@dataclass(slots=True)
+class _Flow:
+    allowed: int = 0
+    refused: int = 0
+
+    @property
+    def all(self) -> int:
+        return self.allowed + self.refused
+
+    def add(self, one: Said) -> None:
+        self.allowed += int(one["allowed"])
+        self.refused += int(one["refused"])
+
+
+@dataclass(slots=True)
+class _Place:
+    """What is known of a site."""
+
+    weight: float = 0.0
+    silent: bool = False
+    stale: int = 0
+    edges: set[str] = field(default_factory=set)
+    count: int = 0
+    crossings: int = 0
+
+
+def draw(page: Said, *, now: float, rows: int = ROWS) -> Drawn:
+    """From the answer about boundaries."""
+    told = [each for each in page["boundaries"] if each["from"] and each["to"]]
+    places = _places(told, page["edges"])
+    # A site is drawn in a row of its own across both of the lower tiers; the cloud's sites stand for themselves.
+    ranked = sorted(places, key=lambda name: _rank(places[name], name))
+    shown = ranked if len(ranked) <= rows + 1 else ranked[:rows]
+    clouds = _clouds(told)
+    heights = max(rows + 1, len(shown) + 1)
+    kept = list(clouds) if len(clouds) <= heights else list(clouds)[: heights - 1]
+
+    def spot(tier: str, end: Said, site: str) -> tuple[str, str]:
+        named = str(end.get("site") or site)
+        if tier == "cloud":
+            return tier, named if named in kept else OTHERS
+        return tier, named if named in shown else OTHERS
+
+    flows: dict[tuple[tuple[str, str], tuple[str, str]], _Flow] = {}
+    for one in told:
+        start, end = one["from"], one["to"]
+        key = spot(start["tier"], start, one["site"]), spot(end["tier"], end, one["site"])
+        flows.setdefault(key, _Flow()).add(one)
+    boxes = _boxes(flows, shown, kept, places, page)
+    used = max((box.y for box in boxes.values()), default=_TOP)
+    return Drawn(
+        height=used + _HEIGHT + 16,
+        lanes=_lanes(page, places),
+        boxes=list(boxes.values()),
+        lines=_lines(flows, boxes),
+        cuts=_cuts(boxes, page["edges"], now),
+        stack=_stack(page, places),
+        told=_told(page),
+        untold=sum(1 for each in page["boundaries"] if not (each["from"] and each["to"])),
+    )
+
+
+def _places(told: Iterable[Said], edges: Iterable[Said]) -> dict[str, _Place]:
+    found: dict[str, _Place] = {}
+    for one in told:
+        for end in (one["from"], one["to"]):
+            if end["tier"] == "cloud":
+                continue
+            place = found.setdefault(str(end.get("site") or one["site"]), _Place())
+            whole = one["allowed"] + one["refused"]
+            place.crossings += whole
+            place.weight += one["refused"] ** 2 / whole if whole else 0.0
+            place.stale = max(place.stale, one["stale_for"] or 0)
+            if str(end.get("site") or one["site"]) == one["site"]:
+                place.silent |= bool(one["states"].get("silent"))
+                place.edges |= set(one["guards"])
+                place.count = max(place.count, one["edges"], len(place.edges))
+    for edge in edges:
+        if (known := found.get(edge["site"])) is not None and edge["state"] == "silent":
+            known.silent = True
+    return found
+
+
+def _rank(place: _Place, name: str) -> tuple[bool, float, int, str]:
+    return not (place.silent or place.stale), -place.weight, -place.crossings, name
+
+
+def _clouds(told: Iterable[Said]) -> dict[str, int]:
+    """Sites of the cloud tier, the busiest first."""
+    found: dict[str, int] = {}
+    for one in told:
+        for end in (one["from"], one["to"]):
+            if end["tier"] == "cloud":
+                name = str(end.get("site") or one["site"])
+                found[name] = found.get(name, 0) + one["allowed"] + one["refused"]
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _boxes(
+    flows: Mapping[tuple[tuple[str, str], tuple[str, str]], _Flow],
+    shown: Sequence[str],
+    kept: Sequence[str],
+    places: Mapping[str, _Place],
+    page: Said,
+) -> dict[tuple[str, str], Box]:
+    wanted = {spot for key in flows for spot in key}
+    bundles = {edge["site"]: edge for edge in reversed(page["edges"]) if edge["bundle"]}
+    found: dict[tuple[str, str], Box] = {}
+    for tier, names in (("device", shown), ("edge", shown), ("cloud", kept)):
+        x, width = _LANES[tier]
+        rows = [*names, OTHERS]
+        # The cloud's few boxes stand in the middle of the picture's height.
+        here = [name for name in rows if (tier, name) in wanted]
+        rest = len(shown) + (1 if any(name == OTHERS for _, name in wanted) else 0) - len(here)
+        first = max(0, rest) / 2 if tier == "cloud" else 0.0
+        for number, name in enumerate(here if tier == "cloud" else rows):
+            if (tier, name) not in wanted:
+                continue
+            y = round(_TOP + (first + number) * _STEP)
+            if name == OTHERS:
+                left = len(places) - len(shown) if tier != "cloud" else len(_clouds(_told_of(page))) - len(kept)
+                box = Box(tier, x, y, width, _others(left), _others(left), "all together")
+            else:
+                box = Box(tier, x, y, width, _cut(name), name, "", href=name if tier != "cloud" else "")
+                _describe(box, tier, places.get(name), bundles.get(name))
+            found[tier, name] = box
+    return found
+
+
+def _told_of(page: Said) -> list[Said]:
+    return [each for each in page["boundaries"] if each["from"] and each["to"]]
+
+
+def _describe(box: Box, tier: str, place: _Place | None, edge: Said | None) -> None:
+    if tier != "edge" or place is None:
+        box.sub = {"device": "devices of this site", "edge": "edge tier", "cloud": "cloud tier"}[tier]
+        return
+    number = place.count
+    edges = f"{count(number)} {'edge' if number == 1 else 'edges'}" if number else "guarded elsewhere"
+    box.sub = edges if edge is None else f"bundle {count(edge['bundle']['version'])}, {edges}"
+    if place.stale:
+        box.tone, box.shape, box.words = "warn", "warn", f"stale {span(place.stale)}"
+
+
+def _lines(
+    flows: Mapping[tuple[tuple[str, str], tuple[str, str]], _Flow], boxes: Mapping[tuple[str, str], Box]
+) -> list[Line]:
+    most = max((flow.all for flow in flows.values()), default=0)
+    found = []
+    for start, _ in flows:
+        boxes[start].leaving += 1
+    for (start, end), flow in sorted(flows.items(), key=lambda item: (boxes[item[0][1]].y, -item[1].all)):
+        found.append(_line(boxes[start], boxes[end], flow, most, same=start == end))
+    return found
+
+
+def _line(start: Box, end: Box, flow: _Flow, most: int, *, same: bool) -> Line:
+    width = round(THINNEST + (WIDEST - THINNEST) * sqrt(flow.all / most), 1) if most else THINNEST
+    trouble = bool(flow.refused and flow.refused / flow.all >= TROUBLE)
+    turn, start.drawn = start.drawn, start.drawn + 1
+    onward = _ORDER[end.tier] > _ORDER[start.tier]
+    spread = min(_SPREAD, (_HEIGHT - 12) / start.leaving)
+    y1 = start.middle + round((turn - (start.leaving - 1) / 2) * spread)
+    y2 = end.middle
+    gap = width / 2 + 4
+    if onward:
+        x1, x2 = start.x + start.width, end.x
+    elif end.tier == start.tier:
+        x1 = x2 = start.x + start.width
+    else:
+        x1, x2 = start.x, end.x + end.width
+
+    def path(by: float) -> str:
+        a, b = y1 + by, y2 + by
+        if end.tier == start.tier:  # beside its lane
+            low, high = (a, b) if not same else (a - 14, b + 14)
+            return f"M{x1} {low:g}C{x1 + 64} {low:g},{x1 + 64} {high:g},{x1} {high:g}"
+        if a == b:
+            return f"M{x1} {a:g}H{x2}"
+        bend = (x2 - x1) / 2
+        return f"M{x1} {a:g}C{x1 + bend:g} {a:g},{x2 - bend:g} {b:g},{x2} {b:g}"
+
+    level = onward and y1 == y2
+    side = 16 if onward or end.tier == start.tier else -16
+    # Between two lower tiers there is room below the line; elsewhere all stands in one row.
+    alone = level and end.tier == "edge"
+    label_x = (x1 + x2) / 2 if alone else x1 + side
+    anchor = "middle" if alone else ("start" if side > 0 else "end")
+    refused = f"{share(flow.refused, flow.all)} refused" if flow.refused else ""
+    return Line(
+        path=path(0),
+        width=width,
+        refused=path(gap) if trouble else "",
+        label=count(flow.all) if turn < _LABELS else "",
+        alone=alone,
+        label_x=label_x,
+        label_y=round(y1 - width / 2 - 5, 1),
+        anchor=anchor,
+        said=refused,
+        said_y=round(y1 + width / 2 + 18, 1),
+        trouble=trouble,
+    )
+
+
+def _cuts(boxes: Mapping[tuple[str, str], Box], edges: Iterable[Said], now: float) -> list[Cut]:
+    """From each edge's box towards the cloud, where nobody of the site was heard for a while."""
+    silent: dict[str, int] = {}
+    heard: set[str] = set()
+    for edge in edges:
+        if edge["state"] == "silent":
+            silent[edge["site"]] = max(silent.get(edge["site"], 0), int(edge["heard_at"] or 0))
+        elif edge["state"] in ("current", "behind"):
+            heard.add(edge["site"])
+    found = []
+    for (tier, name), box in boxes.items():
+        if tier == "edge" and name in silent and name not in heard:
+            x, y = box.x + box.width, box.y + _HEIGHT - 5
+            words = f"not heard for {span(now - silent[name])}"
+            found.append(Cut(f"M{x} {y}H{_LANES['cloud'][0] - 14}", x + 16, y + 14, words))
+    return found
+
+
+def _lanes(page: Said, places: Mapping[str, _Place]) -> list[Lane]:
+    edges = sum(page["states"].get(state, 0) for state in ("current", "behind", "silent", "never"))
+    words = {
+        "device": f"{count(len(places))} {'site' if len(places) == 1 else 'sites'}",
+        "edge": f"{count(edges)} {'edge' if edges == 1 else 'edges'}",
+        "cloud": count(len(_clouds(_told_of(page)))) + " sites",
+    }
+    return [Lane(tier, x - 14, width + 28, x + 4, x + width - 4, words[tier]) for tier, (x, width) in _LANES.items()]
+
+
+def _stack(page: Said, places: Mapping[str, _Place]) -> list[Tier]:
+    """Tier below tier, with what goes down from each to the next."""
+    sums: dict[tuple[str, str], _Flow] = {}
+    for way in page["ways"]:
+        if way["from"] and way["to"]:
+            sums.setdefault((way["from"], way["to"]), _Flow()).add(way)
+    most = max((flow.all for flow in sums.values()), default=0)
+    silent = page["states"].get("silent", 0)
+    edges = sum(page["states"].get(state, 0) for state in ("current", "behind", "silent", "never"))
+    subs = {
+        "device": f"{count(len(places))} sites",
+        "edge": f"{count(edges)} edges",
+        "cloud": ", ".join(list(_clouds(_told_of(page)))[:2]) or "nothing goes there",
+    }
+    found = []
+    for number, (tier, below) in enumerate((("device", "edge"), ("edge", "cloud"), ("cloud", ""))):
+        flow = sums.get((tier, below), _Flow())
+        past = sums.get(("device", "cloud"), _Flow()) if tier == "device" else _Flow()
+        crossed = f"{count(flow.all)} crossings" if flow.all else "nothing crossed"
+        if past.all:
+            crossed += f", {count(past.all)} on to the cloud"
+        found.append(
+            Tier(
+                tier,
+                subs[tier],
+                1 + number * 134,
+                f"{count(silent)} not heard" if tier == "edge" and silent else "",
+                round(THINNEST + (WIDEST - THINNEST) * sqrt(flow.all / most), 1) if most else THINNEST,
+                crossed if below else "",
+                f"{share(flow.refused, flow.all)} refused" if flow.refused else "",
+                bool(flow.refused and flow.refused / flow.all >= TROUBLE),
+            )
+        )
+    return found
+
+
+def _told(page: Said) -> str:
+    """The picture in words, for who does not see it."""
+    totals = page["totals"]
+    whole = totals["allowed"] + totals["refused"]
+    parts = [f"{count(whole)} crossings, {share(totals['refused'], whole)} of them refused"] if whole else []
+    parts += [
+        f"{way['from']} to {way['to']}: {count(way['allowed'] + way['refused'])}, "
+        f"{share(way['refused'], way['allowed'] + way['refused'])} refused"
+        for way in page["ways"]
+        if way["from"] and way["allowed"] + way["refused"]
+    ]
+    if silent := page["states"].get("silent", 0):
+        parts.append(f"{count(silent)} edges are not heard")
+    return ". ".join(parts) + "." if parts else "Nothing crossed."
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 9]}…{name[-8:]}"
+
+
+def _others(number: int) -> str:
+    return f"{count(number)} other {'site' if number == 1 else 'sites'}"
