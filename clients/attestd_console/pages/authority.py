@@ -102,7 +102,7 @@ def routes(console: Console) -> Blueprint:
                 "/v1/admin/trust",
                 body=body,
                 content_type=kind,
-                then="/authority#makers",
+                then="/authority",
                 said="The maker’s certificates are trusted from now on.",
             )
         )
@@ -124,7 +124,7 @@ def routes(console: Console) -> Blueprint:
             Act(
                 "DELETE",
                 at("v1", "admin", "trust", sha256),
-                then="/authority#makers",
+                then="/authority",
                 said="That maker’s certificate is trusted no longer.",
             )
         )

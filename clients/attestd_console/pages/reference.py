@@ -73,10 +73,11 @@ def _all(page: Blueprint, console: Console) -> None:
     def add() -> Response:
         text = request.form.get("document", "")[:_MAX_DOCUMENT]
         body, kind = _staged(text, request.form.get("stage", ""))
+        query = urlencode(_said_of(request.form))
         done = console.carry_out(
             Act(
                 "POST",
-                f"/v1/admin/references?{urlencode(_said_of(request.form))}",
+                "/v1/admin/references" + (f"?{query}" if query else ""),
                 body=body,
                 content_type=kind,
                 then="/reference",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from attestd.registry import devices
 from tests.console import Markup, console_client
 from tests.service import World, problem
 
@@ -28,14 +28,16 @@ def waiting(world: World, count: int) -> list[str]:
     return boxes(world)
 
 
+def known(world: World) -> list[dict[str, Any]]:
+    return list(world.viewer.get("/v1/admin/devices").json["devices"])
+
+
 def boxes(world: World) -> list[str]:
-    with world.registry.reading() as c:
-        return [f"{device.id}:{device.state_version}" for device in devices.search(c)]
+    return [f"{device['id']}:{device['state_version']}" for device in known(world)]
 
 
 def states(world: World) -> list[str]:
-    with world.registry.reading() as c:
-        return sorted(device.state.value for device in devices.search(c))
+    return sorted(device["state"] for device in known(world))
 
 
 def test_who_is_alike_stands_together_with_what_speaks_for_them(world: World) -> None:
@@ -54,8 +56,7 @@ def test_several_are_approved_into_one_place(world: World) -> None:
     answer = console.post("/approvals", form)
     assert (answer.status_code, answer.headers["Location"]) == (303, "/approvals")
     assert states(world) == ["approved", "approved"]
-    with world.registry.reading() as c:
-        assert [dict(device.labels) for device in devices.search(c)] == [{"ring": "canary", "lane": "3"}] * 2
+    assert [device["labels"] for device in known(world)] == [{"ring": "canary", "lane": "3"}] * 2
     assert "2 devices approved into berlin" in console.get("/approvals").text
 
 

@@ -54,7 +54,7 @@ def test_trusting_a_maker(world: World, how: str) -> None:
     if how != "pasted":
         form["file"] = FileStorage(io.BytesIO(pem.encode() if how == "pem" else der), filename="maker.crt")
     answer = console_client(world, "admin").post("/authority/makers", form)
-    assert (answer.status_code, answer.headers["Location"]) == (303, "/authority#makers")
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/authority")
     assert len(world.viewer.get("/v1/admin/trust").json["makers"]) == 2
 
 

@@ -24,7 +24,9 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def manifest(stage: str = "monitor", **more: Any) -> str:
-    return json.dumps({"name": "bike-4", "stage": stage, "match": {"tier": "device"}, "pcrs": {}, **more})
+    return json.dumps(
+        {"name": "bike-4", "stage": stage, "match": {"tier": "device"}, "boot": {"secure_boot": True}, **more}
+    )
 
 
 def add(world: World, document: str) -> None:
