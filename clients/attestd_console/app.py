@@ -41,6 +41,7 @@ PAGES: Final = (
     Page("overview", "Overview", "/", key="o"),
     Page("fleet", "Fleet", "/fleet", key="f"),
     Page("device"),
+    Page("selecting"),
     Page("approvals", "Approvals", "/approvals", key="a"),
     Page("boundaries", "Boundaries", "/boundaries", key="b"),
     Page("policies", "Policies", "/policies", "Trust", key="p"),
