@@ -141,11 +141,11 @@ def _one(page: Blueprint, console: Console) -> None:
             meaning=MEANING,
         )
 
-    @page.get("/reference/<name>/<int:number>")
-    def version(name: str, number: int) -> Response:
+    @page.get("/reference/<name>/<number>")
+    def version(name: str, number: str) -> Response:
         return single(name, number)
 
-    def single(name: str, number: int, failed: Failed | None = None) -> Response:
+    def single(name: str, number: str, failed: Failed | None = None) -> Response:
         found = console.api().get(at("v1", "admin", "references", number))
         if found["reference"]["name"] != name:
             abort(404)
@@ -166,8 +166,8 @@ def _one(page: Blueprint, console: Console) -> None:
             overlaps=OVERLAPS,
         )
 
-    @page.post("/reference/<name>/<int:number>/promote")
-    def promote(name: str, number: int) -> Response:
+    @page.post("/reference/<name>/<number>/promote")
+    def promote(name: str, number: str) -> Response:
         stage = request.form.get("stage", "")
         message = {"stage": stage, "reason": request.form.get("reason", ""), **_accepted(request.form)}
         done = console.carry_out(
@@ -181,8 +181,8 @@ def _one(page: Blueprint, console: Console) -> None:
         )
         return single(name, number, done) if isinstance(done, Failed) else done
 
-    @page.post("/reference/<name>/<int:number>/withdraw")
-    def withdraw(name: str, number: int) -> Response:
+    @page.post("/reference/<name>/<number>/withdraw")
+    def withdraw(name: str, number: str) -> Response:
         done = console.carry_out(
             Act(
                 "POST",

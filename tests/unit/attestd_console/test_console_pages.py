@@ -112,7 +112,10 @@ def test_no_script_makes_markup_or_code_from_text() -> None:
                 "http:",
                 "https:",
             ):
-                assert forbidden not in text, (entry.name, forbidden)
+                assert forbidden not in text.replace(_SVG, ""), (entry.name, forbidden)
+
+
+_SVG = '"http://www.w3.org/2000/svg"'  # a name; nothing is fetched from there
 
 
 # ---- Who gets in ---------------------------------------------------------------------------------------------------
