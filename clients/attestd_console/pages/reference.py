@@ -200,7 +200,8 @@ def lead(counting: Sequence[Mapping[str, Any]], would_refuse: Sequence[int]) -> 
     stages = Counter(entry["stage"] for entry in counting)
     if not counting:
         return "Nothing says what is good, so nothing about a machine’s software can be affirmed."
-    parts = [f"{stages['enforce']} {'decides' if stages['enforce'] == 1 else 'decide'}"]
+    decide = stages["enforce"]
+    parts = [f"{decide} {'decides' if decide == 1 else 'decide'}" if decide else "Nothing decides yet"]
     if stages["monitor"]:
         refused = sum(would_refuse)
         watched = f"{stages['monitor']} {'is' if stages['monitor'] == 1 else 'are'} watched"
