@@ -118,6 +118,11 @@ class Filters:
         """Whether kept counts say exactly how many devices match."""
         return not (self.clauses or self.overdue or self.or_overdue)
 
+    @property
+    def by_time_alone(self) -> bool:
+        """Whether nothing but states and time is asked for."""
+        return not (self.clauses or self.results or self.tier or self.site) and not (self.overdue and self.states)
+
     def columns(self, ended_by: int) -> list[ColumnElement[bool]]:
         """What the device's own row must say; `ended_by`: a result that ended by then makes a device overdue."""
         d = devices.c

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, String, and_, bindparam, func, select
 
 from attestd.ids import DeviceId
 from attestd.registry import counts
@@ -28,7 +28,8 @@ FEW: Final = 2000  # devices that are looked at one by one
 LOOKED: Final = 30_000  # ids that one page reads
 MAX_CAUSES: Final = 50
 _STREAMS: Final = 8  # terms that one word may stand for, to be read in order
-_CHUNK: Final = 500
+LATE: Final = 20_000  # overdue devices whose ids are read: no index has those in order
+_CHUNK: Final = 2000
 _FIRST_WINDOW: Final = 400
 
 
@@ -66,8 +67,10 @@ def page(c: Connection, filters: Filters, *, ended_by: int, after: DeviceId | No
         return Page(found, found[-1].id if len(found) == limit else None, most)
     few = _few(c, filters, most, ended_by)
     if few is not None:  # 2
-        return _of_few(c, sorted(few), columns, after, limit)
-    return _of_many(c, filters, columns, after, limit)  # 3
+        return _of_few(c, sorted(few), columns, after, limit, all_fit=filters.by_time_alone)
+    streams, others = _streams(c, filters, columns, most)  # 3
+    dense = not columns and len(others) == len(filters.clauses)
+    return _of_many(c, streams, others, columns, after=after, limit=limit, dense=dense)
 
 
 # ---- 2. Few -----------------------------------------------------------------------------------------------------
@@ -86,10 +89,10 @@ def _few(c: Connection, filters: Filters, most: int, ended_by: int) -> set[str] 
 def _few_by_columns(c: Connection, filters: Filters, most: int, ended_by: int) -> set[str] | None:
     group = filters.columns(ended_by) if not (filters.overdue or filters.or_overdue) else []
     if filters.overdue:
-        return _ids(c, _late(ended_by))
+        return _ids(c, _late(ended_by), LATE)
     if filters.or_overdue:
-        others = [_ids(c, devices.c.state == state.value) for state in filters.states]
-        sets = [*others, _ids(c, _late(ended_by))]
+        others = [_ids(c, devices.c.state == state.value, LATE) for state in filters.states]
+        sets = [*others, _ids(c, _late(ended_by), LATE)]
         if any(each is None for each in sets):
             return None
         return set[str]().union(*(each for each in sets if each is not None))
@@ -100,18 +103,18 @@ def _late(ended_by: int) -> ColumnElement[bool]:
     return and_(devices.c.state == State.ACTIVE.value, devices.c.attestation_good_until <= ended_by)
 
 
-def _ids(c: Connection, condition: ColumnElement[bool]) -> set[str] | None:
+def _ids(c: Connection, condition: ColumnElement[bool], most: int | None = None) -> set[str] | None:
     """The ids, unless there are many."""
-    return _unless_many(c, select(devices.c.id).where(condition))
+    return _unless_many(c, select(devices.c.id).where(condition), most or FEW)
 
 
-def _unless_many(c: Connection, statement: Select[Any]) -> set[str] | None:
-    found = c.execute(statement.limit(FEW + 1)).scalars().all()
-    return None if len(found) > FEW else set(found)
+def _unless_many(c: Connection, statement: Select[Any], most: int) -> set[str] | None:
+    found = c.execute(statement.limit(most + 1)).scalars().all()
+    return None if len(found) > most else set(found)
 
 
 def _all_of(c: Connection, clause: Clause) -> set[str] | None:
-    found = _unless_many(c, select(device_terms.c.device_id).where(clause.fits()))
+    found = _unless_many(c, select(device_terms.c.device_id).where(clause.fits()), FEW)
     if found is None or not clause.anywhere:
         return found
     for column in (devices.c.id, devices.c.site):
@@ -138,32 +141,40 @@ def _among(c: Connection, clause: Clause, ids: Sequence[str], *, all_between: bo
         return set()
 
     def are(column: ColumnElement[Any]) -> ColumnElement[bool]:
-        return and_(column >= ids[0], column <= ids[-1]) if all_between else column.in_(list(ids))
+        return and_(column >= ids[0], column <= ids[-1]) if all_between else _one_of(column, ids)
 
     device_id = device_terms.c.device_id
     found = set(c.execute(select(device_id).where(are(device_id), clause.fits())).scalars())
     if clause.anywhere:
-        at_site = select(devices.c.id).where(are(devices.c.id), _begins(devices.c.site, clause))
-        found |= set(c.execute(at_site).scalars())
         found |= {each for each in ids if each.startswith(clause.first)}
+        places = select(devices.c.id, devices.c.site).where(are(devices.c.id))
+        found |= {row.id for row in c.execute(places) if (row.site or "").startswith(clause.first)}
     return found.intersection(ids)
 
 
 def _of_few(
-    c: Connection, ids: Sequence[str], columns: list[ColumnElement[bool]], after: DeviceId | None, limit: int
+    c: Connection,
+    ids: Sequence[str],
+    columns: list[ColumnElement[bool]],
+    after: DeviceId | None,
+    limit: int,
+    *,
+    all_fit: bool,
 ) -> Page:
-    total = 0
-    for chunk in _chunks(ids):
-        counted = select(func.count()).select_from(devices).where(devices.c.id.in_(list(chunk)), *columns)
+    """`all_fit`: the columns say nothing that these ids were not found by."""
+    total = len(ids) if all_fit else 0
+    for chunk in _chunks([] if all_fit else ids):
+        counted = select(func.count()).select_from(devices).where(_one_of(devices.c.id, chunk), *columns)
         total += int(c.execute(counted).scalar_one())
-    found = _first_of(c, [each for each in ids if after is None or each > after], columns, limit)
+    later = [each for each in ids if after is None or each > after]
+    found = _first_of(c, later[:limit] if all_fit else later, columns, limit)
     return Page(found, found[-1].id if len(found) == limit else None, total)
 
 
 def _first_of(c: Connection, ids: Sequence[str], columns: list[ColumnElement[bool]], limit: int) -> list[Device]:
     found: list[Device] = []
     for chunk in _chunks(ids):
-        found += page_of(c, devices.c.id.in_(list(chunk)), *columns, limit=limit - len(found))
+        found += page_of(c, _one_of(devices.c.id, chunk), *columns, limit=limit - len(found))
         if len(found) >= limit:
             break
     return found
@@ -173,9 +184,16 @@ def _first_of(c: Connection, ids: Sequence[str], columns: list[ColumnElement[boo
 
 
 def _of_many(
-    c: Connection, filters: Filters, columns: list[ColumnElement[bool]], after: DeviceId | None, limit: int
+    c: Connection,
+    streams: Sequence[Select[Any]],
+    others: Sequence[Clause],
+    columns: list[ColumnElement[bool]],
+    *,
+    after: DeviceId | None,
+    limit: int,
+    dense: bool,
 ) -> Page:
-    streams, others = _streams(c, filters, columns)
+    """`dense`: the streams have every device, so that a window of them is a range of ids."""
     found: list[Device] = []
     looked, window, last = 0, max(_FIRST_WINDOW, limit), "" if after is None else str(after)
     while looked < LOOKED:
@@ -183,7 +201,7 @@ def _of_many(
         looked += len(ids)
         kept = ids
         for clause in others:
-            whole = _among(c, clause, ids, all_between=True)
+            whole = _among(c, clause, kept, all_between=dense)
             kept = [each for each in kept if each in whole]
         found += _first_of(c, kept, columns, limit - len(found))
         if len(found) >= limit:
@@ -195,22 +213,26 @@ def _of_many(
 
 
 def _streams(
-    c: Connection, filters: Filters, columns: list[ColumnElement[bool]]
+    c: Connection, filters: Filters, columns: list[ColumnElement[bool]], most: int
 ) -> tuple[list[Select[Any]], list[Clause]]:
     """Selects of ids, each in order, that together have all that one of the filters finds; and the other clauses."""
+    by_columns = [select(devices.c.id.label("id")).where(*columns)]
+    if most <= LOOKED:
+        return by_columns, list(filters.clauses)
     for place, clause in enumerate(filters.clauses):
         if (streams := _streams_of(c, clause)) is not None:
             return streams, [*filters.clauses[:place], *filters.clauses[place + 1 :]]
-    return [select(devices.c.id.label("id")).where(*columns)], list(filters.clauses)
+    return by_columns, list(filters.clauses)
 
 
 def _streams_of(c: Connection, clause: Clause) -> list[Select[Any]] | None:
     t = device_terms.c
     pairs: list[tuple[str, str]] = []
     step = select(t.term, t.kind).where(clause.fits()).order_by(t.term, t.kind).limit(1)
-    while True:  # from one term to the next, past all of its devices
-        passed = [_past(*pairs[-1])] if pairs else []
-        row = c.execute(step.where(*passed)).one_or_none()
+    if clause.exact and clause.kinds is not None:
+        pairs = [(clause.first, kind) for kind in clause.kinds]
+    while not clause.exact:  # from one term to the next, past all of its devices
+        row = c.execute(step).one_or_none() if not pairs else _after(c, step, *pairs[-1])
         if row is None:
             break
         pairs.append((row.term, row.kind))
@@ -228,9 +250,11 @@ def _streams_of(c: Connection, clause: Clause) -> list[Select[Any]] | None:
     return found
 
 
-def _past(term: str, kind: str) -> ColumnElement[bool]:
+def _after(c: Connection, step: Select[Any], term: str, kind: str) -> Any:
+    """The next kind of this term, or the next term: one condition for both would read all devices of this one."""
     t = device_terms.c
-    return or_(t.term > term, and_(t.term == term, t.kind > kind))
+    row = c.execute(step.where(t.term == term, t.kind > kind)).one_or_none()
+    return row or c.execute(step.where(t.term > term)).one_or_none()
 
 
 def _window(c: Connection, streams: Sequence[Select[Any]], last: str, size: int) -> tuple[list[str], bool]:
@@ -289,6 +313,11 @@ def _cause(kind: str, why: str, alike: Sequence[Device]) -> Cause:
         ids=[device.id for device in alike[:5]],
         since=min(times),
     )
+
+
+def _one_of(column: ColumnElement[Any], ids: Sequence[str]) -> ColumnElement[bool]:
+    """Ids that the database gave, written out: thousands of parameters take a driver longer than the question does."""
+    return column.in_(bindparam("ids", list(ids), expanding=True, literal_execute=True, type_=String()))
 
 
 def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -110,6 +110,7 @@ def test_every_combination_finds_what_is_there(
     """With `few` at 3 nearly every filter counts as common, and windows are small."""
     populate(fleet)
     monkeypatch.setattr(finding, "FEW", few)
+    monkeypatch.setattr(finding, "LATE", few)
     monkeypatch.setattr(finding, "LOOKED", 60)
     monkeypatch.setattr(finding, "_FIRST_WINDOW", 10)
     monkeypatch.setattr(finding, "_STREAMS", 3)
