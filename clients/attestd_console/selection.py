@@ -16,9 +16,10 @@ from attestd_console.api import Api
 
 MOST: Final = 1000  # devices of one act, as the service takes them
 _PAGE: Final = 500
+_LONGEST: Final = 200  # characters of a filter
 _ONE: Final = re.compile(r"([a-z0-9][a-z0-9._-]{0,63}):([1-9][0-9]{0,15})", re.ASCII)
 # What a search may be narrowed by, as the fleet's own address has it.
-FILTERS: Final = ("q", "state", "result", "tier", "site", "maker", "label", "overdue", "group")
+FILTERS: Final = ("q", "state", "result", "tier", "site", "maker", "label", "overdue")
 
 
 class SelectionUnreadable(MalformedInput):
@@ -62,7 +63,7 @@ def read(values: Sequence[str]) -> list[Picked]:
 
 def matching(api: Api, filters: Mapping[str, str]) -> list[Picked]:
     """All devices that match, as they are now. Raises TooManySelected, and SelectionUnreadable if none does."""
-    narrowed = {name: filters[name] for name in FILTERS if filters.get(name)}
+    narrowed = {name: filters[name][:_LONGEST] for name in FILTERS if filters.get(name)}
     found: list[Picked] = []
     after: str | None = None
     while True:

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import parse_qsl
 
 from flask import Blueprint, Response, abort, request
 
@@ -106,8 +105,7 @@ def routes(console: Console) -> Blueprint:
         if act not in DEEDS:
             abort(404)
         if request.form.get("all") == "yes":
-            filters = dict(parse_qsl(request.form.get("filters", "")[:2048]))
-            return preview(act, selection.matching(console.api(), filters))
+            return preview(act, selection.matching(console.api(), request.form))
         return preview(act, selection.read(request.form.getlist("device")))
 
     @page.post("/selection/<act>")

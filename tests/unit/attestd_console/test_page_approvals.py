@@ -143,10 +143,10 @@ def test_who_changed_since_the_preview_is_not_touched(world: World) -> None:
 def test_all_that_match_are_those_that_match_now(world: World) -> None:
     world.enrolled()
     waiting(world, 2)
-    form = {"act": "retire", "all": "yes", "filters": "state=pending"}
+    form = {"act": "retire", "all": "yes", "state": "pending"}
     page = console_client(world, "operator").post("/selection", form)
     assert "Retire 2 devices" in page.text
-    nobody = console_client(world, "operator", "second").post("/selection", {**form, "filters": "state=retired"})
+    nobody = console_client(world, "operator", "second").post("/selection", {**form, "state": "retired"})
     assert nobody.status_code == 400
 
 
