@@ -88,7 +88,9 @@ def chromium(*roots: bytes) -> Iterator[Browser]:
     try:
         _trust(home, roots)
         with sync_playwright() as playwright:
-            arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+            arguments = ["--disable-dev-shm-usage"]  # containers have little of it
+            if os.geteuid() == 0:
+                arguments.append("--no-sandbox")
             launched = playwright.chromium.launch(
                 executable_path=CHROMIUM, args=arguments, env={**os.environ, "HOME": str(home)}
             )
