@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from os import urandom
 from typing import Any
 from urllib.parse import urlsplit
 from wsgiref.types import WSGIApplication
@@ -60,7 +61,11 @@ class ConsoleClient:
         self, path: str, form: Mapping[str, Any] | None = None, *, headers: Mapping[str, str] | None = None, **lies: Any
     ) -> TestResponse:
         """As a form of a page sends it. `lies` replace `csrf` and `once`; None leaves them out."""
-        said: dict[str, Any] = {"csrf": self.seed.form_token if self.seed else "", "once": b64encode(bytes(18)), **lies}
+        said: dict[str, Any] = {
+            "csrf": self.seed.form_token if self.seed else "",
+            "once": b64encode(urandom(18)),
+            **lies,
+        }
         data = {name: value for name, value in {**said, **(form or {})}.items() if value is not None}
         return self.http.post(path, base_url=ORIGIN, data=data, headers={**self.headers, **(headers or {})})
 

@@ -6,6 +6,7 @@ Each page has a line in `PICTURES`: its name, its address, and what was done bef
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from collections.abc import Callable
@@ -26,6 +27,21 @@ def _nothing(world: World) -> None:
     """An instance without a device."""
 
 
+def _fleet(world: World) -> str:
+    """A small fleet in every state: answers with the id of a device that is quarantined."""
+    devices = [world.enrolled() for _ in range(6)]
+    for _ in range(4):
+        world.device().enroll()
+    ids = [str(world.row(device).id) for device in devices]
+    act = {"v": 1, "reason": "stolen from the van"}
+    world.operator.post(f"/v1/admin/devices/{ids[0]}/quarantine", act)
+    world.operator.post(f"/v1/admin/devices/{ids[1]}/retire", {"v": 1, "reason": "scrapped"})
+    manifest = {"name": "bike-4", "stage": "monitor", "match": {"tier": "device"}, "boot": {"secure_boot": True}}
+    world.admin.post("/v1/admin/references?unwatched=true", json.dumps(manifest).encode())
+    devices[2].attest()
+    return ids[0]
+
+
 @dataclass(frozen=True)
 class Picture:
     """`path` may name what `prepare` made: it is formatted with its answer."""
@@ -40,6 +56,20 @@ PICTURES: Final = (
     Picture("first-run", "/"),
     Picture("sign-in", "/sign-in", stranger=True),
     Picture("help", "/help"),
+    Picture("overview", "/", _fleet),
+    Picture("fleet", "/fleet", _fleet),
+    Picture("device", "/fleet/{}", _fleet),
+    Picture("release", "/fleet/{}/release", _fleet),
+    Picture("approvals", "/approvals", _fleet),
+    Picture("boundaries", "/boundaries", _fleet),
+    Picture("policies", "/policies/fleet", _fleet),
+    Picture("policy-draft", "/policies/fleet/draft", _fleet),
+    Picture("reference", "/reference", _fleet),
+    Picture("reference-values", "/reference/bike-4", _fleet),
+    Picture("authority", "/authority", _fleet),
+    Picture("audit", "/audit", _fleet),
+    Picture("people", "/people", _fleet),
+    Picture("sessions", "/sessions", _fleet),
 )
 
 

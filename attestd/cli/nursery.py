@@ -9,6 +9,7 @@ somebody else would have to release.
 from __future__ import annotations
 
 import os
+import signal
 from multiprocessing import forkserver
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 DIR_VARIABLE: Final = "ATTESTD_DIR"  # tells a worker its instance
 # The exit code of a process whose nursery died: nobody knows any more what becomes of it (multiprocessing's choice).
 LOST: Final = 255
+STREAMS_END: Final = signal.SIGUSR1  # to a worker that is told to end next
 
 _ENVIRONMENT: Final = {
     # glibc gives threads heaps of their own, and every heap keeps what was once needed in it.

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from attestd.ca.sealing import SealingKeys
 from attestd.cli import counting, descriptors
 from attestd.cli.following import follow_keys
 from attestd.cli.instance import Instance, now, open_instance
-from attestd.cli.nursery import DIR_VARIABLE
+from attestd.cli.nursery import DIR_VARIABLE, STREAMS_END
 from attestd.config import LimitSettings
 from attestd.errors import Unavailable
 from attestd.issuance.challenges import NonceExpired, NonceInvalid, RequestNonce
@@ -94,6 +95,16 @@ def front_of(instance: Instance, baton: Baton | None = None) -> Front:
         closed=pressure.closed,
     )
     background: list[asyncio.Task[None]] = []  # a task that nobody holds may vanish
+    streams = _streams(instance.service, descriptors.connections(said.connections))
+
+    def started() -> None:
+        background.append(asyncio.ensure_future(warden.watch()))
+        with suppress(ValueError, RuntimeError):  # not in a process's first thread: then nobody sends signals either
+            asyncio.get_running_loop().add_signal_handler(STREAMS_END, end)
+
+    def end() -> None:
+        for each in streams.values():
+            each.end()
 
     api = create_app(instance.service).wsgi_app
 
@@ -113,8 +124,8 @@ def front_of(instance: Instance, baton: Baton | None = None) -> Front:
         proxies=Proxies(said.networks["trusted_proxies"], said.proxy_header.encode("ascii")),
         told=pressure.told,
         baton=baton,
-        streams=_streams(instance.service, descriptors.connections(said.connections)),
-        started=lambda: background.append(asyncio.ensure_future(warden.watch())),
+        streams=streams,
+        started=started,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import suppress
 from multiprocessing.context import ForkServerProcess
@@ -10,7 +11,7 @@ from typing import Any
 
 from granian.server.mp import MPServer
 
-from attestd.cli.nursery import LOST
+from attestd.cli.nursery import LOST, STREAMS_END
 
 _PAUSE = 0.5  # seconds
 _TRIES = 5  # with a pause each
@@ -52,6 +53,11 @@ class Workers(MPServer):
         worker.inner = _Copy(name=f"attestd-worker-{idx + 1}", target=planned._target, args=planned._args)
         return worker
 
+    def _stop_workers(self) -> None:
+        for worker in self.wrks:
+            _end_streams(worker)
+        super()._stop_workers()  # type: ignore[no-untyped-call]
+
     def _respawn_workers(self, workers: Any, spawn_target: Any, target_loader: Any, delay: float = 0) -> None:
         """With a pause, the old workers live: each goes only once the one in its place takes connections. granian waits
         for a fixed time, which is too short on a busy machine: for a moment nobody would listen."""
@@ -64,6 +70,7 @@ class Workers(MPServer):
             until = time.monotonic() + _PATIENCE
             while delay and young.is_alive() and not _listens(young.inner.pid) and time.monotonic() < until:
                 time.sleep(_PAUSE / 5)
+            _end_streams(old)
             old.terminate()
             old.join(self.workers_kill_timeout)
             if old.is_alive():
@@ -73,6 +80,12 @@ class Workers(MPServer):
             # supervisor's end. (Not sooner: granian's watcher may still read from what close() would close.)
             del old
         self._metrics.incr_spawn(len(workers))
+
+
+def _end_streams(worker: Any) -> None:
+    """A worker that is told to end finishes what it answers, and a stream is an answer without end."""
+    with suppress(OSError, TypeError):
+        os.kill(worker.inner.pid, STREAMS_END)
 
 
 def _listens(pid: int) -> bool:

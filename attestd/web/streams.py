@@ -85,6 +85,7 @@ class Streams:
         self._newest = ""
         self._changed = asyncio.Event()
         self._gone: frozenset[str] = frozenset()  # who may not listen any more
+        self._ended = False
         self._watch: asyncio.Task[None] | None = None
         self._thread: ThreadPoolExecutor | None = None
 
@@ -94,7 +95,13 @@ class Streams:
     def full(self, who: str) -> bool:
         """Whether there is no room for one more, or not for this one."""
         mine = sum(follower.who == who for follower in self._followers)
-        return len(self._followers) >= self._most or mine >= self._most_each
+        return self._ended or len(self._followers) >= self._most or mine >= self._most_each
+
+    def end(self) -> None:
+        """Ends all streams, and lets none begin: the process is about to end, and would wait for them. Who listened
+        comes again, elsewhere."""
+        self._ended = True
+        self._wake()
 
     async def follow(self, who: str, place: str, receive: Receive, send: Send) -> None:
         """Sends what is new until the reader goes, is too slow, may not listen any more, or has listened for long."""
@@ -105,7 +112,7 @@ class Streams:
         left = asyncio.create_task(_left(receive))
         ends = asyncio.get_running_loop().time() + _LIFE * random.uniform(0.9, 1.1)  # noqa: S311 - it spreads them
         try:
-            while not left.done() and who not in self._gone and asyncio.get_running_loop().time() < ends:
+            while not left.done() and self._may(who) and asyncio.get_running_loop().time() < ends:
                 async with asyncio.timeout(_PATIENCE):
                     await send({"type": "http.response.body", "body": await self._next(follower), "more_body": True})
             if not left.done():
@@ -127,11 +134,14 @@ class Streams:
                     await changed.wait()
             except TimeoutError:
                 return ALIVE
-            if self._newest == follower.place or follower.who in self._gone:
+            if self._newest == follower.place or not self._may(follower.who):
                 return ALIVE
         octets: bytes
         follower.place, octets = await self._apart(self._source.since, follower.place)
         return octets
+
+    def _may(self, who: str) -> bool:
+        return not self._ended and who not in self._gone
 
     async def _look(self) -> None:
         """Tells followers of each new place, and that somebody may not listen any more, as long as there are any."""

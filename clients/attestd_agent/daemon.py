@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
+import select
 import signal
 import socket
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -42,12 +43,14 @@ class Stopped(BaseException):
 class StopRequest:
     """SIGTERM and SIGINT, and SIGHUP to who wants it: told to the one thread that there is.
 
-    A handler runs between any two instructions of that thread. So it takes no lock that the thread may hold, as
-    threading.Event would: `SimpleQueue.put` is the one wake-up that may interrupt even itself.
+    What wakes a sleeper is an octet in a pipe, which the interpreter writes in the very moment of the signal
+    (`signal.set_wakeup_fd`). Waiting for a lock would not do: a signal that comes just before the wait, or to another
+    thread, ends no wait, and a handler that wants a lock may find it in the hands of the thread that it interrupted.
     """
 
     def __init__(self) -> None:
-        self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        weakref.finalize(self, _close, self._reader, self._writer)
         self._requested = False
         self._interruptible = False
         self._hurried = False
@@ -57,7 +60,8 @@ class StopRequest:
         return self._requested
 
     def listen(self, *, hangup: bool = False) -> None:
-        """Takes the signals over, SIGHUP with `hangup`. In the main thread only."""
+        """Takes the signals over, SIGHUP with `hangup`. In the main thread only, for as long as the process lives."""
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._told)
         if hangup:
@@ -70,25 +74,34 @@ class StopRequest:
 
     def stop(self) -> None:
         self._requested = True
-        self._wakes.put(None)
+        self._wake()
 
     def hurry(self) -> None:
         """Ends a sleep; `hurried` tells why, once."""
         self._hurried = True
-        self._wakes.put(None)
+        self._wake()
 
     def hurried(self) -> bool:
         hurried, self._hurried = self._hurried, False
+        if hurried:
+            self._forget_wakes()
         return hurried
 
     def sleep(self, seconds: float) -> None:
         """Sleeps, at most until a stop or hurry is requested; not at all if one is."""
-        with suppress(queue.Empty):
-            while True:  # wake-ups of before: what they were for is in the two flags
-                self._wakes.get_nowait()
         if not self._requested and not self._hurried:
-            with suppress(queue.Empty):
-                self._wakes.get(timeout=max(seconds, 0.0))
+            select.select([self._reader], [], [], max(seconds, 0.0))
+            self._forget_wakes()
+
+    def _wake(self) -> None:
+        with suppress(BlockingIOError):  # full of wake-ups: one of them will do
+            os.write(self._writer, b"\0")
+
+    def _forget_wakes(self) -> None:
+        """What they were for is in the two flags."""
+        with suppress(BlockingIOError):
+            while os.read(self._reader, 4096):
+                pass
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -100,6 +113,11 @@ class StopRequest:
             yield
         finally:
             self._interruptible = False
+
+
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 class Notifier:

@@ -41,6 +41,7 @@ PAGES: Final = (
     Page("overview", "Overview", "/", key="o"),
     Page("fleet", "Fleet", "/fleet", key="f"),
     Page("device"),
+    Page("selecting"),
     Page("approvals", "Approvals", "/approvals", key="a"),
     Page("boundaries", "Boundaries", "/boundaries", key="b"),
     Page("policies", "Policies", "/policies", "Trust", key="p"),
@@ -141,7 +142,7 @@ def _furnish(app: Flask, console: Console) -> None:
         once=lambda: b64encode(urandom(18)),
         changed_query=query,
         navigation=_navigation(),
-        has_page=lambda path: any(page.path == path for page in _built()),
+        has_page=lambda path: any(page.path == path for page in _built() if page.path),
         theme=lambda: _one_of("__Host-attestd-theme", ("light", "dark")),
         keys_off=lambda: request.cookies.get("__Host-attestd-keys") == "off",
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 THIN = "\N{NARROW NO-BREAK SPACE}"
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_YEARS = 3 * 365  # days from which a span is told in years
 
 
 def count(number: int | float | None) -> str:
@@ -38,6 +39,8 @@ def span(seconds: float) -> str:
         hours, rest = divmod(seconds, _HOUR)
         return f"{hours} h {rest // _MINUTE} min" if rest >= _MINUTE and hours < 10 else f"{hours} h"
     days, rest = divmod(seconds, _DAY)
+    if days >= _YEARS:
+        return f"{days // 365} years"
     return f"{days} d {rest // _HOUR} h" if rest >= _HOUR and days < 3 else f"{days} d"
 
 

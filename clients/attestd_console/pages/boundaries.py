@@ -15,7 +15,7 @@ from attestd_console.refusals import why
 WINDOWS: Final = {"1h": (1, "hour"), "24h": (24, "24 hours"), "7d": (168, "7 days"), "31d": (744, "31 days")}
 _WINDOW: Final = "24h"
 _DRAWN: Final = 500  # boundaries that the picture is made of; the rest is counted
-_SHOWN: Final = 25  # in the table, before somebody asks for all
+_SHOWN, _MORE = 25, 100  # in the table, and when somebody asks for more: a page stays small
 _EDGES: Final = 12
 
 
@@ -38,7 +38,7 @@ def routes(console: Console) -> Blueprint:
         found: dict[str, Any] = console.api().get(
             "/v1/admin/boundaries", site=request.args.get("site"), window=hours, limit=_DRAWN
         )
-        shown = found["boundaries"] if whole else found["boundaries"][:_SHOWN]
+        shown = found["boundaries"][: _MORE if whole else _SHOWN]
         badly = [edge for edge in found["edges"] if edge["state"] not in ("current", "disabled")]
         return console.page(
             "boundaries.html",
@@ -47,6 +47,7 @@ def routes(console: Console) -> Blueprint:
             drawn=draw(found, now=console.now) if found["boundaries"] else None,
             shown=shown,
             whole=whole,
+            most=_MORE,
             edges=found["edges"] if whole else (badly or found["edges"])[:_EDGES],
             badly=badly,
             window=window,

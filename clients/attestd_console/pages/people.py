@@ -24,6 +24,25 @@ _NAME: Final = 64  # characters
 _REASON: Final = 500
 _LABEL: Final = 60
 _CREDENTIAL: Final = 32 * 1024  # octets
+# In this order: Edge says that it is Chrome, and Chrome that it is Safari.
+_BROWSERS: Final = (
+    ("Firefox/", "Firefox"),
+    ("FxiOS/", "Firefox"),
+    ("Edg", "Edge"),
+    ("OPR/", "Opera"),
+    ("Chrome/", "Chrome"),
+    ("CriOS/", "Chrome"),
+    ("Safari/", "Safari"),
+)
+_SYSTEMS: Final = (
+    ("Android", "Android"),
+    ("iPhone", "iPhone"),
+    ("iPad", "iPad"),
+    ("Windows", "Windows"),
+    ("Macintosh", "Mac"),
+    ("CrOS", "ChromeOS"),
+    ("Linux", "Linux"),
+)
 _OPERATORS: Final = "/v1/admin/operators"
 
 
@@ -76,6 +95,7 @@ def routes(console: Console) -> Blueprint:
             passkeys=api.get("/v1/admin/passkeys", operator=name)["passkeys"] if seen else [],
             sessions=[each for each in _sessions(console) if each["operator"] == name] if seen else [],
             seen=seen,
+            browser=browser_name,
         )
 
     @page.get("/people/<name>")
@@ -104,7 +124,9 @@ def routes(console: Console) -> Blueprint:
         return jsonify(challenge=said.get("challenge"), options=said.get("options"))
 
     def sessions(failed: Failed | None = None) -> Response:
-        return console.page("sessions.html", topics=("people",), failed=failed, sessions=_sessions(console))
+        return console.page(
+            "sessions.html", topics=("people",), failed=failed, sessions=_sessions(console), browser=browser_name
+        )
 
     @page.get("/sessions")
     def live() -> Response:
@@ -169,6 +191,15 @@ def _new_passkey(console: Console, person: Any, name: str) -> Response:
         return begun
     said = {"challenge": begun.get("challenge"), "options": begun.get("options")}
     return console.page("passkey.html", name=name, begun=json.dumps(said, separators=(",", ":")))
+
+
+def browser_name(agent: str) -> str:
+    """A browser as people call it, by what it says of itself: most say the names of others, too."""
+    browser = next((name for mark, name in _BROWSERS if mark in agent), "")
+    system = next((name for mark, name in _SYSTEMS if mark in agent), "")
+    if not browser:
+        return agent[:_NAME] or "An unknown browser"
+    return f"{browser} on {system}" if system else browser
 
 
 def _text(name: str, limit: int) -> str:

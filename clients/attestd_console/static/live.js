@@ -47,8 +47,8 @@ function say() {
   for (const indicator of document.querySelectorAll("[data-indicator]")) {
     indicator.classList.toggle("on", look === "on");
     indicator.classList.toggle("lost", look === "lost");
-    write(indicator.querySelector("[data-indicator-words]"), words);
-    write(indicator.querySelector("[data-indicator-time]"), `, ${time}`);
+    // One text in one place: of two, the second would move whenever the first has another length.
+    write(indicator.querySelector("[data-indicator-words]"), `${words}, ${time}`);
     const use = indicator.querySelector("use");
     const shape = look === "lost" ? "#i-warn" : "#i-dot";
     if (use && use.getAttribute("href") !== shape) use.setAttribute("href", shape);

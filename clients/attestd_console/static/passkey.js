@@ -67,10 +67,11 @@ function tell(form, heading, detail) {
 }
 
 async function begin(form, address, headers) {
+  const filled = new FormData(form); // a form with a file goes in parts, as the browser will send it
   const answer = await fetch(address, {
     method: "POST",
     headers: { Accept: "application/json", ...headers },
-    body: new URLSearchParams(new FormData(form)),
+    body: form.enctype === "multipart/form-data" ? filled : new URLSearchParams(filled),
   });
   const said = await answer.json().catch(() => ({}));
   if (answer.ok) return said;
@@ -128,7 +129,7 @@ async function run(form, button) {
 
 document.addEventListener("submit", (event) => {
   const form = event.target.closest("form[data-passkey], form[data-touch]");
-  if (!form) return;
+  if (!form || event.submitter?.hasAttribute("formaction")) return; // a button that leads elsewhere asks for nothing
   event.preventDefault();
   if (busy.has(form)) return; // a second press does nothing
   busy.add(form);

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
+import select
 import shutil
 import signal
 from collections.abc import Callable
@@ -53,33 +53,35 @@ def serve(
 
     `counts` are written to `counts_file` now and then: there is no HTTP here to ask for them. Raises ListenerFailed.
     """
-    ended: queue.SimpleQueue[None] = queue.SimpleQueue()  # no lock that a handler could find taken by this thread
+    ended: list[int] = []
     server = make_server(handlers)
     if isinstance(where, UnixListen):
         bind_unix(server, where)
     else:
         bind_tls(server, where)
-    before = {number: signal.signal(number, lambda *_: ended.put(None)) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {
+        number: signal.signal(number, lambda number, _: ended.append(number))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    # A signal may come to any thread, or just before a wait: an octet in a pipe is there in either case.
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    woken_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
         server.start()
         ready()
-        while not _told(ended, _COUNTED):
+        while not ended:
+            select.select([reader], [], [], _COUNTED)
             _keep(counts, counts_file)
     finally:
+        signal.set_wakeup_fd(woken_before)
+        os.close(reader)
+        os.close(writer)
         server.stop(_GRACE).wait()
         _keep(counts, counts_file)
         for number, handler in before.items():
             signal.signal(number, handler)
         if isinstance(where, UnixListen):
             where.path.unlink(missing_ok=True)
-
-
-def _told(ended: queue.SimpleQueue[None], patience: float) -> bool:
-    try:
-        ended.get(timeout=patience)
-    except queue.Empty:
-        return False
-    return True
 
 
 def make_server(handlers: tuple[grpc.GenericRpcHandler, ...]) -> grpc.Server:

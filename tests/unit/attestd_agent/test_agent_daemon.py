@@ -255,6 +255,26 @@ print("awake")
     assert (ended.returncode, ended.stdout) == (0, "awake\n"), ended.stderr
 
 
+def test_a_signal_that_another_thread_takes_ends_the_sleep() -> None:
+    """The kernel gives a process's signal to any of its threads; only that one's system calls are interrupted."""
+    program = """
+import os, signal, threading, time
+from attestd_agent.daemon import StopRequest
+stop = StopRequest()
+stop.listen()
+def tell():
+    time.sleep(0.3)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    time.sleep(60)
+threading.Thread(target=tell, daemon=True).start()
+stop.sleep(60)
+print(stop.requested, flush=True)
+os._exit(0)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "True\n"), ended.stderr
+
+
 def wanted_after(seconds: float, stop: Sleepless, *, every: float = 300.0) -> tuple[CheckIns, list[float]]:
     """A service that wants an attestation after so long, and when it was asked."""
     asked: list[float] = []

@@ -264,7 +264,7 @@ def test_what_was_tried_is_put_in_force_and_taken_back(world: World, admin: Cons
         [row] = audit.page(c, subject="policy 2", limit=5)
     assert dict(row.detail) == {"reason": "boot first"}
     assert "Put this text in force as version 3" in admin.get("/policies/fleet/versions/1").text
-    done = admin.post("/policies/fleet/versions/1", {"do": "back", "version": "2"}, once="A" * 24)
+    done = admin.post("/policies/fleet/versions/1", {"do": "back", "version": "2"}, once="B" * 24)
     assert done.status_code == 303
     assert in_force(world) == (3, IN_FORCE)
 

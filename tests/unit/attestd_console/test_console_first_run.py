@@ -54,6 +54,10 @@ def test_the_page_follows_the_first_device(world: World) -> None:
     assert "Enroll the first device" not in admin.get("/").text
 
 
+def test_a_fact_that_leads_nowhere_has_no_link(admin: ConsoleClient) -> None:
+    assert all(attributes.get("href") for attributes in Markup(admin.get("/").text).all("a"))
+
+
 def test_what_changes_while_it_is_looked_at_has_an_id(admin: ConsoleClient) -> None:
     page = Markup(admin.get("/").text)
     live = [attributes for _, attributes in page.tags if "data-live" in attributes]

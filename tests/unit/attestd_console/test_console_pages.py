@@ -83,7 +83,8 @@ def test_there_are_no_other_files(name: str, nobody: ConsoleClient) -> None:
 
 @pytest.mark.parametrize(("name", "text"), templates(), ids=[name for name, _ in templates()])
 def test_no_template_holds_a_script_a_style_or_a_handler(name: str, text: str) -> None:
-    found = Markup(re.sub(r"\{#.*?#\}", "", text, flags=re.DOTALL))
+    plain = re.sub(r"\{\{ asset\(.*?\}\}", "FILE", re.sub(r"\{#.*?#\}", "", text, flags=re.DOTALL))
+    found = Markup(re.sub(r"\{\{.*?\}\}|\{%.*?%\}", "", plain, flags=re.DOTALL))
     for tag, attributes in found.tags:
         assert tag not in ("style", "iframe", "object", "embed", "base"), name
         assert not any(EVENT_HANDLER.match(attribute) for attribute in attributes), (name, tag)
@@ -92,7 +93,7 @@ def test_no_template_holds_a_script_a_style_or_a_handler(name: str, text: str) -
             value = attributes.get(attribute) or ""
             assert not value.lower().startswith(("http", "//", "javascript:", "data:")), (name, value)
     for script in found.all("script"):
-        assert str(script.get("src", "")).startswith("{{ asset("), name
+        assert script.get("src") == "FILE", name
     assert "| safe" not in text and "|safe" not in text and "autoescape" not in text, name
 
 
@@ -111,7 +112,10 @@ def test_no_script_makes_markup_or_code_from_text() -> None:
                 "http:",
                 "https:",
             ):
-                assert forbidden not in text, (entry.name, forbidden)
+                assert forbidden not in text.replace(_SVG, ""), (entry.name, forbidden)
+
+
+_SVG = '"http://www.w3.org/2000/svg"'  # a name; nothing is fetched from there
 
 
 # ---- Who gets in ---------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from attestd_console.pages.people import browser_name
 from tests.authenticator import Authenticator, invite, touch_header
 from tests.console import ORIGIN, ConsoleClient, Markup, accept, sign_in, signed_in, stranger, touch
 from tests.service import World
@@ -165,3 +166,21 @@ def test_a_form_of_another_site_invites_nobody(world: World, root: ConsoleClient
         assert root.post("/people", form, **lies).status_code == 403
     assert root.post("/people", form, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
     assert world.admin.get("/v1/admin/invitations").get_json()["invitations"] == []
+
+
+@pytest.mark.parametrize(
+    ("agent", "name"),
+    [
+        ("Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", "Firefox on Linux"),
+        (
+            "Mozilla/5.0 (Windows NT 10.0) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/141.0 Safari/537.36 Edg/141.0",
+            "Edge on Windows",
+        ),
+        ("Mozilla/5.0 (Linux; Android 15) AppleWebKit/537.36 Chrome/141.0 Mobile Safari/537.36", "Chrome on Android"),
+        ("Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) Version/18.0 Safari/604.1", "Safari on iPhone"),
+        ("curl/8", "curl/8"),
+        ("", "An unknown browser"),
+    ],
+)
+def test_a_browser_as_people_call_it(agent: str, name: str) -> None:
+    assert browser_name(agent) == name

@@ -246,6 +246,20 @@ def test_there_is_room_for_so_many() -> None:
     asyncio.run(story())
 
 
+def test_a_process_that_ends_waits_for_no_stream() -> None:
+    async def story() -> None:
+        stage = Stage()
+        reader, task = stage.begins("p1 1.1")
+        await asyncio.sleep(0.05)
+        assert not stage.streams.full("p2")
+        stage.streams.end()
+        await asyncio.wait_for(task, 10)
+        assert reader.heard[-1] == b""
+        assert stage.streams.full("p2")
+
+    asyncio.run(story())
+
+
 def _application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     headers = [("Content-Type", "text/event-stream"), ("Content-Length", "3"), (FOLLOWS, "bundles p1 1.1")]
     start_response("200 OK", headers)
