@@ -9,6 +9,7 @@ What a question costs must not depend on how common or rare its answers are, and
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ LOOKED: Final = 30_000  # ids that one page reads
 MAX_CAUSES: Final = 50
 _STREAMS: Final = 8  # terms that one word may stand for, to be read in order
 LATE: Final = 20_000  # overdue devices whose ids are read: no index has those in order
+_TRIED: Final = 2  # clauses of which all ids are read, if they are not too many
 _CHUNK: Final = 2000
 _FIRST_WINDOW: Final = 400
 
@@ -79,7 +81,7 @@ def page(c: Connection, filters: Filters, *, ended_by: int, after: DeviceId | No
 def _few(c: Connection, filters: Filters, most: int, ended_by: int) -> set[str] | None:
     """All devices that every clause finds, and maybe more; None if no filter finds few."""
     for place, clause in enumerate(filters.clauses):
-        found = _all_of(c, clause)
+        found = _all_of(c, clause, FEW)
         if found is not None:
             return _narrowed(c, found, [*filters.clauses[:place], *filters.clauses[place + 1 :]])
     found = _few_by_columns(c, filters, most, ended_by)
@@ -109,16 +111,20 @@ def _ids(c: Connection, condition: ColumnElement[bool], most: int | None = None)
 
 
 def _unless_many(c: Connection, statement: Select[Any], most: int) -> set[str] | None:
+    if most > FEW:  # what would be read in vain is counted first: the database does that for a tenth
+        counted = select(func.count()).select_from(statement.limit(most + 1).subquery())
+        if int(c.execute(counted).scalar_one()) > most:
+            return None
     found = c.execute(statement.limit(most + 1)).scalars().all()
     return None if len(found) > most else set(found)
 
 
-def _all_of(c: Connection, clause: Clause) -> set[str] | None:
-    found = _unless_many(c, select(device_terms.c.device_id).where(clause.fits()), FEW)
+def _all_of(c: Connection, clause: Clause, most: int) -> set[str] | None:
+    found = _unless_many(c, select(device_terms.c.device_id).where(clause.fits()), most)
     if found is None or not clause.anywhere:
         return found
     for column in (devices.c.id, devices.c.site):
-        more = _ids(c, _begins(column, clause))
+        more = _ids(c, _begins(column, clause), most)
         if more is None:
             return None
         found |= more
@@ -185,7 +191,7 @@ def _first_of(c: Connection, ids: Sequence[str], columns: list[ColumnElement[boo
 
 def _of_many(
     c: Connection,
-    streams: Sequence[Select[Any]],
+    streams: Sequence[Stream],
     others: Sequence[Clause],
     columns: list[ColumnElement[bool]],
     *,
@@ -214,18 +220,51 @@ def _of_many(
 
 def _streams(
     c: Connection, filters: Filters, columns: list[ColumnElement[bool]], most: int
-) -> tuple[list[Select[Any]], list[Clause]]:
-    """Selects of ids, each in order, that together have all that one of the filters finds; and the other clauses."""
-    by_columns = [select(devices.c.id.label("id")).where(*columns)]
+) -> tuple[list[Stream], list[Clause]]:
+    """What together has all that one of the filters finds, each in order; and the clauses that are left to look at.
+
+    The rarer, the better: the columns where counts say so, a clause whose ids can be read at once, one that stands for
+    few terms.
+    """
+    by_columns = [_Asked(select(devices.c.id.label("id")).where(*columns))]
     if most <= LOOKED:
         return by_columns, list(filters.clauses)
-    for place, clause in enumerate(filters.clauses):
+    if len(filters.clauses) > 1:
+        for clause in filters.clauses[-_TRIED:]:
+            if (ids := _all_of(c, clause, LOOKED)) is not None:
+                return [_Read(sorted(ids))], [other for other in filters.clauses if other is not clause]
+    for clause in filters.clauses:
         if (streams := _streams_of(c, clause)) is not None:
-            return streams, [*filters.clauses[:place], *filters.clauses[place + 1 :]]
+            return streams, [other for other in filters.clauses if other is not clause]
     return by_columns, list(filters.clauses)
 
 
-def _streams_of(c: Connection, clause: Clause) -> list[Select[Any]] | None:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Ids that an index has in order."""
+
+    statement: Select[Any]
+
+    def next(self, c: Connection, last: str, size: int) -> Sequence[str]:
+        column = self.statement.selected_columns[0].element
+        return c.execute(self.statement.where(column > last).order_by(column).limit(size)).scalars().all()
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """Ids that were read and sorted."""
+
+    ids: Sequence[str]
+
+    def next(self, c: Connection, last: str, size: int) -> Sequence[str]:
+        start = bisect_right(self.ids, last)
+        return self.ids[start : start + size]
+
+
+Stream = _Asked | _Read
+
+
+def _streams_of(c: Connection, clause: Clause) -> list[Stream] | None:
     t = device_terms.c
     pairs: list[tuple[str, str]] = []
     step = select(t.term, t.kind).where(clause.fits()).order_by(t.term, t.kind).limit(1)
@@ -238,16 +277,14 @@ def _streams_of(c: Connection, clause: Clause) -> list[Select[Any]] | None:
         pairs.append((row.term, row.kind))
         if len(pairs) > _STREAMS:
             return None
-    found: list[Select[Any]] = [
-        select(t.device_id.label("id")).where(t.term == term, t.kind == kind) for term, kind in pairs
-    ]
+    found = [select(t.device_id.label("id")).where(t.term == term, t.kind == kind) for term, kind in pairs]
     if clause.anywhere:
         sites = counts.sites(c, first=clause.first, before=clause.before, limit=_STREAMS + 1)
         if len(sites) > _STREAMS:
             return None
         found += [select(devices.c.id.label("id")).where(devices.c.site == site) for site in sites]
         found.append(select(devices.c.id.label("id")).where(_begins(devices.c.id, clause)))
-    return found
+    return [_Asked(statement) for statement in found]
 
 
 def _after(c: Connection, step: Select[Any], term: str, kind: str) -> Any:
@@ -257,13 +294,12 @@ def _after(c: Connection, step: Select[Any], term: str, kind: str) -> Any:
     return row or c.execute(step.where(t.term > term)).one_or_none()
 
 
-def _window(c: Connection, streams: Sequence[Select[Any]], last: str, size: int) -> tuple[list[str], bool]:
+def _window(c: Connection, streams: Sequence[Stream], last: str, size: int) -> tuple[list[str], bool]:
     """The next ids, and whether there are more."""
     ids: set[str] = set()
     ends: list[str] = []
     for stream in streams:
-        column = stream.selected_columns[0].element
-        some = c.execute(stream.where(column > last).order_by(column).limit(size)).scalars().all()
+        some = stream.next(c, last, size)
         ids.update(some)
         if len(some) == size:
             ends.append(some[-1])
