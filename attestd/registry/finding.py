@@ -226,7 +226,7 @@ def _streams(
     The rarer, the better: the columns where counts say so, a clause whose ids can be read at once, one that stands for
     few terms.
     """
-    by_columns = [_Asked(select(devices.c.id.label("id")).where(*columns))]
+    by_columns: list[Stream] = [_Asked(select(devices.c.id.label("id")).where(*columns))]
     if most <= LOOKED:
         return by_columns, list(filters.clauses)
     if len(filters.clauses) > 1:
