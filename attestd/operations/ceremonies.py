@@ -38,7 +38,7 @@ class ChallengeLate(Unauthenticated):
     remedy = "Begin again, and confirm within two minutes."
 
 
-class ChallengeSpent(Unauthenticated):
+class CeremonySpent(Unauthenticated):
     """This challenge has been used"""
 
     remedy = "Begin again: each challenge serves once."
@@ -73,7 +73,7 @@ class Challenge:
         return challenge
 
     def spending(self, *, purpose: str, now: datetime) -> Step:
-        """Uses it up, in the act that it serves. Refused as ChallengeSpent."""
+        """Uses it up, in the act that it serves. Refused as CeremonySpent."""
         step = spends.spending(
             self.id,
             purpose=purpose,
@@ -81,7 +81,7 @@ class Challenge:
             now=int(now.timestamp()),
             expires_at=self.expires_at + 60,
         )
-        return Step(step.statement, step.values, taken=ChallengeSpent)
+        return Step(step.statement, step.values, taken=CeremonySpent)
 
 
 def _digest(parts: tuple[bytes, ...]) -> bytes:

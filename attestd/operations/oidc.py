@@ -21,7 +21,7 @@ from attestd.ca.sealing import SealBroken
 from attestd.config import OidcSettings
 from attestd.errors import Forbidden, MalformedInput, NotFound
 from attestd.operations.act import Act
-from attestd.operations.ceremonies import ChallengeForeign, ChallengeLate, ChallengeSpent
+from attestd.operations.ceremonies import ChallengeForeign, ChallengeLate, CeremonySpent
 from attestd.operations.provider import Provider, VerifiedToken
 from attestd.operations.sign_in import NewSession, SignIn
 from attestd.protocol.encoding import Members, b64encode, read_object, write_object
@@ -116,7 +116,7 @@ class _State:
             now=now,
             expires_at=self.expires_at + 60,
         )
-        return Step(step.statement, step.values, taken=ChallengeSpent)
+        return Step(step.statement, step.values, taken=CeremonySpent)
 
 
 @dataclass(frozen=True, slots=True)

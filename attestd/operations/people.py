@@ -11,7 +11,7 @@ from typing import Final
 from attestd.errors import Conflict, Forbidden, Unauthenticated
 from attestd.ids import SpiffeId
 from attestd.operations.act import Act
-from attestd.operations.ceremonies import Challenge, ChallengeSpent
+from attestd.operations.ceremonies import Challenge, CeremonySpent
 from attestd.operations.passkeys import Answer, creation_options, verify_registration
 from attestd.operations.sign_in import TOKEN, Begun, SignIn, add_passkey
 from attestd.registry import identities, invitations, operators, passkeys, sessions
@@ -150,7 +150,7 @@ class People:
             operators.require_enabled(c, person.name)
             try:
                 perform(c, challenge.spending(purpose="passkey", now=act.now))
-            except ChallengeSpent as spent:
+            except CeremonySpent as spent:
                 raise PasskeyNotAdded(spent.detail) from None
             return add_passkey(c, made, person.name, label, entropy=self.sign_in.entropy, act=act)
 

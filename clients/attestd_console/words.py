@@ -115,7 +115,7 @@ SIGN_IN: Final[Mapping[str, tuple[str, str]]] = {
     "operator-disabled": ("Your access was ended.", "An admin of this instance can say why."),
     "ceremony-over": ("That took too long.", "A sign-in has to be finished within two minutes. Try again."),
     "challenge-late": ("That took too long.", "A sign-in has to be finished within two minutes. Try again."),
-    "challenge-spent": ("This sign-in was finished already.", "Begin again."),
+    "ceremony-spent": ("This sign-in was finished already.", "Begin again."),
     "challenge-foreign": ("This sign-in was begun elsewhere.", "Begin again, here."),
     "cancelled": ("No passkey was used.", "The browser’s window was closed, or it found no passkey. Try again."),
     "invitation-over": (

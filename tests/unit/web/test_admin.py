@@ -341,7 +341,8 @@ def test_operators_and_the_overview(world: World) -> None:
     world.enrolled()
     found = world.viewer.get("/v1/admin/operators").json["operators"]
     assert {(entry["name"], entry["role"]) for entry in found} == {("operator-1", "operator"), ("viewer-1", "viewer")}
-    assert all(set(entry) == {"name", "role", "created_at", "disabled_at"} for entry in found)
+    told = {"name", "role", "created_at", "disabled_at", "key", "passkeys", "identities", "seen_at"}
+    assert all(set(entry) == told for entry in found)
     overview = world.viewer.get("/v1/admin/overview").json
     assert overview["devices"] == {
         "pending": 0,

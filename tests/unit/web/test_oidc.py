@@ -336,7 +336,7 @@ def test_a_state_serves_once_and_ten_minutes(world: World, provider: OpenIdProvi
     browser = Browser(world)
     begun = begin(browser)
     assert finish(browser, begun["state"], provider.authorize(begun["url"], ADA)).status_code == 201
-    assert refused(finish(browser, begun["state"], provider.authorize(begun["url"], ADA))) == (401, "challenge-spent")
+    assert refused(finish(browser, begun["state"], provider.authorize(begun["url"], ADA))) == (401, "ceremony-spent")
     late = Browser(world)
     begun = begin(late)
     world.clock.advance(minutes=10)

@@ -199,7 +199,7 @@ def test_one_assertion_opens_one_session(world: World, ada: Person) -> None:
     assert browser.finish("passkey", message).status_code == 201
     again = browser.finish("passkey", message)
     assert again.status_code in (401, 409)
-    assert problem(again) in ("challenge-spent", "passkey-copied")
+    assert problem(again) in ("ceremony-spent", "passkey-copied")
     ada.passkey.count = 0
     with world.registry.reading() as c:
         assert len(sessions.live(c, operator="ada", now=0, idle=1 << 40)) == 2
@@ -212,7 +212,7 @@ def test_a_challenge_serves_once_whatever_the_counter_says(world: World, ada: Pe
         proof = ada.passkey.get(begun["options"], browser.origin)
         answer = browser.finish("passkey", {"challenge": begun["challenge"], "credential": proof})
         assert answer.status_code == expected
-    assert problem(answer) == "challenge-spent"
+    assert problem(answer) == "ceremony-spent"
 
 
 def test_a_challenge_is_one_session_key_s(world: World, ada: Person) -> None:
