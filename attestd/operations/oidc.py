@@ -21,7 +21,7 @@ from attestd.ca.sealing import SealBroken
 from attestd.config import OidcSettings
 from attestd.errors import Forbidden, MalformedInput, NotFound
 from attestd.operations.act import Act
-from attestd.operations.ceremonies import ChallengeForeign, ChallengeLate, CeremonySpent
+from attestd.operations.ceremonies import CeremonySpent, ChallengeForeign, ChallengeLate
 from attestd.operations.provider import Provider, VerifiedToken
 from attestd.operations.sign_in import NewSession, SignIn
 from attestd.protocol.encoding import Members, b64encode, read_object, write_object
@@ -151,7 +151,7 @@ class Oidc:
     def finish(self, new: NewSession, sealed: bytes, code: str, issuer: str | None, act: Act) -> Session:
         """A session for who the provider says it is. `issuer` is what the provider's answer named, if it did.
 
-        Raises ChallengeForeign and its siblings, CodeRefused, TokenRefused, NotInvited, InvitationOver, IdentityTaken,
+        Raises ChallengeForeign and its siblings, CodeRefused, IdTokenRefused, NotInvited, InvitationOver, IdentityTaken,
         OperatorDisabled, SessionKeyTaken, and the provider's errors.
         """
         state = _State.open(sealed, self.sign_in, thumbprint=new.thumbprint, now=act.now)

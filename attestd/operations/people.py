@@ -11,7 +11,7 @@ from typing import Final
 from attestd.errors import Conflict, Forbidden, Unauthenticated
 from attestd.ids import SpiffeId
 from attestd.operations.act import Act
-from attestd.operations.ceremonies import Challenge, CeremonySpent
+from attestd.operations.ceremonies import CeremonySpent, Challenge
 from attestd.operations.passkeys import Answer, creation_options, verify_registration
 from attestd.operations.sign_in import TOKEN, Begun, SignIn, add_passkey
 from attestd.registry import identities, invitations, operators, passkeys, sessions

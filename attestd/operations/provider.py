@@ -62,7 +62,7 @@ class CodeRefused(Unauthenticated):
     remedy = "Begin to sign in again."
 
 
-class TokenRefused(Unauthenticated):
+class IdTokenRefused(Unauthenticated):
     """The identity provider's token does not prove who signs in"""
 
     remedy = "Begin to sign in again. If it stays so, ask an admin to look at the service's log."
@@ -138,7 +138,7 @@ class Provider:
     # ---- The way back -----------------------------------------------------------------------------------------
 
     def redeem(self, code: str, *, redirect_uri: str, verifier: str, nonce: str, now: datetime) -> VerifiedToken:
-        """Who the code stands for. Raises CodeRefused, TokenRefused, ProviderUnreachable, ProviderOdd."""
+        """Who the code stands for. Raises CodeRefused, IdTokenRefused, ProviderUnreachable, ProviderOdd."""
         metadata = self._described()
         form = {
             "grant_type": "authorization_code",
@@ -155,12 +155,12 @@ class Provider:
         answer = self._ask("POST", metadata.token_endpoint, form=form, auth=auth, may_refuse=True)
         token = answer.get("id_token")
         if not isinstance(token, str) or len(token) > _MAX_TOKEN:
-            raise TokenRefused("The provider gave no ID token.")
+            raise IdTokenRefused("The provider gave no ID token.")
         access = answer.get("access_token")
         return self.verify(token, nonce=nonce, access_token=access if isinstance(access, str) else "", now=now)
 
     def verify(self, token: str, *, nonce: str, access_token: str = "", now: datetime) -> VerifiedToken:
-        """Core, section 3.1.3.7. Raises TokenRefused.
+        """Core, section 3.1.3.7. Raises IdTokenRefused.
 
         1. It is signed, by a key of this provider's that fits an algorithm of ours. 2. Issuer, audience, authorized
         party, times, nonce and the access token's hash are right. 3. It names somebody.
@@ -181,22 +181,22 @@ class Provider:
         try:
             checked.validate(now=int(now.timestamp()), leeway=_LEEWAY)  # 2
         except (JoseError, ValueError, TypeError) as error:
-            raise TokenRefused(f"The ID token is not for this sign-in: {_named(error)}.") from None
+            raise IdTokenRefused(f"The ID token is not for this sign-in: {_named(error)}.") from None
         if checked.get("azp", self.settings.client_id) != self.settings.client_id:
-            raise TokenRefused("The ID token was given to another client.")
+            raise IdTokenRefused("The ID token was given to another client.")
         subject = claims.get("sub")
         if not isinstance(subject, str) or not 0 < len(subject) <= _MAX_SUBJECT or not subject.isprintable():  # 3
-            raise TokenRefused("The ID token names nobody.")
+            raise IdTokenRefused("The ID token names nobody.")
         return VerifiedToken(self.settings.issuer, subject, claims)
 
     def _signed(self, token: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Header and claims, once a key that fits has signed them. Raises TokenRefused."""
+        """Header and claims, once a key that fits has signed them. Raises IdTokenRefused."""
         from joserfc import jwt
         from joserfc.errors import JoseError
 
         algorithm, kid = _unverified_header(token)
         if algorithm not in ALGORITHMS:
-            raise TokenRefused("The ID token is signed by no algorithm of ours.", seen=algorithm[:20])
+            raise IdTokenRefused("The ID token is signed by no algorithm of ours.", seen=algorithm[:20])
         for refresh in (False, True):
             for key in self._candidates(kid, refresh=refresh):
                 try:
@@ -204,7 +204,7 @@ class Provider:
                 except (JoseError, ValueError, TypeError):
                     continue
                 return dict(decoded.header), dict(decoded.claims)
-        raise TokenRefused("The ID token is signed by no key of the provider's.")
+        raise IdTokenRefused("The ID token is signed by no key of the provider's.")
 
     def _candidates(self, kid: str | None, *, refresh: bool) -> list[Key]:
         return [key for key in self._known_keys(refresh=refresh) if kid is None or key.kid in (kid, None)]
@@ -322,11 +322,11 @@ class Provider:
 
 
 def _unverified_header(token: str) -> tuple[str, str | None]:
-    """The algorithm and the key's name, as the token says. Raises TokenRefused."""
+    """The algorithm and the key's name, as the token says. Raises IdTokenRefused."""
     try:
         header = read_object(b64decode(token.partition(".")[0], name="header"), limit=4096, name="header")
     except MalformedInput:
-        raise TokenRefused("The ID token can't be read.") from None
+        raise IdTokenRefused("The ID token can't be read.") from None
     algorithm, kid = header.get("alg"), header.get("kid")
     return algorithm if isinstance(algorithm, str) else "", kid if isinstance(kid, str) else None
 

@@ -244,7 +244,7 @@ CLAIM_LIES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("lie", CLAIM_LIES)
 def test_a_token_that_says_something_else(world: World, provider: OpenIdProvider, lie: str) -> None:
     provider.lies = CLAIM_LIES[lie]
-    assert refused(sign_in(world, provider)) == (401, "token-refused")
+    assert refused(sign_in(world, provider)) == (401, "id-token-refused")
     provider.lies = {}
     assert sign_in(world, provider).status_code == 201
 
@@ -285,7 +285,7 @@ FORGERS = {
 @pytest.mark.parametrize("forger", FORGERS)
 def test_a_token_that_the_provider_did_not_sign(world: World, provider: OpenIdProvider, forger: str) -> None:
     provider.sign = lambda header, claims: FORGERS[forger](provider, header, claims)
-    assert refused(sign_in(world, provider)) == (401, "token-refused")
+    assert refused(sign_in(world, provider)) == (401, "id-token-refused")
 
 
 def test_a_provider_that_rolls_its_keys(world: World, provider: OpenIdProvider) -> None:
@@ -296,7 +296,7 @@ def test_a_provider_that_rolls_its_keys(world: World, provider: OpenIdProvider) 
     held._keys = (0.0, held._keys[1]) if held._keys else None
     provider.keys = [rsa_key("two")]
     provider.header = {"alg": "RS256"}
-    assert refused(sign_in(world, provider)) == (401, "token-refused")  # not looked for again at every token
+    assert refused(sign_in(world, provider)) == (401, "id-token-refused")  # not looked for again at every token
     monotonic[0] = 31.0
     assert sign_in(world, provider).status_code == 201
     looked = provider.asked.count("/keys")
