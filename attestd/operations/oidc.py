@@ -151,8 +151,8 @@ class Oidc:
     def finish(self, new: NewSession, sealed: bytes, code: str, issuer: str | None, act: Act) -> Session:
         """A session for who the provider says it is. `issuer` is what the provider's answer named, if it did.
 
-        Raises ChallengeForeign and its siblings, CodeRefused, IdTokenRefused, NotInvited, InvitationOver, IdentityTaken,
-        OperatorDisabled, SessionKeyTaken, and the provider's errors.
+        Raises ChallengeForeign and its siblings, CodeRefused, IdTokenRefused, NotInvited, InvitationOver,
+        IdentityTaken, OperatorDisabled, SessionKeyTaken, and the provider's errors.
         """
         state = _State.open(sealed, self.sign_in, thumbprint=new.thumbprint, now=act.now)
         provider = self._provider(state.provider)
