@@ -34,6 +34,7 @@ from attestd.registry.failures import (
 from attestd.registry.pgdrivers import LIBPQ
 from attestd.registry.pipeline import Line, Lines
 from attestd.registry.statements import Statement
+from attestd.registry.tables import METADATA
 from attestd.registry.turns import Waiting
 
 _POOL = 8  # connections of each kind that one process keeps open; more are made under load, and closed again
@@ -62,6 +63,12 @@ _NAMED: dict[str, type[Unavailable]] = {
     "25P": DatabaseBusy,  # idle in a transaction for too long
     "XX": DatabaseDamaged,  # internal error, data corrupted, index corrupted
 }
+
+# An index that is partial on SQLite is partial here, too. `attestd.registry.tables` does not say so itself: an index
+# with an option of this dialect loads the dialect, also into processes that speak to SQLite.
+for _index in (index for table in METADATA.tables.values() for index in table.indexes):
+    if (_where := _index.dialect_options["sqlite"].get("where")) is not None:
+        _index.dialect_options["postgresql"]["where"] = _where
 
 
 class PostgresqlDatabase:

@@ -27,7 +27,7 @@ _RowNumber = BigInteger().with_variant(Integer, "sqlite")
 _Json = JSON(none_as_null=True)
 
 # Results that somebody looks for; an index that leaves out the many good ones costs an attestation nothing.
-# It is partial on PostgreSQL, too, by its migration: said here, it would load that dialect into every process.
+# `attestd.registry.postgresql` makes it partial there, too.
 _BAD = text("result_status IN ('warning', 'contraindicated')")
 
 
