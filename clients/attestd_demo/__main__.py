@@ -31,7 +31,7 @@ from attestd_demo.story import NotAsExpected, Story, expect_refusal
 from attestd_demo.world import TRUST_DOMAIN, Gadget, World
 
 _MODEL = "demo bike"
-_REFERENCES_COUNT = 3.1  # seconds until every worker surely follows a change of the references
+REFERENCES_COUNT = 3.1  # seconds until every worker surely follows a change of the references
 
 
 class Refused(AttestdError):
@@ -250,7 +250,10 @@ class Play:
         """What a machine booted is compared with what is good; another kernel costs it its trust, until it is known."""
         story = self.story
         story.chapter("The kernel")
-        story.step("a draft of references asks the devices for their boot logs", self.ask_for_logs)
+        story.step(
+            "a draft of references asks the devices for their boot logs",
+            lambda: self.ask_for_logs(self.berlin, self.munich),
+        )
         story.step("what the golden devices booted is learned, and watched", self.learn)
         story.step("it would refuse nobody, so it decides from now on", self.enforce)
         story.refused("a device that booted a tampered kernel", self.tampered)
@@ -262,14 +265,14 @@ class Play:
     def references(self, *words: str) -> dict[str, Any]:
         """An act on reference manifests, which counts in every worker a second later."""
         stored: dict[str, Any] = self.world.asked("references", *words)
-        time.sleep(_REFERENCES_COUNT)
+        time.sleep(REFERENCES_COUNT)
         return stored
 
-    def ask_for_logs(self) -> str:
+    def ask_for_logs(self, *gadgets: Gadget) -> str:
         draft = self.world.props / "learn.toml"
         draft.write_text(f'name = "{_MODEL}"\nstage = "learn"\n[match]\ntier = "device"\n', "utf-8")
         self.references("add", str(draft))
-        for gadget in (self.berlin, self.munich):
+        for gadget in gadgets:
             _credential(gadget.agent.attest())
         return "Each sent its event log, which replays to its quote."
 
