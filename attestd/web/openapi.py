@@ -240,6 +240,10 @@ DESCRIBED: Final[Mapping[str, Described]] = {
     ),
     "POST /v1/admin/devices/<id>/demand": _act("A device shall attest now"),
     "POST /v1/admin/devices/<id>/approve": _act("Approve a waiting device into a tier and a site", "Approval"),
+    "POST /v1/admin/devices/<id>/label": _act("Set and remove a device's labels", "Labelling"),
+    "GET /v1/admin/labels": Described(
+        "What in force asks for labels: the policy, reference manifests", {200: "LabelReaders"}
+    ),
     "POST /v1/admin/devices/<id>/reject": _act("Reject a waiting device"),
     "POST /v1/admin/devices/<id>/quarantine": _act("Quarantine a device"),
     "POST /v1/admin/devices/<id>/release": _act("Release a quarantined device"),

@@ -59,6 +59,7 @@ from attestd.web.schemas_boundaries import BOUNDARIES, GUARDED
 from attestd.web.schemas_devices import DEVICE_PAGES
 from attestd.web.schemas_devices import RESULT as _RESULT
 from attestd.web.schemas_fleet import FLEET
+from attestd.web.schemas_labels import LABELS
 from attestd.web.schemas_people import PEOPLE
 from attestd.web.schemas_selections import SELECTIONS
 
@@ -170,6 +171,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     **FLEET,
     **DEVICE_PAGES,
     **BOUNDARIES,
+    **LABELS,
     **SELECTIONS,
     **PEOPLE,
     # Devices

@@ -7,6 +7,7 @@ from typing import Final
 
 from attestd.operations.selections import MAX_SELECTED, SELECTABLE
 from attestd.web.schema_words import SEGMENT, TIER, Schema, answer, closed, list_of, message, ref, text
+from attestd.web.schemas_labels import LABELLING
 
 _VERSION: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": (1 << 53) - 1}
 
@@ -18,7 +19,7 @@ SELECTIONS: Final[Mapping[str, Schema]] = {
         },
         tier=TIER,
         site=SEGMENT,
-        labels={"type": "object", "additionalProperties": {"type": "string"}},
+        **LABELLING,
         dry_run={"type": "boolean", "description": "changes nothing"},
         reason=text(500),
     ),
