@@ -21,7 +21,12 @@ from urllib.parse import parse_qs, urlsplit
 from joserfc import jwt
 from joserfc.jwk import ECKey, Key, RSAKey
 
+from attestd.config import OidcSettings
+from tests.service import World
+
 CLIENT, SECRET = "attestd-console", "a secret: 100% ours"
+ADA = {"sub": "00u1", "preferred_username": "Ada@example.org", "groups": ["fleet-ops", "all"]}
+ROLES = {"admin": ("fleet-admins",), "operator": ("fleet-ops",), "viewer": ("all", "everybody")}
 
 
 class OpenIdProvider:
@@ -118,6 +123,22 @@ class OpenIdProvider:
 
     def _sign(self, header: dict[str, Any], claims: dict[str, Any]) -> str:
         return jwt.encode(header, claims, self.keys[0], algorithms=[header["alg"]])
+
+
+def configure(world: World, *providers: OpenIdProvider, **members: Any) -> None:
+    """One table for each, called sso, sso-1, …; roles by groups unless it is said otherwise."""
+    secret = world.settings.dir / "sso.secret"
+    if not secret.exists():
+        secret.touch(0o600)
+        secret.write_text(f"{SECRET}\n")
+    given = {"client_secret_file": "sso.secret", "roles_claim": "groups", "roles": ROLES, **members}
+    names = ["sso", *(f"sso-{n}" for n in range(1, len(providers)))]
+    world.configure(
+        providers=tuple(
+            OidcSettings(name, each.issuer, CLIENT, label="Harbour SSO", **given)
+            for name, each in zip(names, providers, strict=True)
+        )
+    )
 
 
 def _b64(data: bytes) -> str:
