@@ -30,8 +30,8 @@ from tests.service import SoftDevice, World
 
 # Without control characters, as the strictest doors take it; `EVIL` has those, too.
 PRINTABLE: Final = (
-    "h0stile\"'><evil-tag evil-attr=1 onmouseover=alert(1) style=x><script>alert(1)</script><img src=x onerror=alert(1)>"
-    "</textarea></title>{{99991*99989}}{% raw %}${99991*99989}"
+    "h0stile\"'><evil-tag evil-attr=1 onmouseover=alert(1) style=x><script>alert(1)</script>"
+    "<img src=x onerror=alert(1)></textarea></title>{{99991*99989}}{% raw %}${99991*99989}"
 )
 EVIL: Final = PRINTABLE + "\u202e\u2066\x1b[31m\x07"
 ADDRESS: Final = "javascript:alert('h0stile')"
@@ -98,7 +98,7 @@ class Hostile:
         self.world.service.operations.add_makers(maker.root.certificate, self.world.act)
         device = self.world.device()
         subject = ek_ca.name(EVIL)
-        leaf = maker.intermediate.ek_certificate(device.forger.ek.private.public_key(), subject=subject)
+        leaf = maker.intermediate.ek_certificate(device.tpm.ek.private.public_key(), subject=subject)
         device.certificates = maker.chain(leaf)
         Machine().present(device)
         assert device.enroll().status_code == 202
@@ -115,9 +115,8 @@ class Hostile:
         self.world.proxy.post("/v1/proxies/reports", edge_report(counts=counts))
 
     def _people(self) -> None:
-        self.invitation = self.world.admin.post(
-            "/v1/admin/invitations", {"v": 1, "name": "grace", "role": "viewer"}
-        ).json
+        invited = {"v": 1, "name": "grace", "role": "viewer"}
+        self.invitation = self.world.admin.post("/v1/admin/invitations", invited).json
 
     def _trail(self) -> None:
         with self.world.registry.acting() as c:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from joserfc import jwt
 from joserfc.jwk import ECKey, Key, RSAKey
@@ -41,12 +41,18 @@ class OpenIdProvider:
         self.sign: Callable[[dict[str, Any], dict[str, Any]], str] = self._sign
         self.asked: list[str] = []
         self.authorizations: list[str | None] = []
+        self.person: dict[str, Any] | None = None  # who sits before its page; None: nobody consents
         self._codes: dict[str, tuple[dict[str, str], dict[str, Any]]] = {}
         provider = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 provider.asked.append(self.path)
+                if self.path.startswith("/authorize?"):
+                    self.send_response(302)
+                    self.send_header("Location", provider.consent(provider.issuer + self.path))
+                    self.end_headers()
+                    return
                 pages: dict[str, Any] = {
                     "/.well-known/openid-configuration": provider.description,
                     "/keys": {"keys": [key.as_dict(private=False) for key in provider.keys]},
@@ -99,6 +105,16 @@ class OpenIdProvider:
         code = secrets.token_urlsafe(24)
         self._codes[code] = asked, dict(claims)
         return code
+
+    def consent(self, url: str) -> str:
+        """Where its page sends a browser back to: with a code for `person`, or with a refusal."""
+        asked = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+        answer = {"state": asked["state"]}
+        if self.person is None:
+            answer |= {"error": "access_denied", "error_description": "<b>no</b>"}
+        else:
+            answer["code"] = self.authorize(url, self.person)
+        return f"{asked['redirect_uri']}?{urlencode(answer)}"
 
     def token(self, form: Mapping[str, str], authorization: str | None) -> tuple[int, dict[str, Any]]:
         """The token endpoint: each code once, for who asked for it and holds its verifier."""

@@ -32,12 +32,7 @@ ADDRESSES: Mapping[str, Mapping[str, bool]] = {
     "/boundaries": {"/boundaries": True, "/boundaries?all=1": True},
     "/first/<token>": {"/first/{token}": False},
     "/fleet": {"/fleet": True, "/fleet?group=cause": True, "/fleet?state=pending": True},
-    "/fleet/<id>": {
-        "/fleet/{device}": True,
-        "/fleet/{active}": True,
-        "/fleet/{pending}": True,
-        "/fleet/{device}?att=1": True,
-    },
+    "/fleet/<id>": {f"/fleet/{each}": True for each in ("{device}", "{active}", "{pending}", "{device}?att=1")},
     "/fleet/<id>/<act>": {
         **{f"/fleet/{{device}}/{act}": True for act in ("release", "demand", "label", "replace", "retire")},
         "/fleet/{active}/quarantine": True,
@@ -111,9 +106,7 @@ def test_every_page_has_a_line(app: Flask) -> None:
     assert rules == set(ADDRESSES)
 
 
-@pytest.mark.parametrize(
-    ("path", "shows"), [pair for paths in ADDRESSES.values() for pair in paths.items()], ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("path", "shows"), [pair for paths in ADDRESSES.values() for pair in paths.items()], ids=str)
 def test_what_others_give_is_text(hostile: Hostile, ada: ConsoleClient, app: Flask, path: str, shows: bool) -> None:
     client = stranger(hostile.world, app=app) if path.startswith(("/sign-in", "/first")) else ada
     answer = client.get(address(hostile, path))
