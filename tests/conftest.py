@@ -5,6 +5,10 @@ Tests that use a registry are marked `database`: they run once on each kind of d
 
 from __future__ import annotations
 
+import gc
+import signal
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -17,6 +21,16 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("steady")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def process_as_before() -> Iterator[None]:
+    """What a module's tests change in their process, others inherit: a program that they start with SIGTERM ignored
+    can't be stopped by it while it starts."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers], gc.isenabled()
+    yield
+    assert ([signal.getsignal(number) for number in numbers], gc.isenabled()) == before
 
 
 @pytest.hookimpl(tryfirst=True)
