@@ -11,7 +11,8 @@ from attestd.appraisal.learning import Wish
 from attestd.appraisal.manifests import MAX_MANIFEST, ReferenceManifest, Stage, read_match
 from attestd.errors import InputTooLarge
 from attestd.ids import DeviceId
-from attestd.operations.references import MAX_GOLDEN, OVERLAP, Accepted, Prospect, References
+from attestd.operations.learning import MAX_GOLDEN, Learning
+from attestd.operations.references import OVERLAP, Accepted, Prospect, References
 from attestd.protocol.encoding import MAX_SECONDS, MalformedJson, Members, read_object
 from attestd.registry import references
 from attestd.registry.references import StoredManifest, UnknownManifest
@@ -54,6 +55,7 @@ def _foreseen(prospect: Prospect) -> dict[str, Any]:
 class _Door:
     service: Service
     verbs: References
+    learning: Learning
 
     def list_all(self) -> Response:
         """GET /v1/admin/references: those that count, with `all` also those that did"""
@@ -163,7 +165,7 @@ class _Door:
         match = read_match(message.object("match")) if "match" in message else None
         wish = _wish(message)
         message.done()
-        learned = self.verbs.learn(device_ids, name, current.act(), wish=wish, match=match)
+        learned = self.learning.learn(device_ids, name, current.act(), wish=wish, match=match)
         return answer(
             {
                 "document": learned.draft.members,
@@ -220,7 +222,7 @@ def _wish(message: Members) -> Wish:
 
 def blueprint(service: Service) -> Blueprint:
     """This door's routes."""
-    door = _Door(service, References(service.settings, service.registry))
+    door = _Door(service, References(service.settings, service.registry), Learning(service.registry))
     routes = Blueprint("admin_references", __name__, url_prefix="/v1/admin/references")
     routes.get("")(door.list_all)
     routes.post("")(door.add)

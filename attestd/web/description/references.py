@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from attestd.operations.references import MAX_GOLDEN
+from attestd.operations.learning import MAX_GOLDEN
 from attestd.web.description.described import Described
 from attestd.web.description.words import (
     COUNT,
