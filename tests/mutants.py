@@ -187,7 +187,12 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_UNIT}/web/test_admin.py",
         "tests/attacks/test_operations.py",
     ),
+    "attestd/operations/certifying.py": (
+        f"{_UNIT}/web/test_admin_settings.py",
+        "tests/attacks/test_operations.py",
+    ),
     "attestd/operations/references.py": (f"{_UNIT}/operations/test_references.py",),
+    "attestd/operations/learning.py": (f"{_UNIT}/operations/test_learning.py",),
     "attestd/operations/fleet.py": (f"{_UNIT}/web/test_admin_fleet.py",),
     "attestd/operations/exporting.py": ("tests/unit/cli/test_appraise_bundle.py", _EVIDENCE),
     "attestd/upkeep/watching.py": (f"{_UNIT}/upkeep/test_watching.py",),
