@@ -104,7 +104,7 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
     "attestd/tpm/imatemplates.py": (f"{_UNIT}/tpm/test_imatemplates.py", f"{_UNIT}/tpm/test_ima.py"),
     "attestd/tpm/imalist.py": (f"{_UNIT}/tpm/test_ima.py",),
     "attestd/tpm/ima.py": (f"{_UNIT}/tpm/test_ima.py", f"{_UNIT}/appraisal/test_runtime.py"),
-    "attestd/tpm/imastate.py": (f"{_UNIT}/tpm/test_imastate.py",),
+    "attestd/tpm/imastate.py": (f"{_UNIT}/tpm/test_imastate.py", f"{_UNIT}/tpm/test_ima.py"),
     "attestd/tpm/imasignatures.py": (f"{_UNIT}/tpm/test_imasignatures.py",),
     "attestd/tpm/imamodsig.py": (f"{_UNIT}/tpm/test_imamodsig.py",),
     "attestd/appraisal/paths.py": (f"{_UNIT}/appraisal/test_paths.py",),
