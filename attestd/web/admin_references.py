@@ -17,7 +17,7 @@ from attestd.protocol.encoding import MAX_SECONDS, MalformedJson, Members, read_
 from attestd.registry import references
 from attestd.registry.references import StoredManifest, UnknownManifest
 from attestd.web.admin_views import NUMBER, Query, QueryMalformed, answer
-from attestd.web.bodies import ReasonUnprintable, read_message, read_reason
+from attestd.web.bodies import ReasonUnprintable, only_reason, read_message, read_reason
 from attestd.web.context import Service, exchange
 
 TOML: Final = "application/toml"
@@ -151,9 +151,7 @@ class _Door:
     def withdraw(self, number: str) -> Response:
         """POST /v1/admin/references/<number>/withdraw"""
         current = exchange()
-        message = read_message(current.body)
-        reason = read_reason(message)
-        message.done()
+        reason = only_reason(current.body)
         return self._answer(self.verbs.withdraw(_number(number), current.act(reason)))
 
     def learn(self) -> Response:

@@ -17,7 +17,7 @@ from attestd.registry.operators import Role
 from attestd.registry.policies import MAX_VERSION, StoredPolicy, UnknownPolicy
 from attestd.registry.trust import TrustedMaker
 from attestd.web.admin_views import NUMBER, Query, answer
-from attestd.web.bodies import read_message, read_reason
+from attestd.web.bodies import only_reason, read_message, read_reason
 from attestd.web.context import Service, exchange
 
 _SHA256: Final = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
@@ -140,9 +140,7 @@ class _Settings:
     def disable_operator(self, name: str) -> Response:
         """POST /v1/admin/operators/<name>/disable"""
         current = exchange()
-        message = read_message(current.body)
-        reason = read_reason(message)
-        message.done()
+        reason = only_reason(current.body)
         self.service.certifying.disable_operator(name, current.act(reason))
         return answer({"name": name})
 
