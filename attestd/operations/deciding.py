@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from attestd.ids import DeviceId, Site, Tier
 from attestd.operations.act import Act
-from attestd.registry import admission, brake, demands, devices, relabelling
+from attestd.registry import admission, brake, demands, relabelling, transitions
 from attestd.registry.acts import perform
 from attestd.registry.devices import Device
 from attestd.registry.engine import Connection
@@ -37,7 +37,9 @@ def approve(
 
 def change_state(c: Connection, device_id: DeviceId, event: Event, *, act: Act, expected_version: int | None) -> Device:
     """Reject, quarantine, release or retire; `expected_version` is what the operator saw, if that matters."""
-    device = devices.change_state(c, device_id, event, reason=act.reason, now=act.at, expected_version=expected_version)
+    device = transitions.change_state(
+        c, device_id, event, reason=act.reason, now=act.at, expected_version=expected_version
+    )
     perform(c, brake.forgetting(device_id))  # an operator decided
     act.note(c, event.value, str(device_id), version=device.state_version)
     return device

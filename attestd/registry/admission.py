@@ -15,12 +15,13 @@ from sqlalchemy.exc import IntegrityError
 from attestd.errors import Conflict
 from attestd.ids import DeviceId, EkHash, Site, Tier
 from attestd.registry import evidence, issued, revision
-from attestd.registry.devices import Device, by_ek_hash, by_id, change, device_of, with_status
+from attestd.registry.devices import Device, by_ek_hash, by_id, device_of
 from attestd.registry.engine import is_unique_violation
 from attestd.registry.inventory import InventoryEntry
 from attestd.registry.labels import parse_labels
 from attestd.registry.states import Event, State, StateChanged, UnknownDevice
 from attestd.registry.tables import blocked_eks, devices
+from attestd.registry.transitions import change, with_status
 
 
 class EkBlocked(Conflict):

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, String, and_, cast, delete, fu
 from attestd.errors import MalformedInput
 from attestd.ids import DeviceId, Site, Tier
 from attestd.protocol.encoding import write_object
-from attestd.registry import devices
+from attestd.registry import transitions
 from attestd.registry.devices import Device
 from attestd.registry.states import TRANSITIONS, Event, UnknownDevice
 from attestd.registry.tables import demands
@@ -96,7 +96,7 @@ def demand(
     Raises UnknownDevice, StateChanged, TransitionRefused.
     """
     values = {"attestation_good_until": now + within}
-    device = devices.change(c, device_id, Event.DEMAND, expected_version=expected_version, now=now, values=values)
+    device = transitions.change(c, device_id, Event.DEMAND, expected_version=expected_version, now=now, values=values)
     ask(c, device_id, by=by, reason=reason, now=now)
     return device
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from attestd.ids import DeviceId
-from attestd.registry import demands, devices, issued
+from attestd.registry import demands, devices, issued, transitions
 from attestd.registry.devices import Device
 from attestd.registry.labels import Labelling
 from attestd.registry.states import TRANSITIONS, Event, StateChanged, refusal
@@ -52,7 +52,7 @@ def relabel(
         )
     if seen.state not in TRANSITIONS[Event.LABEL].come_from:
         raise refusal(device_id, Event.LABEL, seen.state)
-    device = devices.change(
+    device = transitions.change(
         c,
         device_id,
         Event.LABEL,

@@ -16,7 +16,7 @@ from attestd.registry.devices import Device
 from attestd.registry.states import Event
 from attestd.web.access import Who, require_role
 from attestd.web.admin_views import answer, device_members
-from attestd.web.bodies import Said, read_message, read_reason
+from attestd.web.bodies import Said, only_reason, read_message
 from attestd.web.context import Service, exchange
 from attestd.web.labels import read_labels
 
@@ -92,9 +92,7 @@ class _Fleet:
     def revoke(self, serial: str) -> Response:
         """POST /v1/admin/credentials/<serial>/revoke: operators' and proxies' own ones are an admin's business"""
         current = exchange()
-        message = read_message(current.body)
-        reason = read_reason(message)
-        message.done()
+        reason = only_reason(current.body)
         number = Serial.parse(serial)
         with self.service.registry.reading() as c:
             of_a_device = issued.by_serial(c, number).device_id is not None

@@ -111,6 +111,14 @@ def read_message(body: bytes) -> Members:
     return members
 
 
+def only_reason(body: bytes) -> str:
+    """Of a message that says why, and nothing else."""
+    message = read_message(body)
+    reason = read_reason(message)
+    message.done()
+    return reason
+
+
 def read_reason(message: Members) -> str:
     """Why, in one line: it is shown in terminals and stands in the audit trail."""
     reason = message.text("reason", limit=_MAX_REASON) if "reason" in message else ""

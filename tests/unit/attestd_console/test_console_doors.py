@@ -155,9 +155,8 @@ def place(world: World) -> Iterator[Place]:
         "version": "x",
     }
     world.admin.post("/v1/admin/invitations", {"v": 1, "name": "ada", "role": "viewer"})
-    world.service.operations.register_operator(
-        "ada", Role.VIEWER, ec.generate_private_key(ec.SECP256R1()).public_key(), world.act
-    )
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    world.service.operations.register_operator("ada", Role.VIEWER, key, world.act)
     clients = {role: console_client(world, role, app=app) for role in ROLES}
     clients["stranger"] = stranger(world, app=app)
     yield Place(world, app, clients, facts)

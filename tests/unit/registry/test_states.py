@@ -12,7 +12,7 @@ import pytest
 from attestd.credentials.status import Status
 from attestd.errors import Conflict
 from attestd.ids import DeviceId, EkHash
-from attestd.registry import admission, demands, devices, relabelling
+from attestd.registry import admission, demands, devices, relabelling, transitions
 from attestd.registry.acts import perform
 from attestd.registry.devices import Device
 from attestd.registry.engine import Connection
@@ -64,7 +64,7 @@ Act = Callable[[Fleet, Connection, Device], Device]
 
 
 def plain(event: Event) -> Act:
-    return lambda fleet, c, device: devices.change_state(
+    return lambda fleet, c, device: transitions.change_state(
         c, device.id, event, reason="a reason", now=NOW, expected_version=device.state_version
     )
 
@@ -76,13 +76,13 @@ def ask(fleet: Fleet, c: Connection, device: Device) -> Device:
 
 def attest(fleet: Fleet, c: Connection, device: Device) -> Device:
     found = {"result": RESULT, "clock": CLOCK, "good_until": NOW + 60, "now": NOW}
-    perform(c, *devices.attestation(device.id, expected_version=device.state_version, **found))
+    perform(c, *transitions.attestation(device.id, expected_version=device.state_version, **found))
     return devices.by_id(c, device.id)
 
 
 def rekey(fleet: Fleet, c: Connection, device: Device) -> Device:
     key = {"ck_public": b"new", "ck_name": b"new name"}
-    perform(c, devices.rekeying(device.id, expected_version=device.state_version, now=NOW, **key))
+    perform(c, transitions.rekeying(device.id, expected_version=device.state_version, now=NOW, **key))
     return devices.by_id(c, device.id)
 
 
@@ -217,7 +217,7 @@ def test_a_replacement_decided_on_an_older_version(fleet: Fleet) -> None:
 def test_an_operator_need_not_know_the_version(fleet: Fleet, event: Event) -> None:
     device = fleet.device(State.ACTIVE)
     with fleet.registry.acting() as c:
-        devices.change_state(c, device.id, event, reason="found in the street", now=NOW)
+        transitions.change_state(c, device.id, event, reason="found in the street", now=NOW)
     after = fleet.read(device)
     assert after.state is TRANSITIONS[event].go_to
     assert after.state_reason == "found in the street"
@@ -227,9 +227,9 @@ def test_a_version_that_changed_is_said_before_a_state_that_refuses(fleet: Fleet
     """Who decided on an older version is told so, whatever the state is by now."""
     device = fleet.device(State.ACTIVE)
     with fleet.registry.acting() as c:
-        devices.change_state(c, device.id, Event.RETIRE, reason="scrapped", now=NOW)
+        transitions.change_state(c, device.id, Event.RETIRE, reason="scrapped", now=NOW)
     with pytest.raises(StateChanged), fleet.registry.acting() as c:
-        devices.change_state(c, device.id, Event.RELEASE, reason="", now=NOW, expected_version=device.state_version)
+        transitions.change_state(c, device.id, Event.RELEASE, reason="", now=NOW, expected_version=device.state_version)
 
 
 @pytest.mark.parametrize("event", sorted(set(ACTS) - {"ask"}))
@@ -249,7 +249,7 @@ def test_a_device_that_does_not_exist(fleet: Fleet, event: str) -> None:
 def test_events_with_more_to_them_have_functions_of_their_own(fleet: Fleet, event: Event) -> None:
     device = fleet.device(State.PENDING)
     with pytest.raises(ValueError, match="function of its own"), fleet.registry.acting() as c:
-        devices.change_state(c, device.id, event, reason="", now=NOW)
+        transitions.change_state(c, device.id, event, reason="", now=NOW)
     assert fleet.read(device) == device
 
 

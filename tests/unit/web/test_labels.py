@@ -26,7 +26,8 @@ def label(world: World, device: SoftDevice, role: str = "operator", /, **said: A
 
 def certified(world: World, device: SoftDevice) -> dict[str, str]:
     """The labels in the newest certificate that it was given."""
-    certificate = x509.load_pem_x509_certificates(device.chain.encode())[0]
+    assert device.answer is not None
+    certificate = x509.load_pem_x509_certificates(device.answer.chain.encode())[0]
     extension = certificate.extensions.get_extension_for_oid(FACTS_OID).value
     assert isinstance(extension, x509.UnrecognizedExtension)
     return dict(Facts.from_extension(extension.value).labels)
