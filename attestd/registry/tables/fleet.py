@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import BigInteger, Index, literal_column
+from sqlalchemy import BigInteger, ColumnElement, Index, literal_column
 from sqlmodel import Field
 
 from attestd.registry.tables.stored import METADATA, Json, RowNumber, Stored
 
 # Results that somebody looks for; an index that leaves out the many good ones costs an attestation nothing.
 # `attestd.registry.postgresql` makes it partial there, too.
-BAD = literal_column("result_status IN ('warning', 'contraindicated')")
+BAD: Final[ColumnElement[Any]] = literal_column("result_status IN ('warning', 'contraindicated')")
 
 
 class DeviceRow(Stored, table=True):
