@@ -313,7 +313,7 @@ class _Known:
         return (
             same is not None
             and entry.device_id in (None, same.id)
-            and (same.tier, same.site, same.serial_number) == (entry.tier, entry.site, entry.serial_number)
+            and _but_labels(same, entry)
             and same.labels == entry.labels
         )
 
@@ -322,10 +322,16 @@ class _Known:
             return "this EK was replaced and never enrolls again"
         same = self.by_ek.get(entry.ek_hash)
         if same is not None and not (same.state is State.PENDING and same.status_index is None):
-            return f"this EK stands for device {same.id} already, with other values"
+            other = "labels" if _but_labels(same, entry) else "values"
+            return f"this EK stands for device {same.id} already, with other {other}"
         if entry.device_id is not None and (other := self.by_id.get(entry.device_id)) not in (None, same):
             return f"the id {other.id} belongs to another device"
         return None
+
+
+def _but_labels(device: Device, entry: InventoryEntry) -> bool:
+    """Whether all but the labels is the same. Labels may have been changed since (`relabelling`)."""
+    return (device.tier, device.site, device.serial_number) == (entry.tier, entry.site, entry.serial_number)
 
 
 def _add(c: Connection, entries: Sequence[InventoryEntry], entropy: Callable[[int], bytes], now: int) -> None:

@@ -97,11 +97,19 @@ def demand(
     """
     values = {"attestation_good_until": now + within}
     device = transitions.change(c, device_id, Event.DEMAND, expected_version=expected_version, now=now, values=values)
-    # That the device is held keeps everybody else from doing this at the same time.
+    ask(c, device_id, by=by, reason=reason, now=now)
+    return device
+
+
+def ask(c: Connection, device_id: DeviceId, *, by: str, reason: str, now: int) -> None:
+    """Its agent is told to attest, and nothing is held against it if it does not.
+
+    By who changed the device in this transaction: it is held then, which keeps everybody else from doing this at the
+    same time.
+    """
     said = {"at": now, "asked_by": by, "reason": reason}
     if c.execute(update(demands).where(demands.c.device_id == device_id).values(said)).rowcount == 0:
         c.execute(insert(demands).values(device_id=device_id, **said))
-    return device
 
 
 # ---- Which are open ---------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from attestd.web.description.words import (
     REASON,
     RESULT,
     SEGMENT,
+    STAGE,
     TIER,
     TIMES,
     VERSION,
@@ -28,9 +29,15 @@ from attestd.web.description.words import (
     ref,
     text,
 )
+from attestd.web.labels import MAX_NAME, MAX_NAMES
 
 _STATE_VERSION: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": (1 << 53) - 1}
 _ACT: Final[Mapping[str, Schema]] = {**REASON, "expected_version": _STATE_VERSION}
+_LABELLING: Final[Mapping[str, Schema]] = {
+    "labels": {**LABELS, "description": "to set; what is not named stays"},
+    "remove": {**list_of(text(MAX_NAME), MAX_NAMES), "description": "names of labels"},
+    "revoke": {"type": "boolean", "description": "certificates that say the old labels end with it"},
+}
 
 
 def _act(summary: str, takes: str = "Act") -> Described:
@@ -51,6 +58,10 @@ DESCRIBED: Final[Mapping[str, Described]] = {
     ),
     "POST /v1/admin/devices/<id>/demand": _act("A device shall attest now"),
     "POST /v1/admin/devices/<id>/approve": _act("Approve a waiting device into a tier and a site", "Approval"),
+    "POST /v1/admin/devices/<id>/label": _act("Set and remove a device's labels", "Labelling"),
+    "GET /v1/admin/labels": Described(
+        "What in force asks for labels: the policy, reference manifests", {200: "LabelReaders"}
+    ),
     "POST /v1/admin/devices/<id>/reject": _act("Reject a waiting device"),
     "POST /v1/admin/devices/<id>/quarantine": _act("Quarantine a device"),
     "POST /v1/admin/devices/<id>/release": _act("Release a quarantined device"),
@@ -73,6 +84,17 @@ DESCRIBED: Final[Mapping[str, Described]] = {
 SCHEMAS: Final[Mapping[str, Schema]] = {
     "Act": message(**_ACT),
     "Approval": message({"tier": TIER, "site": SEGMENT}, labels=LABELS, **_ACT),
+    "Labelling": message(**_LABELLING, **_ACT),
+    "LabelReaders": answer(
+        policy=closed(
+            {
+                "version": COUNT,
+                "names": {**list_of({"type": "string"}), "description": "of labels that a policy asks for"},
+                "whole": {"type": "boolean", "description": "a policy looks at more labels than it names"},
+            }
+        ),
+        references=list_of(closed({"number": COUNT, "name": text(63), "stage": STAGE, "labels": LABELS})),
+    ),
     "Replacement": message({"ek_hash": DIGEST}, **_ACT),
     "DeviceAnswer": answer(device=ref("Device")),
     "Imported": answer(added=COUNT, unchanged=COUNT),
@@ -87,8 +109,8 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         },
         tier=TIER,
         site=SEGMENT,
-        labels=LABELS,
         dry_run={"type": "boolean", "description": "changes nothing"},
+        **_LABELLING,
         **REASON,
     ),
     "SelectionAnswer": answer(

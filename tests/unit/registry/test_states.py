@@ -12,10 +12,11 @@ import pytest
 from attestd.credentials.status import Status
 from attestd.errors import Conflict
 from attestd.ids import DeviceId, EkHash
-from attestd.registry import admission, demands, devices, transitions
+from attestd.registry import admission, demands, devices, relabelling, transitions
 from attestd.registry.acts import perform
 from attestd.registry.devices import Device
 from attestd.registry.engine import Connection
+from attestd.registry.labels import Labelling
 from attestd.registry.states import TRANSITIONS, Event, State, StateChanged, TransitionRefused, UnknownDevice
 
 from .conftest import CLOCK, NOW, RESULT, Fleet
@@ -32,6 +33,9 @@ ALLOWED = {
     ("active", "demand"): "active",
     ("quarantined", "demand"): "quarantined",
     ("active", "rekey"): "active",
+    ("approved", "label"): "approved",
+    ("active", "label"): "active",
+    ("quarantined", "label"): "quarantined",
     ("active", "quarantine"): "quarantined",
     ("quarantined", "release"): "active",
     ("pending", "retire"): "retired",
@@ -90,6 +94,14 @@ def replace(fleet: Fleet, c: Connection, device: Device) -> Device:
     return admission.replace_ek(c, device.id, EkHash.of(b"another"), reason="broken", now=NOW)
 
 
+def label(fleet: Fleet, c: Connection, device: Device) -> Device:
+    labelling = Labelling({"rack": "9"})
+    done = relabelling.relabel(
+        c, device.id, labelling, revoke=False, by="ada", reason="", now=NOW, expected_version=device.state_version
+    )
+    return done.device
+
+
 ACTS: dict[str, Act] = {
     "ask": ask,
     "approve": lambda fleet, c, device: fleet.approve(c, device, expected_version=device.state_version),
@@ -98,6 +110,7 @@ ACTS: dict[str, Act] = {
     "attest": attest,
     "demand": demand,
     "rekey": rekey,
+    "label": label,
     "quarantine": plain(Event.QUARANTINE),
     "release": plain(Event.RELEASE),
     "retire": plain(Event.RETIRE),
@@ -168,6 +181,7 @@ VERSIONED = {
     "attest": State.ACTIVE,
     "demand": State.ACTIVE,
     "rekey": State.ACTIVE,
+    "label": State.ACTIVE,
     "quarantine": State.ACTIVE,
     "release": State.QUARANTINED,
     "retire": State.ACTIVE,
