@@ -163,7 +163,7 @@ def _row(device: Mapping[str, Any], ended_by: int) -> dict[str, Any]:
         "why": why or (reasons if not active else ""),
         "site": device.get("site"),
         "tier": device.get("tier"),
-        "tpm": ", ".join(part for part in (tpm, str(device.get("firmware_version") or "")) if part),
+        "tpm": ", ".join(part for part in (tpm, figures.firmware(str(device.get("firmware_version") or ""))) if part),
         "attested_at": device.get("attested_at"),
         "ends": ends if active else None,
     }
