@@ -84,6 +84,7 @@ class MadeUp:
         with self.world.registry.acting() as c:
             counts.fold(c)
         viewer = self.world.viewer
+        assert viewer.get("/v1/admin/audit/head").status_code == 200  # sealed up to here
         history = viewer.get(f"/v1/admin/devices/{self.tampered}/history?only=attestation&limit=1").json
         self.last = history["entries"][0]["first"]  # the number of its newest attestation whose evidence is kept
         query = "actor=operator%3Ajonas&act=quarantine&limit=1"
@@ -122,6 +123,10 @@ class MadeUp:
                 Machine().present(device)
                 self._done(device.attest())
         self._cross(folder, good)
+        for device in (good, tampered):
+            self.clock.now = NOW - timedelta(minutes=50)
+            Machine().present(device)
+            self._done(device.attest())
         self.clock.now = NOW - timedelta(minutes=22)
         boot = w.grub(w.shim(w.firmware(Boot(), secure_boot=b"\0")), kernel=b"tampered")
         Machine(boot=w.exit_boot_services(boot)).present(tampered)
@@ -275,7 +280,7 @@ class MadeUp:
         allowed, refused, up, denied = figures
         key = SoftwareKey(ec.generate_private_key(ec.SECP256R1()))
         pem = key.public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-        self.world.service.operations.add_proxy(f"edge-{site}", Site(site), pem, self.world.act)
+        self.world.service.operations.add_proxy(f"{site}-a", Site(site), pem, self.world.act)
         names = (f"{site}-in", f"{site}-up")
         said = ((allowed, refused), (up, denied))
         self._report(

@@ -19,7 +19,7 @@ from tests.stage import Stage
 
 FOLDER: Final = Path(__file__).parents[1] / "docs" / "console"
 LOOKS: Final = (("light", "light", False), ("dark", "dark", False), ("phone", "light", True))
-# Of a picture that a page of the browser decodes: the most frequent 256 colours, and each pixel's nearest of them.
+# Of a picture that a page of the browser decodes: 256 of its colours, and each pixel's nearest of them.
 REDUCE: Final = """async (png) => {
   const octets = Uint8Array.from(atob(png), (letter) => letter.charCodeAt(0));
   const image = await createImageBitmap(new Blob([octets], { type: "image/png" }));
@@ -31,7 +31,14 @@ REDUCE: Final = """async (png) => {
   const pixels = new Uint32Array(data.buffer);
   for (const pixel of pixels) seen.set(pixel, (seen.get(pixel) ?? 0) + 1);
   const part = (colour) => [colour & 255, (colour >> 8) & 255, (colour >> 16) & 255];
-  const kept = [...seen].sort((a, b) => b[1] - a[1]).slice(0, 256).map(([colour]) => part(colour));
+  // One of each kind first, or what is small and coloured would turn grey.
+  const often = [...seen].sort((a, b) => b[1] - a[1]).map(([colour]) => colour);
+  const kinds = new Map();
+  for (const colour of often) {
+    const kind = colour & 0xe0e0e0;
+    if (!kinds.has(kind)) kinds.set(kind, colour);
+  }
+  const kept = [...new Set([...kinds.values(), ...often])].slice(0, 256).map(part);
   const nearest = new Map();
   for (const colour of seen.keys()) {
     const [r, g, b] = part(colour);
@@ -71,9 +78,13 @@ def main(wanted: list[str]) -> None:
             if sight.name in wanted or (sight.picture and not wanted):
                 for look, theme, phone in LOOKS:
                     page = stage.show(sight, theme=theme, phone=phone)
-                    png = page.screenshot(full_page=True)
+                    if page.locator("main[data-topics]").count():
+                        page.locator(".live.on, .live.lost").first.wait_for(state="attached")
+                    tall = page.evaluate("document.documentElement.scrollHeight")
+                    page.set_viewport_size({**page.viewport_size, "height": tall})  # what sticks to an edge is there
+                    png = page.screenshot()
                     (FOLDER / f"{sight.name}-{look}.png").write_bytes(small(reducer, png))
-                    page.context.close()
+                    page.close()
 
 
 if __name__ == "__main__":

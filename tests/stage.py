@@ -26,6 +26,7 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._open = ExitStack()
+        self._contexts: dict[tuple[str | bool, ...], Any] = {}
 
     def __enter__(self) -> Self:
         with self._open as stack:
@@ -55,15 +56,18 @@ class Stage:
         self._open.close()
 
     def show(self, sight: Sight, *, theme: str = "light", phone: bool = False, **more: Any) -> Any:
-        """The page; close it with `put_away`. Its clock stands where the service's does, and its stream is alive."""
-        origin, seed = self._where[sight.scene]
-        page = self.browser.page(origin, seed=seed, theme=theme, phone=phone, **more)
+        """The page; close it. Its clock stands where the service's does, and its stream is alive. Pages that look alike
+        share what a browser keeps, such as the style sheet."""
+        look = (sight.scene, theme, phone, *more)
+        if look in self._contexts:
+            page = self._contexts[look].new_page()
+        else:
+            origin, seed = self._where[sight.scene]
+            page = self.browser.page(origin, seed=seed, theme=theme, phone=phone, **more)
+            self._contexts[look] = page.context
         page.set_default_timeout(PATIENCE)
         page.clock.set_fixed_time(NOW.timestamp() * 1000)
         page.route("**/events*", lambda route: route.fulfill(body=ALIVE, content_type="text/event-stream"))
         page.goto(sight.at(self.fleet))
         sight.done(page, self.fleet)
         return page
-
-    def put_away(self) -> None:
-        self.browser.close_pages()
