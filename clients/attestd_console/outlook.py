@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlencode
 
-from attestd_console import figures, words
+from attestd_console import figures, reasons, words
 
 STEP: Final = 1800  # seconds of one bar
 _BARS: Final = 48
@@ -104,19 +104,19 @@ def _one_cause(group: Sequence[Members], now: float) -> Todo:
     count = sum(cause["count"] for cause in group)
     since = min(cause["since"] for cause in group)
     why, by = str(group[0]["why"]), group[0]["by"]
-    said = words.sentence(why) or "No reason was given."
+    said = words.sentence(f"An operator decided this: “{why}”" if by == "operator" and why else reasons.told(why))
+    said = said or "No reason was given."
     site = str(group[0]["site"])
     where = f"at {site}" if len(group) == 1 and site else f"at {len(group)} sites" if len(group) > 1 else ""
-    person = " An operator decided this." if by == "operator" else ""
     if count == 1:
         example = str(group[0]["example"])
-        heading = f"{example} {where} is quarantined".replace("  ", " ")
-        meaning = f"{said}{person} Since {figures.ago(since, now)}."
+        heading = f"{figures.short(example)} {where} is quarantined".replace("  ", " ")
+        meaning = f"{said} Since {figures.ago(since, now)}."
         return Todo("quarantined", heading, meaning, f"/fleet/{quote(example, safe='')}", "See why")
     heading = f"{_devices(count)} {where} were quarantined for the same reason".replace("  ", " ")
     query = {"state": "quarantined", "site": site if len(group) == 1 else "", "group": "cause"}
     href = "/fleet?" + urlencode({name: value for name, value in query.items() if value})
-    meaning = f"{said}{person} The first {figures.ago(since, now)}."
+    meaning = f"{said} The first {figures.ago(since, now)}."
     return Todo("quarantined", heading, meaning, href, f"Compare the {count:,}")
 
 
@@ -211,7 +211,12 @@ def finding(bars: Sequence[Mapping[str, int]]) -> str:
 def refusals(found: Sequence[Members]) -> list[dict[str, Any]]:
     """By reason, with where."""
     return [
-        {"heading": words.refusal(str(each["why"])), "count": int(each["count"]), "where": _where(each), "tone": "bad"}
+        {
+            "heading": words.refusal(reasons.told(str(each["why"]))),
+            "count": int(each["count"]),
+            "where": _where(each),
+            "tone": "bad",
+        }
         for each in found
     ]
 
@@ -220,7 +225,7 @@ def _where(refusal: Members) -> str:
     sites, devices = refusal["sites"], refusal["devices"]
     verb = "on enrolling" if refusal["verb"] == "enroll" else ""
     place = sites[0]["site"] if len(sites) == 1 else f"{len(sites)} sites, most at {sites[0]['site']}" if sites else ""
-    who = devices[0] if len(devices) == 1 else ""
+    who = figures.short(devices[0]) if len(devices) == 1 else ""
     return ", ".join(part for part in (verb, place, who) if part) or "devices that are not known"
 
 

@@ -237,6 +237,15 @@ def _place(reason: str) -> int:
     return _FACTS.index(what) if what in FACTS else len(_FACTS)
 
 
+def told(text: str) -> str:
+    """Reasons that the service wrote into one line, as it does of what it quarantined and refused. A line that is
+    anything else, such as an operator's words, stays as it is."""
+    parts = [f"{part.rstrip('.')}." for part in text.split("; ")]
+    if all(cause(part) != visible(part.rstrip(".")) for part in parts):
+        return headline(parts)
+    return visible(text)
+
+
 def in_order(reasons: Sequence[str], differences: Sequence[Mapping[str, Any]]) -> list[str]:
     """Reasons, those first whose event came first; differences are in that order."""
     placed = {str(found["reason"]): place for place, found in enumerate(differences)}

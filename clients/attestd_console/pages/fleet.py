@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 
 from flask import Blueprint, Response, redirect, request, stream_with_context
 
-from attestd_console import acts, figures
+from attestd_console import acts, figures, reasons
 from attestd_console.api import Api, Refused
 from attestd_console.console import Console
 
@@ -129,7 +129,7 @@ def _causes(console: Console, filters: dict[str, str]) -> Response:
         total=None,
         after=None,
         first=False,
-        causes=found["causes"],
+        causes=[{**cause, "why": reasons.told(str(cause["why"] or ""))} for cause in found["causes"]],
         more=found["more"],
         query=urlencode(filters),
     )
@@ -150,9 +150,10 @@ def _row(device: Mapping[str, Any], ended_by: int) -> dict[str, Any]:
     active = device["state"] == "active"
     overdue = active and ends is not None and ends <= ended_by
     result = device.get("result") or {}
-    reasons = "; ".join(str(reason).rstrip(".") for reason in result.get("reasons") or ())
+    found = reasons.headline([str(reason) for reason in result.get("reasons") or ()])
     shown = "overdue" if overdue else str(result.get("status") or "none") if active else device["state"]
-    why = device.get("state_reason") if not active else "Its last result no longer counts" if overdue else reasons
+    said = reasons.told(str(device.get("state_reason") or ""))
+    why = said if not active else "Its last result no longer counts" if overdue else found
     name = labels.get("name") or device.get("serial_number") or device["id"]
     tpm = " ".join(str(device.get(part) or "") for part in ("manufacturer", "model")).strip()
     return {
@@ -160,10 +161,10 @@ def _row(device: Mapping[str, Any], ended_by: int) -> dict[str, Any]:
         "version": device["state_version"],
         "name": name,
         "state": shown,
-        "why": why or (reasons if not active else ""),
+        "why": why or (found if not active else ""),
         "site": device.get("site"),
         "tier": device.get("tier"),
-        "tpm": ", ".join(part for part in (tpm, str(device.get("firmware_version") or "")) if part),
+        "tpm": ", ".join(part for part in (tpm, figures.firmware(str(device.get("firmware_version") or ""))) if part),
         "attested_at": device.get("attested_at"),
         "ends": ends if active else None,
     }
