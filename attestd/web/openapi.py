@@ -21,7 +21,7 @@ from attestd.operations.touch import MAX_HEADER as MAX_TOUCH
 from attestd.protocol.demanded import HEADER, MAX_HEADER
 from attestd.protocol.encoding import MAX_SECONDS, write_object
 from attestd.protocol.signed import SCHEME
-from attestd.web.access import DEVICES, DOORS, Door, Who
+from attestd.web.access import DEVICES, DOORS, UNATTENDED, Door, Who
 from attestd.web.context import Service
 from attestd.web.once import HEADER as ONCE
 from attestd.web.once import SCHEMA as ONCE_SCHEMA
@@ -188,6 +188,7 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         "Withdraw an invitation", {200: "InvitationAnswer"}, "Reason"
     ),
     "GET /v1/admin/overview": Described("How the fleet stands", {200: "Overview"}),
+    "GET /v1/admin/counts": Described("How many devices there are, by state", {200: "Counts"}),
     "GET /v1/admin/devices": Described(
         "Devices by any combination of filters, page by page, in the order of their ids",
         {200: "Devices"},
@@ -227,6 +228,9 @@ DESCRIBED: Final[Mapping[str, Described]] = {
     "GET /v1/admin/devices/<id>/endorsement": Described(
         "By which certificates a device's TPM is endorsed", {200: "EndorsementChain"}
     ),
+    "GET /v1/admin/devices/<id>/edges": Described(
+        "How many edges refuse a device, by the bundles that they last said they use", {200: "RefusingEdges"}
+    ),
     "POST /v1/admin/devices/import": Described("Import an inventory: all of it, or nothing", {200: "Imported"}),
     "POST /v1/admin/devices/demand": Described(
         "Devices shall attest now: of a site, a tier, with labels or by their ids; `after` goes on with a large cohort",
@@ -255,6 +259,7 @@ DESCRIBED: Final[Mapping[str, Described]] = {
         {200: "BrakeStanding"},
         query={"after": SEGMENT, "limit": _LIMIT},
     ),
+    "GET /v1/admin/brake/causes": Described("What the brake holds, by why it would quarantine", {200: "Causes"}),
     "POST /v1/admin/brake/engage": Described("Engage the brake", {200: "BrakeAnswer"}, "Reason"),
     "POST /v1/admin/brake/release": Described("Release the brake", {200: "BrakeAnswer"}, "BrakeRelease"),
     "GET /v1/admin/credentials": Described(
@@ -395,6 +400,13 @@ _TOUCH: Final[Mapping[str, Any]] = {
     "description": "From a session of the console: base64url of {challenge, credential}, which confirm this very call.",
     "schema": {"type": "string", "maxLength": MAX_TOUCH},
 }
+_UNATTENDED: Final[Mapping[str, Any]] = {
+    "name": UNATTENDED,
+    "in": "header",
+    "required": False,
+    "description": "From a session of the console: `1`, if nobody asked for this. It keeps no session alive.",
+    "schema": {"const": "1"},
+}
 _VARIABLE: Final = re.compile(r"<(?:\w+:)?(\w+)>")
 _VARIABLES: Final[Mapping[str, Schema]] = {
     "id": SEGMENT,
@@ -447,7 +459,7 @@ def describe() -> bytes:
 
 
 def _operation(route: str, door: Door, described: Described) -> dict[str, Any]:
-    path = route.partition(" ")[2]
+    method, _, path = route.partition(" ")
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": _VARIABLES[name]} for name in _VARIABLE.findall(path)
     ]
@@ -459,6 +471,8 @@ def _operation(route: str, door: Door, described: Described) -> dict[str, Any]:
         parameters.append({"name": ONCE, "in": "header", "required": False, "schema": ONCE_SCHEMA})
     if door.touch:
         parameters.append(dict(_TOUCH))
+    if method == "GET" and _SECURITY[door.who] == "operator":
+        parameters.append(dict(_UNATTENDED))
     found: dict[str, Any] = {
         "operationId": _operation_id(route),
         "summary": described.summary,

@@ -347,6 +347,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     ),
     "DevicePage": _answer(
         device=closed(_DEVICE, ek_hash={**DIGEST, "description": "for operators and admins"}),
+        held={**_or_null(ref("Held")), "description": "a result of it that the brake holds"},
         credentials=_list(ref("Credential"), 20),
         audit=_list(ref("AuditRow"), 20),
     ),
@@ -427,10 +428,12 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         count=_COUNT,
         limit=_COUNT,
         held_count=_COUNT,
-        held=_list(closed({"device_id": SEGMENT, "at": _TIMES, "result": _RESULT}), 1000),
+        first_end={**_or_null(_TIMES), "description": "of the results under which held devices live on"},
+        held=_list(ref("Held"), 1000),
         after=_or_null(SEGMENT),
     ),
-    "BrakeAnswer": closed({"v": _VERSION, "engaged": {"type": "boolean"}}, quarantined=_COUNT),
+    "Held": closed({"device_id": SEGMENT, "at": _TIMES, "result": _RESULT}),
+    "BrakeAnswer": closed({"v": _VERSION, "engaged": {"type": "boolean"}}, held=_COUNT, quarantined=_COUNT),
     "CohortAnswer": {
         "oneOf": [
             _answer(count=_COUNT, devices=_list(ref("Device"), 100)),

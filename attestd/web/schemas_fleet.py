@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from attestd.operations.edges import State as EdgeState
-from attestd.registry import finding
+from attestd.registry import causes, finding
 from attestd.registry.filters import MAX_TEXT
 from attestd.web.schema_words import (
     COUNT,
@@ -101,6 +101,10 @@ FLEET: Final[Mapping[str, Schema]] = {
         service=closed(
             {
                 "database": closed({"kind": {"enum": ["SQLite", "PostgreSQL"]}, "microseconds": COUNT}),
+                "attestations": {
+                    **closed({"count": COUNT, "since": or_null(TIMES), "microseconds": or_null(COUNT)}),
+                    "description": "that the answering process served lately; 95 of 100 took so long at most",
+                },
                 "audit": closed(dict.fromkeys(("size", "unsealed", "lag"), COUNT)),
                 "edges": closed({"count": COUNT, "newest": COUNT, "behind": list_of(_EDGE)}),
                 "brake": closed(
@@ -115,8 +119,27 @@ FLEET: Final[Mapping[str, Schema]] = {
             }
         ),
     ),
+    "RefusingEdges": answer(
+        edges={**COUNT, "description": "that are not disabled"},
+        refuse=COUNT,
+        others={
+            **list_of(
+                closed(
+                    {
+                        "name": SEGMENT,
+                        "state": {"enum": [state.value for state in EdgeState]},
+                        "heard_at": or_null(TIMES),
+                    }
+                ),
+                5,
+            ),
+            "description": "the first that are not known to refuse it",
+        },
+    ),
+    "Counts": answer(devices={"type": "object", "propertyNames": STATE, "additionalProperties": COUNT}),
     "Devices": answer(
         devices=list_of(ref("Device"), 1000),
+        held={**list_of(ref("Held"), 1000), "description": "results of these devices that the brake holds"},
         after={**or_null(SEGMENT), "description": "where to go on, even after a page that is not full"},
         total={**or_null(COUNT), "description": "how many match, if that is known exactly"},
         ended_by={**TIMES, "description": "an active device whose result ended by then is overdue"},
@@ -133,7 +156,7 @@ FLEET: Final[Mapping[str, Schema]] = {
                     "since": or_null(TIMES),
                 }
             ),
-            finding.MAX_CAUSES,
+            causes.MAX_CAUSES,
         ),
         more={"type": "boolean", "description": f"only the first {finding.FEW} devices were looked at"},
     ),
