@@ -152,16 +152,18 @@ class Console:
         template: str,
         *,
         topics: tuple[str, ...] = (),
+        about: str = "",
         failed: Failed | None = None,
         status: int | None = None,
         **shown: Any,
     ) -> Response:
-        """A page inside the shell. `topics`: what makes it look again; `failed`: an act that was not done."""
+        """A page inside the shell. `topics`: what makes it look again, of the device `about` alone if it is about one;
+        `failed`: an act that was not done."""
         who = self.who()
         seed = self.seed()
         said = sessions.said(request, seed)
         text = render_template(
-            template, who=who, counts=self.counts(), topics=topics, failed=failed, said=said, **shown
+            template, who=who, counts=self.counts(), topics=topics, about=about, failed=failed, said=said, **shown
         )
         response = make_response(text, status or (failed.status if failed is not None else 200))
         if request.cookies.get(sessions.SAID):

@@ -40,6 +40,7 @@ def routes(console: Console) -> Blueprint:
         return console.page(
             "device.html",
             topics=TOPICS if told is None else (*TOPICS, "edges"),
+            about=shown["id"],
             device=shown,
             title=_title(shown),
             edges=None if told is None else opened.edges(told, console.now),

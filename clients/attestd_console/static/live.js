@@ -17,6 +17,7 @@ import { settle } from "./still.js";
 const SILENCE = 8000; // milliseconds without any sign of life
 const UNATTENDED = "Attestd-Unattended"; // says that nobody asked for this: a page left open keeps no session alive
 const LEAST = 2000; // milliseconds between two looks; more where the service takes long to answer
+const OF_ALL = ["edges", "receipts"]; // topics whose news name no devices and may be about any
 const main = document.querySelector("main[data-topics]");
 const topics = new Set(main ? main.dataset.topics.split(" ") : []);
 
@@ -159,7 +160,7 @@ function swapRows(rows, fresh) {
 function concerns(data) {
   try {
     const news = JSON.parse(data);
-    if (news.topics.includes("edges") && topics.has("edges")) return true; // edges report of all devices at once
+    if (OF_ALL.some((topic) => news.topics.includes(topic) && topics.has(topic))) return true;
     const mine = main.dataset.device;
     if (mine && news.devices && !news.devices.includes(mine)) return false;
     return news.topics.some((topic) => topics.has(topic));

@@ -29,7 +29,8 @@ export function settle(element, other) {
   const difference = height(around) - before;
   if (difference > SAME) {
     fresh.replaceWith(element);
-    room.style.minHeight = room === element ? room.style.minHeight : held;
+    if (room !== element) room.style.minHeight = held;
+    if (!("waiting" in element.dataset)) announce(`${element.querySelector("h2")?.textContent ?? "A part"} has changed`);
     element.dataset.waiting = "";
     waiting.set(element.id, whole);
     return false;

@@ -118,9 +118,17 @@ def test_what_an_operator_decided_is_said_with_the_reason(world: World, console:
     assert re.search(r"Quarantined by \S+: “seen on the street”", shown)
 
 
+def test_it_looks_again_for_what_happens_to_this_device_alone(world: World, console: ConsoleClient) -> None:
+    device = enrolled(world, Machine(), ima=False)
+    (main,) = Markup(page(console, world, device)).all("main")
+    assert main["data-device"] == device.id
+    assert "data-device" not in Markup(console.get("/fleet").text).all("main")[0]
+
+
 def test_a_quarantined_device_says_which_edges_refuse_it(world: World, console: ConsoleClient) -> None:
     refer(world, boot=BOOT)
-    device, name = enrolled(world, Machine(), ima=False), world.proxy.name
+    device, name = enrolled(world, Machine(), ima=False), "proxy-1"
+    assert world.proxy
     assert name not in words(page(console, world, device))
     world.operator.post(f"/v1/admin/devices/{device.id}/quarantine", {"reason": "seen on the street"})
     text = page(console, world, device)

@@ -83,7 +83,7 @@ def test_engaged_by_itself(world: World, console: ConsoleClient) -> None:
         device.attest()
     said = words(page(console))
     assert "by the service itself: “3 devices were quarantined within 60 s; the limit is 3”" in said
-    assert "Held results 1 device" in said
+    assert re.search("Held results ?1 device", said)
 
 
 def test_an_instance_without_one(world: World, console: ConsoleClient) -> None:
@@ -97,8 +97,7 @@ def test_what_is_held_is_grouped_by_its_reason(world: World, console: ConsoleCli
     devices = held(world, 3)
     text = page(console)
     said = words(text)
-    group = said.partition("Held results 3 devices")[2]
-    assert group
+    assert re.search("Held results ?3 devices", said)
     for device in devices:
         assert f'href="/fleet/{device.id}"' in text
     assert text.count('<tr role="row"><td role="cell" class="grow">') == 1  # one line for all of them

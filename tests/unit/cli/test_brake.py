@@ -30,7 +30,7 @@ class Api:
 
     def get(self, path: str, **query: object) -> dict[str, Any]:
         text = "&".join(f"{name}={value}" for name, value in query.items() if value is not None)
-        return dict(self.world.viewer.get(f"/v1/admin{path}?{text}").json)
+        return dict(self.world.viewer.get(f"/v1/admin{path}" + (f"?{text}" if text else "")).json)
 
     def post(self, path: str, message: dict[str, Any]) -> dict[str, Any]:
         answer = self.world.operator.post(f"/v1/admin{path}", message)

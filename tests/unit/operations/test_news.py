@@ -186,8 +186,9 @@ def test_that_edges_reported_is_told_once(world: World, monkeypatch: pytest.Monk
 
 def test_edges_are_not_asked_about_at_every_look(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(news_module, "_REPORTS", 3600.0)
-    newsroom, place = looked(world)
     report(world, 1)
+    newsroom, place = looked(world)
+    report(world, 2)
     assert newsroom.look() == place
 
 

@@ -384,8 +384,15 @@ def test_a_disabled_edge_alarms_nobody(world: World) -> None:
 # ---- Which edges refuse a device --------------------------------------------------------------------------------
 
 
+def edge_of(world: World) -> str:
+    """The name of the one edge that there is, made if there is none."""
+    assert world.proxy
+    (found,) = world.viewer.get("/v1/admin/proxies").get_json()["proxies"]
+    return str(found["name"])
+
+
 def refusing(world: World, device: SoftDevice) -> tuple[int, int, list[str]]:
-    answer = world.viewer.get(f"/v1/admin/devices/{device.id}/edges")
+    answer = world.viewer.get(f"/v1/admin/devices/{world.row(device).id}/edges")
     require_described("GET", "/v1/admin/devices/<id>/edges", answer)
     found = answer.get_json()
     return found["edges"], found["refuse"], [each["name"] for each in found["others"]]
@@ -398,7 +405,7 @@ def newest(world: World) -> dict[str, int]:
 
 
 def test_an_edge_refuses_a_device_once_it_reports_a_bundle_that_says_so(world: World) -> None:
-    device, name = world.enrolled(), world.proxy.name
+    device, other, name = world.enrolled(), world.enrolled(), edge_of(world)
     assert refusing(world, device) == (1, 0, [name])  # it never reported
     before = newest(world)
     send(world, 1, bundle=before)
@@ -409,7 +416,8 @@ def test_an_edge_refuses_a_device_once_it_reports_a_bundle_that_says_so(world: W
     assert refusing(world, device) == (1, 0, [name])  # it may have got it, and did not say so yet
     send(world, 2, bundle=after)
     assert refusing(world, device) == (1, 1, [])
-    assert refusing(world, world.enrolled()) == (1, 0, [name])  # of others it says nothing
+    assert refusing(world, other) == (1, 0, [name])
+    assert refusing(world, world.enrolled()) == (1, 1, [])  # an edge lets nobody cross of whom it has not heard
     world.operator.post(f"/v1/admin/devices/{device.id}/release", {"v": 1, "reason": "looked at"})
     send(world, 3, bundle=newest(world))
     assert refusing(world, device) == (1, 0, [name])
@@ -417,7 +425,7 @@ def test_an_edge_refuses_a_device_once_it_reports_a_bundle_that_says_so(world: W
 
 @pytest.mark.parametrize("bundle", [None, {"epoch": 1, "version": 999, "issued_at": AT}])
 def test_of_an_edge_whose_bundle_is_not_known_nothing_is_known(world: World, bundle: dict[str, int] | None) -> None:
-    device, name = world.enrolled(), world.proxy.name
+    device, name = world.enrolled(), edge_of(world)
     world.operator.post(f"/v1/admin/devices/{device.id}/quarantine", {"v": 1, "reason": "odd"})
     newest(world)
     send(world, 1, bundle=bundle)
@@ -425,7 +433,7 @@ def test_of_an_edge_whose_bundle_is_not_known_nothing_is_known(world: World, bun
 
 
 def test_a_retired_device_is_refused_and_a_disabled_edge_does_not_count(world: World) -> None:
-    device, name = world.enrolled(), world.proxy.name
+    device, name = world.enrolled(), edge_of(world)
     world.operator.post(f"/v1/admin/devices/{device.id}/retire", {"v": 1, "reason": "scrapped"})
     send(world, 1, bundle=newest(world))
     assert refusing(world, device) == (1, 1, [])
@@ -437,5 +445,5 @@ def test_a_device_that_no_bundle_speaks_of(world: World) -> None:
     send(world, 1, bundle=newest(world))
     device = world.device()
     assert device.enroll().status_code == 202
-    assert refusing(world, device) == (1, 0, [world.proxy.name])
+    assert refusing(world, device) == (1, 0, [edge_of(world)])
     assert world.viewer.get("/v1/admin/devices/nobody/edges").status_code == 404
