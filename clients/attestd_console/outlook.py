@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlencode
 from zlib import crc32
 
-from attestd_console import figures, words
+from attestd_console import figures, reasons, words
 
 STEP: Final = 1800  # seconds of one bar
 _BARS: Final = 48
@@ -125,7 +125,7 @@ def _one_cause(group: Sequence[Members], now: float) -> Todo:
     since = min(cause["since"] for cause in group)
     why, by = str(group[0]["why"]), group[0]["by"]
     about = f"{by} {why}"
-    said = words.sentence(why) or "No reason was given."
+    said = words.sentence(reasons.line(why)) or "No reason was given."
     site = str(group[0]["site"])
     where = f"at {site}" if len(group) == 1 and site else f"at {len(group)} sites" if len(group) > 1 else ""
     person = " An operator decided this." if by == "operator" else ""
@@ -232,9 +232,14 @@ def finding(bars: Sequence[Mapping[str, int]]) -> str:
 def refusals(found: Sequence[Members]) -> list[dict[str, Any]]:
     """By reason, with where."""
     return [
-        {"heading": words.refusal(str(each["why"])), "count": int(each["count"]), "where": _where(each), "tone": "bad"}
+        {"heading": _why(str(each["why"])), "count": int(each["count"]), "where": _where(each), "tone": "bad"}
         for each in found
     ]
+
+
+def _why(why: str) -> str:
+    """A problem's name, or sentences of a result."""
+    return reasons.line(why) if " " in why else words.refusal(why)
 
 
 def _where(refusal: Members) -> str:

@@ -221,6 +221,19 @@ def headline(reasons: Sequence[str], *, ordered: bool = False) -> str:
     return _capital(text)
 
 
+def line(why: str) -> str:
+    """The same from a text in which the sentences stand one after the other. What is not of this kind, as an operator's
+    own words, stays as it is."""
+    found = [f"{part.removesuffix('.')}." for part in why.split("; ")]
+    return headline(found) if all(map(_is_understood, found)) else visible(why)
+
+
+def _is_understood(reason: str) -> bool:
+    return bool(_VALUE.fullmatch(reason) or _FILE.fullmatch(reason)) or any(
+        re.fullmatch(pattern, reason) for pattern, _ in WHOLE
+    )
+
+
 _FACTS: Final = tuple(FACTS)
 # Facts that stand for a PCR where its value as a whole is meant.
 _FACT_OF_PCR: Final = {0: "firmware_version", 1: "boot_options", 2: "drivers", 4: "loaders", 7: "secure_boot"}

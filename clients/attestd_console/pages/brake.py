@@ -5,12 +5,12 @@ It has no place in the navigation: who needs it comes by the overview, or by a d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from flask import Blueprint, Response, request
 
-from attestd_console import acts, figures, telling
+from attestd_console import acts, figures, reasons, telling
 from attestd_console.acts import Act, Failed
 from attestd_console.console import Console
 
@@ -52,8 +52,10 @@ def routes(console: Console) -> Blueprint:
             failed=failed,
             found=found,
             lead=lead(found, console.now),
-            causes=grouped["causes"],
+            causes=[{**each, "why": reasons.line(str(each["why"]))} for each in grouped["causes"]],
             more=grouped["more"],
+            each=_one_by_one(found, grouped["causes"]) or bool(after),
+            headline=reasons.headline,
             fates=fates(int(found["held_count"])),
             first=bool(after),
             form=request.form if failed is not None else {},
@@ -84,6 +86,11 @@ def routes(console: Console) -> Blueprint:
 
 def _reason() -> str:
     return request.form.get("reason", "").strip()[:_REASON]
+
+
+def _one_by_one(found: Mapping[str, Any], causes: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether there are held devices that no line of the causes names."""
+    return int(found["held_count"]) > sum(len(cause["devices"]) for cause in causes)
 
 
 def lead(found: Mapping[str, Any], now: float) -> Lead:

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 
 from flask import Blueprint, Response, redirect, request, stream_with_context
 
-from attestd_console import acts, figures
+from attestd_console import acts, figures, reasons
 from attestd_console.api import Api, Refused
 from attestd_console.console import Console
 
@@ -130,7 +130,7 @@ def _causes(console: Console, filters: dict[str, str]) -> Response:
         total=None,
         after=None,
         first=False,
-        causes=found["causes"],
+        causes=[{**each, "why": reasons.line(str(each["why"]))} for each in found["causes"]],
         more=found["more"],
         query=urlencode(filters),
     )
@@ -158,9 +158,10 @@ def _row(device: Mapping[str, Any], held: Mapping[str, Any] | None, ended_by: in
     held = held if active else None
     overdue = active and held is None and ends is not None and ends <= ended_by
     result = (held or device).get("result") or {}
-    reasons = "; ".join(str(reason).rstrip(".") for reason in result.get("reasons") or ())
+    found = reasons.headline(result.get("reasons") or ())
     shown = "overdue" if overdue else str(result.get("status") or "none") if active else device["state"]
-    why = device.get("state_reason") if not active else "Its last result no longer counts" if overdue else reasons
+    said = reasons.line(device.get("state_reason") or "")
+    why = said if not active else "Its last result no longer counts" if overdue else found
     name = labels.get("name") or device.get("serial_number") or device["id"]
     tpm = " ".join(str(device.get(part) or "") for part in ("manufacturer", "model")).strip()
     return {
@@ -168,7 +169,7 @@ def _row(device: Mapping[str, Any], held: Mapping[str, Any] | None, ended_by: in
         "version": device["state_version"],
         "name": name,
         "state": shown,
-        "why": why or (reasons if not active else ""),
+        "why": why or (found if not active else ""),
         "site": device.get("site"),
         "tier": device.get("tier"),
         "tpm": ", ".join(part for part in (tpm, str(device.get("firmware_version") or "")) if part),
