@@ -12,6 +12,7 @@ from attestd.cli import cohorts
 from attestd.cli.backup import release_restored
 from attestd.cli.calls import service
 from attestd.cli.explaining import timeline
+from attestd.cli.labels import asked_for, labels_of
 from attestd.cli.options import DEFAULT_DIR, Dir, Json, Reason
 from attestd.cli.output import emit, failing, moment, say, table
 from attestd.errors import MalformedInput
@@ -172,7 +173,7 @@ def _described(document: dict[str, Any]) -> str:
         + f", endorsed by {device.get('endorsement') or 'nobody yet'}",
         f"  EK hash      {device.get('ek_hash')}",
         f"  serial no.   {device.get('serial_number') or '-'}",
-        f"  labels       {', '.join(f'{k}={v}' for k, v in sorted(device['labels'].items())) or '-'}",
+        f"  labels       {labels_of(device)}",
         f"  attested     {moment(device.get('attested_at'))}, result {result.get('status', '-')}",
     ]
     lines += [f"    {reason}" for reason in result.get("reasons", [])]
@@ -217,6 +218,33 @@ def _label(entry: str) -> tuple[str, str]:
     if not equals:
         raise MalformedInput("This is not a label.", seen=repr(entry[:80]), expected="NAME=VALUE")
     return name, value
+
+
+@app.command("label")
+def label_(
+    id: Id,
+    label: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Labels to set.")] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="The name of a label to remove; repeatable.")] = None,
+    revoke: Annotated[
+        bool, typer.Option("--revoke", help="Revoke its certificates, which say the old labels until they end.")
+    ] = False,
+    dir: Dir = DEFAULT_DIR,
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
+    """Set and remove labels of a device; those that are not named stay. It is asked to attest.
+
+    Certificates carry labels: the next one says the new ones, and reference manifests that are for them judge it. The
+    present one counts until it ends, unless it is revoked too; the device is refused then until it has attested.
+    """
+    with failing(as_json=as_json):
+        message: dict[str, Any] = {"reason": reason, "revoke": revoke}
+        message |= {"labels": dict(_label(entry) for entry in label)} if label else {}
+        message |= {"remove": remove} if remove else {}
+        api = service(dir)
+        device = api.post(f"/devices/{id}/label", message)["device"]
+        shown = f"{id} has the labels: {labels_of(device)}.\n{asked_for(api.get('/labels'))}"
+        emit(device, as_json=as_json, text=shown)
 
 
 @app.command()

@@ -71,6 +71,7 @@ _TOPICS: Final[Mapping[str, Known]] = {
     "retire": _one(DEVICES),
     "replace-tpm": _one(DEVICES, APPROVALS),
     "demand": _one(DEVICES),
+    "label": _one(DEVICES),
     "import-inventory": _some(DEVICES, APPROVALS),
     "release-cohort": _some(DEVICES),
     "revoke": _some(DEVICES, PROXIES, PEOPLE),

@@ -156,6 +156,7 @@ DOORS: Final[Mapping[str, Door]] = {
     "GET /v1/admin/devices": _bare(Who.VIEWER),
     "GET /v1/admin/devices/<id>": _bare(Who.VIEWER),
     "GET /v1/admin/devices/<id>/evidence": _bare(Who.OPERATOR),
+    "GET /v1/admin/labels": _bare(Who.VIEWER),
     "GET /v1/admin/causes": _bare(Who.VIEWER),
     "GET /v1/admin/sites": _bare(Who.VIEWER),
     "POST /v1/admin/devices/find": _acts(Who.OPERATOR),
@@ -170,6 +171,7 @@ DOORS: Final[Mapping[str, Door]] = {
     "POST /v1/admin/devices/selection": _acts(Who.OPERATOR, _SELECTION),  # the same
     "POST /v1/admin/devices/<id>/demand": _acts(Who.OPERATOR),
     "POST /v1/admin/devices/<id>/approve": _acts(Who.OPERATOR),
+    "POST /v1/admin/devices/<id>/label": _acts(Who.OPERATOR, touch=True),  # policies may go by labels
     "POST /v1/admin/devices/<id>/reject": _acts(Who.OPERATOR),
     "POST /v1/admin/devices/<id>/quarantine": _acts(Who.OPERATOR),
     "POST /v1/admin/devices/<id>/release": _acts(Who.OPERATOR, touch=True),

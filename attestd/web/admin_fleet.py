@@ -15,7 +15,7 @@ from attestd.registry.cohorts import Cohort
 from attestd.registry.devices import APPRAISAL, OPERATOR
 from attestd.registry.labels import parse_labels
 from attestd.web.admin_views import Query, answer, cause_members, device_members, held_members
-from attestd.web.bodies import read_message, read_reason
+from attestd.web.bodies import only_reason, read_message, read_reason
 from attestd.web.context import Service, exchange
 from attestd.web.touching import require_touch
 
@@ -61,9 +61,7 @@ class _Many:
     def engage_brake(self) -> Response:
         """POST /v1/admin/brake/engage"""
         current = exchange()
-        message = read_message(current.body)
-        reason = read_reason(message)
-        message.done()
+        reason = only_reason(current.body)
         self.service.fleet.engage_brake(current.act(reason))
         return answer({"engaged": True})
 

@@ -21,7 +21,6 @@ from attestd.web.admin_views import Query, answer, cause_members, device_members
 from attestd.web.bodies import read_message
 from attestd.web.context import Service, exchange
 
-_MOST_SITES: Final = 20
 _MOST_CAUSES: Final = 20
 _MOST_EDGES: Final = 20
 
@@ -182,9 +181,9 @@ def _needs(seen: Overview, at: int) -> dict[str, Any]:
                 "since": each.since,
                 "edges": [_edge(edge, at) for edge in edges.get(each.site, [])[:5]],
             }
-            for each in seen.late[:_MOST_SITES]
+            for each in seen.late
         ],
-        "overdue_sites": len(seen.late),
+        "overdue_sites": seen.late_sites,
     }
 
 

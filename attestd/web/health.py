@@ -150,7 +150,7 @@ class _Gauges(Collector):
             return self._families
 
     def _ask(self, now: datetime) -> Iterator[Metric]:
-        issuer = self._service.operations.hierarchy.issuer.certificate
+        issuer = self._service.certifying.hierarchy.issuer.certificate
         yield GaugeMetricFamily(
             "attestd_issuer_not_after_seconds",
             "When the issuing certificate ends, in unix seconds.",
@@ -224,7 +224,7 @@ class _Health:
         except AttestdError as error:
             exchange().cause = error
             yield error.title()
-        if self.service.operations.hierarchy.issuer.certificate.not_valid_after_utc - now < ISSUER_LEFT:
+        if self.service.certifying.hierarchy.issuer.certificate.not_valid_after_utc - now < ISSUER_LEFT:
             yield "The issuing certificate ends too soon"
 
     def scrape(self) -> Response:

@@ -13,6 +13,7 @@ from attestd.issuance.enrollment import Enrollment
 from attestd.issuance.lifecycle import Lifecycle
 from attestd.operations import Operations
 from attestd.operations.authority import Authority
+from attestd.operations.certifying import Certifying
 from attestd.operations.fleet import Fleet
 from attestd.operations.news import Newsroom
 from attestd.operations.oidc import Oidc
@@ -35,6 +36,7 @@ class Service:
     attestations: Attestations
     lifecycle: Lifecycle
     operations: Operations
+    certifying: Certifying
     fleet: Fleet
     selections: Selections
     authority: Authority

@@ -18,6 +18,7 @@ from attestd_console.console import Console
 from attestd_console.pages import always, failures
 from attestd_console.security import secure
 from attestd_console.sessions import FormNotOurs, Seed
+from attestd_console.visible import unsteered
 
 MAX_BODY: Final = 640 * 1024  # octets: a policy with its form around it
 MAX_STRANGERS_BODY: Final = 64 * 1024
@@ -75,7 +76,7 @@ def create_app(console: Console) -> Flask:
     )
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = False
-    app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
+    app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True, "finalize": unsteered}
 
     def guard() -> None:
         """1. The address is of a sane length. 2. Who may look is signed in. 3. A change comes from a form of ours."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from attestd.ids import DeviceId, EkHash, Serial, Site, Tier
-from attestd.registry import admission, devices, issued, revision
+from attestd.registry import admission, devices, issued, revision, transitions
 from attestd.registry.acts import perform
 from attestd.registry.devices import Device
 from attestd.registry.engine import Connection, Registry
@@ -83,7 +83,7 @@ class Fleet:
             "good_until": NOW + 3600,
             "now": NOW,
         }
-        perform(c, *devices.activation(device.id, **found | members))
+        perform(c, *transitions.activation(device.id, **found | members))
         return devices.by_id(c, device.id)
 
     def certificate(self, c: Connection, device: Device, *, not_after: int = NOW + 600, **members: Any) -> Serial:
@@ -109,16 +109,16 @@ class Fleet:
             if state is State.PENDING:
                 return device
             if state is State.REJECTED:
-                return devices.change_state(c, device.id, Event.REJECT, reason="unknown", now=NOW)
+                return transitions.change_state(c, device.id, Event.REJECT, reason="unknown", now=NOW)
             device = self.approve(c, device)
             if state is State.APPROVED:
                 return device
             device = self.activate(c, device)
             self.certificate(c, device)
             if state is State.QUARANTINED:
-                device = devices.change_state(c, device.id, Event.QUARANTINE, reason="odd", now=NOW)
+                device = transitions.change_state(c, device.id, Event.QUARANTINE, reason="odd", now=NOW)
             if state is State.RETIRED:
-                device = devices.change_state(c, device.id, Event.RETIRE, reason="scrapped", now=NOW)
+                device = transitions.change_state(c, device.id, Event.RETIRE, reason="scrapped", now=NOW)
         return device
 
     def returning(self) -> Device:

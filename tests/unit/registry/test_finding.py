@@ -158,3 +158,14 @@ def test_filters_are_bounded_and_known(wanted: dict[str, str]) -> None:
 def test_names_are_names(wanted: dict[str, str]) -> None:
     with pytest.raises(MalformedName):
         Filters.parse(wanted)
+
+
+def test_bad_results_are_found_by_their_partial_index(registry: Registry, fleet: Fleet) -> None:
+    """SQLite looks at every device otherwise: what a parameter will say, it does not know when it chooses."""
+    wanted = select(devices.devices.c.id).where(*Filters.parse({"result": "warning"}).columns(NOW))
+    with registry.reading() as c:
+        if c.dialect.name != "sqlite":
+            pytest.skip("PostgreSQL knows the parameter when it chooses")
+        asked = wanted.compile(dialect=c.dialect)
+        plan = c.exec_driver_sql(f"EXPLAIN QUERY PLAN {asked}", tuple(asked.params.values())).all()
+    assert "ix_devices_result_status_id" in str(plan)

@@ -8,7 +8,7 @@ import pytest
 
 from attestd.ids import DeviceId
 from attestd.operations import fleet
-from attestd.registry import audit, brake, devices
+from attestd.registry import audit, brake, transitions
 from attestd.registry.cohorts import Cohort
 from attestd.registry.states import Event, State
 from tests.described import require_described
@@ -206,7 +206,7 @@ def test_one_is_retired_under_way(world: World, monkeypatch: pytest.MonkeyPatch)
 
     def retire() -> None:
         with world.registry.acting() as c:
-            devices.change_state(c, world.row(two[0]).id, Event.RETIRE, reason="", now=0)
+            transitions.change_state(c, world.row(two[0]).id, Event.RETIRE, reason="", now=0)
 
     meanwhile(monkeypatch, retire)
     with pytest.raises(fleet.CohortChanged):
