@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from itertools import groupby
 from os import urandom
 from typing import Final
@@ -37,7 +36,7 @@ class Page:
     key: str = ""
 
 
-# In the navigation's order, part by part. One that is not built yet is left out.
+# In the navigation's order, part by part.
 PAGES: Final = (
     Page("overview", "Overview", "/", key="o"),
     Page("fleet", "Fleet", "/fleet", key="f"),
@@ -48,6 +47,7 @@ PAGES: Final = (
     Page("policies", "Policies", "/policies", "Trust", key="p"),
     Page("reference", "Reference values", "/reference", "Trust"),
     Page("authority", "Authority", "/authority", "Trust"),
+    Page("brake"),
     Page("audit", "Audit", "/audit", "Record", key="u"),
     Page("people", "People and sessions", "/people", "Record"),
     Page("signing_in"),
@@ -96,20 +96,16 @@ def create_app(console: Console) -> Flask:
     app.before_request(guard)
     app.after_request(secure)
     _furnish(app, console)
-    for page in _built():
+    for page in PAGES:
         app.register_blueprint(import_module(f"attestd_console.pages.{page.module}").routes(console))
     app.register_blueprint(always.routes(console))
     failures.register(app, console)
     return app
 
 
-def _built() -> list[Page]:
-    return [page for page in PAGES if find_spec(f"attestd_console.pages.{page.module}") is not None]
-
-
 def _navigation() -> list[tuple[str, list[Page]]]:
     """By part, in the table's order."""
-    return [(part, list(pages)) for part, pages in groupby((p for p in _built() if p.label), lambda p: p.part)]
+    return [(part, list(pages)) for part, pages in groupby((p for p in PAGES if p.label), lambda p: p.part)]
 
 
 def _furnish(app: Flask, console: Console) -> None:
@@ -154,7 +150,6 @@ def _furnish(app: Flask, console: Console) -> None:
         new_id=new_id,
         changed_query=query,
         navigation=_navigation(),
-        has_page=lambda path: any(page.path == path for page in _built() if page.path),
         theme=lambda: _one_of("__Host-attestd-theme", ("light", "dark")),
         keys_off=lambda: request.cookies.get("__Host-attestd-keys") == "off",
     )
