@@ -201,6 +201,7 @@ COVERED_BY: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_UNIT}/operations/test_references.py",
     ),
     "attestd/registry/brake.py": (f"{_UNIT}/registry/test_brake.py",),
+    "attestd/registry/causes.py": (f"{_UNIT}/registry/test_causes.py",),
     "attestd/registry/demands.py": (f"{_UNIT}/registry/test_demands.py",),
     "attestd/registry/cohorts.py": (f"{_UNIT}/registry/test_cohorts.py",),
     "attestd/registry/contents.py": (f"{_UNIT}/registry/test_contents.py",),

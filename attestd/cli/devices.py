@@ -82,7 +82,10 @@ def list_(
     limit: Annotated[int, typer.Option(help="At most this many.", min=1)] = 1000,
     as_json: Json = False,
 ) -> None:
-    """List devices. With --json an array of objects with id, state, tier, site and more."""
+    """List devices. With --json an array of objects with id, state, tier, site and more.
+
+    `held` beside a result: the brake holds a newer one back (`attestd brake show`).
+    """
     with failing(as_json=as_json):
         api = service(dir)
         found: list[dict[str, Any]] = []
@@ -101,7 +104,8 @@ def list_(
                 after=after,
                 limit=min(1000, limit - len(found)),
             )
-            found += page["devices"]
+            held = {each["device_id"] for each in page["held"]}
+            found += [device | {"held": device["id"] in held} for device in page["devices"]]
             after = page.get("after")
             if not after:
                 break
@@ -120,14 +124,20 @@ _NOBODY = (
 
 def _row(device: dict[str, Any]) -> dict[str, Any]:
     result = device.get("result") or {}
-    return device | {"status": result.get("status"), "attested": moment(device.get("attested_at"))}
+    status = result.get("status")
+    shown = f"{status or '-'}, held" if device["held"] else status
+    return device | {"status": shown, "attested": moment(device.get("attested_at"))}
 
 
 @app.command()
 def show(id: Id, dir: Dir = DEFAULT_DIR, as_json: Json = False) -> None:
     """Show one device: identity, TPM, state and why, last result, credentials, what happened to it."""
     with failing(as_json=as_json):
-        document = service(dir).get(f"/devices/{id}")
+        api = service(dir)
+        document = api.get(f"/devices/{id}")
+        if document["device"]["state"] in ("quarantined", "retired"):
+            told = api.get(f"/devices/{id}/edges")
+            document["edges"] = {name: told[name] for name in ("edges", "refuse", "others")}
         emit(document, as_json=as_json, text=_described(document))
 
 
@@ -167,6 +177,12 @@ def _described(document: dict[str, Any]) -> str:
         f"  attested     {moment(device.get('attested_at'))}, result {result.get('status', '-')}",
     ]
     lines += [f"    {reason}" for reason in result.get("reasons", [])]
+    if (held := document["held"]) is not None:
+        lines.append(f"  held         {held['result']['status']} since {moment(held['at'])}: attestd brake show")
+        lines += [f"    {reason}" for reason in held["result"]["reasons"]]
+    if told := document.get("edges"):
+        lines.append(f"  edges        {told['refuse']} of {told['edges']} refuse it, by the bundles that they reported")
+        lines += [f"    not known of {each['name']}, heard {moment(each['heard_at'])}" for each in told["others"]]
     credentials = document.get("credentials", [])
     lines.append(f"  credentials  {len(credentials)} newest:" if credentials else "  credentials  none")
     lines += [

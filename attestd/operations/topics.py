@@ -20,9 +20,10 @@ PROXIES: Final = "proxies"
 TRUST: Final = "trust"
 BRAKE: Final = "brake"
 RECEIPTS: Final = "receipts"
+EDGES: Final = "edges"  # what they report of themselves; no act, so no row of the trail tells it
 
 EVERY: Final = frozenset(
-    {DEVICES, APPROVALS, ATTESTATIONS, POLICY, REFERENCES, PEOPLE, PROXIES, TRUST, BRAKE, RECEIPTS}
+    {DEVICES, APPROVALS, ATTESTATIONS, POLICY, REFERENCES, PEOPLE, PROXIES, TRUST, BRAKE, RECEIPTS, EDGES}
 )
 
 

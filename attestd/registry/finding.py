@@ -9,7 +9,6 @@ What a question costs must not depend on how common or rare its answers are, and
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,7 +25,6 @@ from attestd.registry.tables import device_terms, devices
 
 FEW: Final = 2000  # devices that are looked at one by one
 LOOKED: Final = 30_000  # ids that one page reads
-MAX_CAUSES: Final = 50
 _STREAMS: Final = 8  # terms that one word may stand for, to be read in order
 LATE: Final = 20_000  # overdue devices whose ids are read: no index has those in order
 _TRIED: Final = 2  # clauses of which all ids are counted, and sorted if they are not too many
@@ -42,18 +40,6 @@ class Page:
     devices: Sequence[Device]
     after: DeviceId | None
     total: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """Devices that are where they are for the same reason. `ids`: some of them."""
-
-    kind: str  # the state, "overdue", or the result's status
-    why: str
-    count: int
-    sites: Sequence[tuple[str, int]]
-    ids: Sequence[str]
-    since: int | None  # the earliest of them
 
 
 def page(c: Connection, filters: Filters, *, ended_by: int, after: DeviceId | None = None, limit: int = 100) -> Page:
@@ -318,49 +304,6 @@ def _window(c: Connection, streams: Sequence[Stream], last: str, size: int) -> t
     if not ends:
         return sorted(ids), False
     return sorted(each for each in ids if each <= min(ends)), True
-
-
-# ---- Causes -----------------------------------------------------------------------------------------------------
-
-
-def causes(c: Connection, filters: Filters, *, ended_by: int) -> tuple[list[Cause], bool]:
-    """The first FEW devices that match, by why they are as they are, the most frequent cause first; and whether there
-    are more devices than those."""
-    found: list[Device] = []
-    after: DeviceId | None = None
-    while len(found) < FEW:
-        part = page(c, filters, ended_by=ended_by, after=after, limit=min(MAX_PAGE, FEW - len(found)))
-        found += part.devices
-        after = part.after
-        if after is None or not part.devices:
-            break
-    kinds: dict[tuple[str, str], list[Device]] = defaultdict(list)
-    for device in found:
-        kinds[_cause_of(device, ended_by)].append(device)
-    grouped = [_cause(kind, why, alike) for (kind, why), alike in kinds.items()]
-    return sorted(grouped, key=lambda each: (-each.count, each.kind, each.why))[:MAX_CAUSES], after is not None
-
-
-def _cause_of(device: Device, ended_by: int) -> tuple[str, str]:
-    reasons = "; ".join((device.result or {}).get("reasons", ()))
-    if device.state is not State.ACTIVE:
-        return device.state.value, device.state_reason or reasons
-    if device.attestation_good_until is not None and device.attestation_good_until <= ended_by:
-        return "overdue", device.site or ""
-    return device.result_status or counts.NONE, reasons
-
-
-def _cause(kind: str, why: str, alike: Sequence[Device]) -> Cause:
-    sites = Counter(device.site or "" for device in alike)
-    times = [device.quarantined_at or device.attestation_good_until or device.updated_at for device in alike]
-    return Cause(
-        kind,
-        why,
-        count=len(alike),
-        sites=sorted(((site, count) for site, count in sites.items() if site), key=lambda each: (-each[1], each[0])),
-        ids=[device.id for device in alike[:5]],
-        since=min(times),
-    )
 
 
 def _one_of(column: ColumnElement[Any], ids: Sequence[str]) -> ColumnElement[bool]:

@@ -20,7 +20,7 @@ from attestd.operations.touch import MAX_HEADER as MAX_TOUCH
 from attestd.protocol.demanded import HEADER, MAX_HEADER
 from attestd.protocol.encoding import write_object
 from attestd.protocol.signed import SCHEME
-from attestd.web.access import DEVICES, DOORS, Door, Who
+from attestd.web.access import DEVICES, DOORS, UNATTENDED, Door, Who
 from attestd.web.context import Service
 from attestd.web.description import DESCRIBED, SCHEMAS
 from attestd.web.description.described import Described
@@ -37,6 +37,13 @@ _TOUCH: Final[Mapping[str, Any]] = {
     "required": False,
     "description": "From a session of the console: base64url of {challenge, credential}, which confirm this very call.",
     "schema": {"type": "string", "maxLength": MAX_TOUCH},
+}
+_UNATTENDED: Final[Mapping[str, Any]] = {
+    "name": UNATTENDED,
+    "in": "header",
+    "required": False,
+    "description": "From a session of the console: `1`, if nobody asked for this. It keeps no session alive.",
+    "schema": {"const": "1"},
 }
 _VARIABLE: Final = re.compile(r"<(?:\w+:)?(\w+)>")
 _VARIABLES: Final[Mapping[str, Schema]] = {
@@ -90,7 +97,7 @@ def describe() -> bytes:
 
 
 def _operation(route: str, door: Door, described: Described) -> dict[str, Any]:
-    path = route.partition(" ")[2]
+    method, _, path = route.partition(" ")
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": _VARIABLES[name]} for name in _VARIABLE.findall(path)
     ]
@@ -102,6 +109,8 @@ def _operation(route: str, door: Door, described: Described) -> dict[str, Any]:
         parameters.append({"name": ONCE, "in": "header", "required": False, "schema": ONCE_SCHEMA})
     if door.touch:
         parameters.append(dict(_TOUCH))
+    if method == "GET" and _SECURITY[door.who] == "operator":
+        parameters.append(dict(_UNATTENDED))
     found: dict[str, Any] = {
         "operationId": _operation_id(route),
         "summary": described.summary,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from attestd.callers import Callers
@@ -23,6 +23,7 @@ from attestd.operations.sign_in import SignIn
 from attestd.operations.touch import Touch
 from attestd.publication import Publication
 from attestd.registry.engine import Registry
+from attestd.web.pace import Pace
 
 
 @dataclass(frozen=True)
@@ -48,3 +49,4 @@ class Service:
     publication: Publication
     clock: Callable[[], datetime]
     entropy: Callable[[int], bytes]
+    attesting_pace: Pace = field(default_factory=Pace)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from itertools import groupby
 from os import urandom
 from typing import Final
 from urllib.parse import urlencode
 
-from flask import Flask, request
+from flask import Flask, g, request
 
 from attestd.errors import InputTooLarge
 from attestd.protocol.encoding import b64encode
@@ -37,7 +36,7 @@ class Page:
     key: str = ""
 
 
-# In the navigation's order, part by part. One that is not built yet is left out.
+# In the navigation's order, part by part.
 PAGES: Final = (
     Page("overview", "Overview", "/", key="o"),
     Page("fleet", "Fleet", "/fleet", key="f"),
@@ -48,6 +47,7 @@ PAGES: Final = (
     Page("policies", "Policies", "/policies", "Trust", key="p"),
     Page("reference", "Reference values", "/reference", "Trust"),
     Page("authority", "Authority", "/authority", "Trust"),
+    Page("brake"),
     Page("audit", "Audit", "/audit", "Record", key="u"),
     Page("people", "People and sessions", "/people", "Record"),
     Page("signing_in"),
@@ -96,20 +96,16 @@ def create_app(console: Console) -> Flask:
     app.before_request(guard)
     app.after_request(secure)
     _furnish(app, console)
-    for page in _built():
+    for page in PAGES:
         app.register_blueprint(import_module(f"attestd_console.pages.{page.module}").routes(console))
     app.register_blueprint(always.routes(console))
     failures.register(app, console)
     return app
 
 
-def _built() -> list[Page]:
-    return [page for page in PAGES if find_spec(f"attestd_console.pages.{page.module}") is not None]
-
-
 def _navigation() -> list[tuple[str, list[Page]]]:
     """By part, in the table's order."""
-    return [(part, list(pages)) for part, pages in groupby((p for p in _built() if p.label), lambda p: p.part)]
+    return [(part, list(pages)) for part, pages in groupby((p for p in PAGES if p.label), lambda p: p.part)]
 
 
 def _furnish(app: Flask, console: Console) -> None:
@@ -131,8 +127,18 @@ def _furnish(app: Flask, console: Console) -> None:
         text = urlencode([(name, value) for name, values in kept.items() for value in values])
         return f"{request.path}?{text}" if text else request.path
 
+    def new_id() -> str:
+        """An element's id, another one each time: as many as one page needs, and the same when it is rendered again."""
+        g.ids = g.get("ids", 0) + 1
+        return f"f{g.ids}"
+
     app.jinja_env.filters.update(
-        count=figures.count, share=figures.share, short=figures.short, span=figures.span, exact=figures.exact
+        count=figures.count,
+        share=figures.share,
+        short=figures.short,
+        firmware=figures.firmware,
+        span=figures.span,
+        exact=figures.exact,
     )
     app.jinja_env.globals.update(
         asset=statics.address,
@@ -141,9 +147,9 @@ def _furnish(app: Flask, console: Console) -> None:
         now=lambda: console.now,
         form_token=form_token,
         once=lambda: b64encode(urandom(18)),
+        new_id=new_id,
         changed_query=query,
         navigation=_navigation(),
-        has_page=lambda path: any(page.path == path for page in _built() if page.path),
         theme=lambda: _one_of("__Host-attestd-theme", ("light", "dark")),
         keys_off=lambda: request.cookies.get("__Host-attestd-keys") == "off",
     )

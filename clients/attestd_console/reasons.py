@@ -163,6 +163,9 @@ REFUSALS: Final[Mapping[str, str]] = {
     "device-quarantined": "The device is quarantined: enrolling again does not end that.",
     "enrollment-rejected": "An operator rejected this device.",
     "endorsement-key-blocked": "This TPM was replaced by another.",
+    "ak-not-restricted": "The attestation key may sign anything, so its word means nothing.",
+    "signature-invalid": "A signature is wrong.",
+    "others": "Other reasons.",
 }
 
 
@@ -219,6 +222,19 @@ def headline(reasons: Sequence[str], *, ordered: bool = False) -> str:
     if more > 0:
         text = f"{text}, and {more} more {'thing' if more == 1 else 'things'}"
     return _capital(text)
+
+
+def line(why: str) -> str:
+    """The same from a text in which the sentences stand one after the other. What is not of this kind, as an operator's
+    own words, stays as it is."""
+    found = [f"{part.removesuffix('.')}." for part in why.split("; ")]
+    return headline(found) if all(map(_is_understood, found)) else visible(why)
+
+
+def _is_understood(reason: str) -> bool:
+    return bool(_VALUE.fullmatch(reason) or _FILE.fullmatch(reason)) or any(
+        re.fullmatch(pattern, reason) for pattern, _ in WHOLE
+    )
 
 
 _FACTS: Final = tuple(FACTS)

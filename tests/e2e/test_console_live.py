@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestd.cli.api import AdminApi
 from attestd.config import Settings
 from attestd.registry.engine import Registry
 from attestd.registry.states import State
 from attestd_console.sessions import Seed
-from tests.browser import Browser, chromium, overflow, require_browser, violations
-from tests.database import database_of_an_instance
+from tests.browser import Browser, overflow, violations
+from tests.e2e.console import origin, seed_of
 from tests.e2e.test_serving import Served, attestd, serve
 from tests.unit.registry.conftest import Fleet
 
@@ -34,46 +32,13 @@ window.born = Math.random();
 PATIENCE = 60_000  # milliseconds: the machine may be slow
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    require_browser()
-    folder = tmp_path_factory.mktemp("live") / "instance"
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in database_of_an_instance().items():
-            patch.setenv(name, value)
-        attestd(folder, "init", "--trust-domain", "harbour.example")
-        running = serve(folder)
-        yield running
-        running.stop()
-
-
-@pytest.fixture(scope="module")
-def chrome(served: Served) -> Iterator[Browser]:
-    with chromium((served.folder / "ca" / "root.pem").read_bytes()) as browser:
-        yield browser
-
-
 @pytest.fixture
-def page(served: Served, chrome: Browser) -> Iterator[Any]:
+def page(served: Served, browser: Browser) -> Any:
     """Somebody who may look, and whose page tells what moved."""
-    page = chrome.page(origin(served), seed=seed_of(served))
+    page = browser.page(origin(served), seed=seed_of(served))
     page.set_default_timeout(PATIENCE)
     page.add_init_script(SHIFTS)
-    yield page
-    chrome.close_pages()
-
-
-def origin(served: Served) -> str:
-    return "https://localhost:" + served.url.rpartition(":")[2]
-
-
-def seed_of(served: Served) -> Seed:
-    """A viewer's own key, as a browser would make it from its cookie."""
-    seed = Seed.fresh()
-    key = seed.key.public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-    name = f"viewer-{seed.text[:6].lower().replace('_', 'x').replace('-', 'x')}"
-    AdminApi.connect(served.folder).post("/operators", {"name": name, "role": "viewer", "public_key": key})
-    return seed
+    return page
 
 
 def device_of(served: Served) -> str:
@@ -107,15 +72,113 @@ def unmoved(page: Any, born: float) -> None:
     assert page.complaints == []
 
 
-def test_a_page_changes_when_a_device_is_quarantined_elsewhere(served: Served, page: Any) -> None:
-    device = device_of(served)
+@pytest.fixture(params=[False, True], ids=["wide", "phone"])
+def overview(request: pytest.FixtureRequest, served: Served, browser: Browser) -> Any:
+    """The same, on a large screen and on a phone."""
+    page = browser.page(origin(served), seed=seed_of(served), phone=request.param)
+    page.set_default_timeout(PATIENCE)
+    page.add_init_script(SHIFTS)
+    return page
+
+
+def heights(page: Any) -> list[float]:
+    """Where each part of the page begins."""
+    found = page.evaluate("[...document.querySelectorAll('main section')].map(s => s.getBoundingClientRect().top)")
+    return [float(each) for each in found]
+
+
+def test_nothing_moves_when_a_thing_to_do_joins_and_leaves(served: Served, overview: Any) -> None:
+    """What the page says first changes at once; what is new to do stands in its room, or waits in its place."""
+    page, before, device = overview, device_of(served), device_of(served)
+    attestd(served.folder, "devices", "quarantine", before, "--reason", "Its seal is broken")
     page.goto("/")
     live(page)
-    born = page.evaluate("window.born")
-    attestd(served.folder, "devices", "quarantine", device, "--reason", "seen at the wrong door")
-    page.locator("#lead", has_text="1 quarantined").wait_for()
-    assert page.evaluate("window.born") == born  # what moves in it when it has more to say is its own business
+    born, places, lead = page.evaluate("window.born"), heights(page), page.locator("#lead .lede").inner_text()
+    first = page.locator("#you .todo li").first.inner_text()
+    attestd(served.folder, "devices", "quarantine", device, "--reason", f"Seen at the wrong door by {device}")
+    page.locator("#lead .lede", has_not_text=lead).wait_for()
+    more = page.get_by_role("button", name="Changed, show")
+    page.locator("#you", has_text=device).or_(more).first.wait_for()
+    assert page.locator("#you .todo li").first.inner_text().splitlines()[0] == first.splitlines()[0]
+    unmoved(page, born)
+    assert heights(page) == places
+    if more.is_visible():
+        more.click()
+    page.locator("#you .todo", has_text=device).wait_for()
+    assert page.evaluate("window.born") == born
+    page.evaluate("window.moved.length = 0")
+
+    places = heights(page)
+    attestd(served.folder, "devices", "release", device, "--reason", "looked at")
+    page.locator("#you .todo", has_text="No longer needs you").wait_for()
+    unmoved(page, born)
+    assert heights(page) == places
+    for each in (before, device):
+        attestd(served.folder, "devices", "retire", each, "--reason", "scrapped")
+    page.get_by_text("Nothing needs you now.").or_(more).first.wait_for()
+    unmoved(page, born)
+    assert heights(page) == places
+    assert violations(page) == []
+
+
+def test_the_first_thing_to_do_has_its_room(served: Served, overview: Any) -> None:
+    """Who looks at a page on which all is well sees what comes without pressing anything."""
+    page, device = overview, device_of(served)
+    page.goto("/")
+    page.get_by_text("Nothing needs you now.").wait_for()
+    live(page)
+    born, places = page.evaluate("window.born"), heights(page)
+    attestd(served.folder, "devices", "quarantine", device, "--reason", "Its seal is broken")
+    page.locator("#you .todo", has_text="Its seal is broken").wait_for()
+    unmoved(page, born)
+    assert heights(page) == places
+    attestd(served.folder, "devices", "retire", device, "--reason", "scrapped")
+    page.get_by_text("Nothing needs you now.").wait_for()
+    unmoved(page, born)
+    assert heights(page) == places
+
+
+def test_what_a_page_asks_by_itself_says_so(served: Served, page: Any) -> None:
+    """So that the service does not take it for somebody who is there; what a person opens says nothing."""
+    asked: list[tuple[str, str, bool]] = []
+
+    def note(request: Any) -> None:
+        path = request.url.removeprefix(origin(served))
+        if not path.startswith("/static/"):
+            asked.append((request.resource_type, path.partition("?")[0], "attestd-unattended" in request.headers))
+
+    page.on("request", note)
+    page.goto("/")
+    live(page)
+    attestd(served.folder, "devices", "quarantine", device_of(served), "--reason", "Seen")
+    page.locator("#you .todo, #you [data-show]", has_text=re.compile("Seen|Changed")).first.wait_for()
+    assert ("document", "/", False) in asked
+    assert ("xhr", "/", True) in asked
+    assert {said for kind, _, said in asked if kind != "document"} == {True}
+    assert {said for kind, _, said in asked if kind == "document"} == {False}
+
+
+def test_the_brake_is_seen_and_decided(served: Served, chrome: Browser) -> None:
+    """Engaged on the command line, the open page says so by itself; it can be read in light, dark and on a phone."""
+    page = chrome.page(origin(served), seed=seed_of(served))
+    page.set_default_timeout(PATIENCE)
+    page.goto("/brake")
+    page.get_by_role("heading", name="The brake is off", level=1).wait_for()
+    live(page)
+    page.evaluate("window.same = true")
+    attestd(served.folder, "brake", "engage", "--reason", "new reference values")
+    page.get_by_role("heading", name="The brake is engaged", level=1).wait_for()
+    assert page.evaluate("window.same") is True
+    assert "new reference values" in page.locator("#lead").inner_text()
     assert page.complaints == []
+    for theme, phone in (("light", False), ("dark", False), ("light", True)):
+        other = chrome.page(origin(served), seed=seed_of(served), theme=theme, phone=phone)
+        other.goto("/brake")
+        assert violations(other) == []
+        assert overflow(other) == 0
+    attestd(served.folder, "brake", "release", "--dismiss", "--reason", "all is well")
+    page.get_by_role("heading", name="The brake is off", level=1).wait_for()
+    chrome.close_pages()
 
 
 def test_new_rows_wait_until_they_are_wanted(served: Served, page: Any, tmp_path: Path) -> None:
@@ -151,29 +214,16 @@ def test_new_rows_wait_until_they_are_wanted(served: Served, page: Any, tmp_path
     attestd(served.folder, *verify, code=1)
 
 
-def test_the_audit_page_fits_and_can_be_read(served: Served, chrome: Browser) -> None:
-    seed = seed_of(served)
-    for theme, phone in (("light", False), ("dark", False), ("light", True)):
-        page = chrome.page(origin(served), seed=seed, theme=theme, phone=phone)
-        page.goto("/audit")
-        page.get_by_role("link", name=re.compile("^Open row")).first.click()
-        page.get_by_role("heading", name="Proof that it is in the tree").wait_for()
-        assert violations(page) == []
-        assert overflow(page) == 0
-    chrome.close_pages()
-
-
-def test_who_is_disabled_while_looking_is_led_to_the_sign_in(served: Served, chrome: Browser) -> None:
+def test_who_is_disabled_while_looking_is_led_to_the_sign_in(served: Served, browser: Browser) -> None:
     seed = seed_of(served)
     api = AdminApi.connect(served.folder)
-    page = chrome.page(origin(served), seed=seed)
+    page = browser.page(origin(served), seed=seed)
     page.set_default_timeout(PATIENCE)
     page.goto("/audit")
     live(page)
     mine = page.locator(".who b").first.inner_text()
     api.post(f"/operators/{mine}/disable")
     page.wait_for_url("**/sign-in*")
-    chrome.close_pages()
 
 
 def test_a_service_that_is_away_shows_and_comes_back(served: Served, page: Any) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import BigInteger, Index, text
+from sqlalchemy import BigInteger, ColumnElement, Index, literal_column
 from sqlmodel import Field
 
 from attestd.registry.tables.stored import METADATA, Json, RowNumber, Stored
 
 # Results that somebody looks for; an index that leaves out the many good ones costs an attestation nothing.
 # `attestd.registry.postgresql` makes it partial there, too.
-_BAD = text("result_status IN ('warning', 'contraindicated')")
+BAD: Final[ColumnElement[Any]] = literal_column("result_status IN ('warning', 'contraindicated')")
 
 
 class DeviceRow(Stored, table=True):
@@ -25,7 +25,7 @@ class DeviceRow(Stored, table=True):
         Index(None, "site", "id"),
         Index(None, "site", "state", "id"),
         Index(None, "state", "attestation_good_until", "id"),  # who is overdue
-        Index(None, "result_status", "id", sqlite_where=_BAD),
+        Index(None, "result_status", "id", sqlite_where=BAD),
     )
 
     id: str = Field(primary_key=True)

@@ -144,8 +144,10 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         count=COUNT,
         limit=COUNT,
         held_count=COUNT,
-        held=list_of(closed({"device_id": SEGMENT, "at": TIMES, "result": RESULT}), 1000),
+        first_end={**or_null(TIMES), "description": "of the results under which held devices live on"},
+        held=list_of(ref("Held"), 1000),
         after=or_null(SEGMENT),
     ),
-    "BrakeAnswer": closed({"v": VERSION, "engaged": {"type": "boolean"}}, quarantined=COUNT),
+    "Held": closed({"device_id": SEGMENT, "at": TIMES, "result": RESULT}),
+    "BrakeAnswer": closed({"v": VERSION, "engaged": {"type": "boolean"}}, held=COUNT, quarantined=COUNT),
 }

@@ -243,6 +243,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     "Device": closed(_DEVICE),
     "DevicePage": answer(
         device=closed(_DEVICE, ek_hash={**DIGEST, "description": "for operators and admins"}),
+        held={**or_null(ref("Held")), "description": "a result of it that the brake holds"},
         credentials=list_of(ref("Credential"), 20),
         audit=list_of(ref("AuditRow"), 20),
     ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any, Final
 
 from flask import Blueprint, Response, abort, request
@@ -18,9 +17,10 @@ from attestd_console.visible import visible
 _ENTRIES: Final = 20  # of the timeline on one page
 _ROUNDS: Final = 5  # pages of the service's that are asked for, where most tell nothing here
 _RUNS: Final = 128  # for the strip
+_REFUSED: Final = ("quarantined", "retired")  # by edges that know
 _ROWS: Final = 200  # events or files on a page of them
 LABELS: Final = "/v1/admin/labels"  # what goes by them
-TOPICS: Final = ("devices", "attestations", "receipts")
+TOPICS: Final = ("devices", "attestations", "receipts", "brake")
 
 
 def routes(console: Console) -> Blueprint:
@@ -37,22 +37,25 @@ def routes(console: Console) -> Blueprint:
         number = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 16 else _newest(runs)
         answer = _attestation(api, id, number, asked=bool(asked))
         shown, restarted = found["device"], past.restarts(runs)
+        told = api.get(at("v1", "admin", "devices", id, "edges")) if shown["state"] in _REFUSED else None
         return console.page(
             "device.html",
-            topics=TOPICS,
+            topics=TOPICS if told is None else (*TOPICS, "edges"),
+            about=shown["id"],
             device=shown,
             title=_title(shown),
+            edges=None if told is None else opened.edges(told, console.now),
             view=None if answer is None else opened.view(answer),
             number=number,
             newest=number == _newest(runs),
-            why=opened.why(shown, answer, runs, entries, now=console.now),
+            why=opened.why(shown, answer, runs, entries, held=found["held"] is not None, now=console.now),
+            held=found["held"] is not None,
             strip=past.strip(runs, now=console.now, until=shown["attestation_good_until"]),
             entries=[past.told(entry, f"/fleet/{shown['id']}", restarted) for entry in entries],
             before=before,
             credential=_credential(found["credentials"], shown, console.now),
             endorsement=_endorsement(api, id),
             deeds=[deed for deed in DEEDS.values() if deed.fits(shown) and console.who().may("operator")],
-            references=find_spec("attestd_console.pages.reference") is not None,
         )
 
     @page.get("/fleet/<id>/attestations/<number>/events")

@@ -196,3 +196,25 @@ def test_words_blame_nobody() -> None:
 def test_the_module_says_which_document() -> None:
     assert (Path(__file__).resolve().parents[3] / "docs/measured-boot.md").exists()
     assert "docs/measured-boot.md" in inspect.getsource(reasons)
+
+
+PCR_0, PCR_7 = ("sha256 PCR {} is {}, which 'image 12' does not list as good.".format(pcr, "ab" * 32) for pcr in (0, 7))
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        (PCR_0, "The firmware is not one that reference values know"),
+        (PCR_0.rstrip("."), "The firmware is not one that reference values know"),
+        (
+            f"{PCR_0}; {PCR_7}",
+            "The firmware is not one that reference values know, and Secure Boot's state or keys are not as reference "
+            "values say",
+        ),
+        ("stolen; call 7 is back, which is odd", "stolen; call 7 is back, which is odd"),
+        (f"{PCR_0}; and then it was stolen", f"{PCR_0}; and then it was stolen"),
+        ("", ""),
+    ],
+)
+def test_a_stored_line_of_reasons(stored: str, expected: str) -> None:
+    assert reasons.line(stored) == expected
