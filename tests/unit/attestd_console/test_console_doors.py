@@ -52,6 +52,9 @@ DOORS: Final[Mapping[str, Door]] = {
     "GET /authority/makers/<sha256>": Door("viewer"),
     "POST /authority/makers/<sha256>": Door("admin"),
     "GET /boundaries": Door("viewer"),
+    "GET /brake": Door("viewer"),
+    "POST /brake/engage": Door("operator", {"reason": "why"}),
+    "POST /brake/release": Door("operator", {"held": "dismiss", "reason": "why"}),
     "GET /events": Door("viewer", page=False),
     "GET /favicon.ico": Door("anybody", page=False),
     "GET /first/<token>": Door("anybody"),
@@ -156,7 +159,7 @@ def place(world: World) -> Iterator[Place]:
     }
     world.admin.post("/v1/admin/invitations", {"v": 1, "name": "ada", "role": "viewer"})
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
-    world.service.operations.register_operator("ada", Role.VIEWER, key, world.act)
+    world.service.certifying.register_operator("ada", Role.VIEWER, key, world.act)
     clients = {role: console_client(world, role, app=app) for role in ROLES}
     clients["stranger"] = stranger(world, app=app)
     yield Place(world, app, clients, facts)
