@@ -313,9 +313,9 @@ def test_every_field_has_a_name_of_its_own_and_its_hint_is_no_part_of_it(
     world.device().enroll()
     fields = Fields(admin.get(path).text)
     assert not fields.hints_in_labels
-    shown = {id: fields.described.get(id) for id in fields.labelled}
+    shown = {name: fields.described.get(name) for name in fields.labelled}
     assert len(fields.ids) == len(set(fields.ids))
-    assert all(id in fields.ids for id in shown)
+    assert all(name in fields.ids for name in shown)
     assert sorted(hint for hint in shown.values() if hint) == sorted(fields.hints)
 
 
