@@ -29,14 +29,12 @@ NO_PAGES: Final = frozenset(
 )
 
 
-def hear(page: Any, told: str) -> None:
-    """What the page's event stream says, once; then the line stands, and nothing more comes."""
-    answers = iter([told])
+def hear(page: Any, first: str, later: str = "") -> None:
+    """What each page's event stream says, and, if anything, what it says when the page asks again."""
 
     def answer(route: Any) -> None:
-        for text in answers:
-            route.fulfill(body=text, content_type="text/event-stream")
-            return
+        text = first if "since=" in route.request.url else later
+        route.fulfill(body=text, content_type="text/event-stream", status=200 if text else 503)
 
     page.unroute(_STREAM)
     page.route(_STREAM, answer)
@@ -119,9 +117,7 @@ def is_paused(page: Any, fleet: MadeUp) -> None:
     """Something changed while rows are selected."""
     page.locator(".live.on").first.wait_for(state="attached")
     selects_three(page, fleet)
-    hear(page, 'event: changed\ndata: {"topics":["devices"],"devices":[]}\n\n')
-    page.reload()
-    selects_three(page, fleet)
+    hear(page, ALIVE, 'event: changed\ndata: {"topics":["devices"],"devices":[]}\n\n')
     page.get_by_text("Paused").first.wait_for(state="attached")
 
 

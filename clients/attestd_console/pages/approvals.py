@@ -14,7 +14,7 @@ from attestd_console.console import Console
 from attestd_console.pages.selecting import PATH
 
 TIERS: Final = ("device", "edge", "cloud")
-_PAGE: Final = 200
+_PAGE: Final = 50
 _MAX_LABELS: Final = 32
 
 
