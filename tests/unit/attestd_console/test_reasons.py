@@ -196,3 +196,27 @@ def test_words_blame_nobody() -> None:
 def test_the_module_says_which_document() -> None:
     assert (Path(__file__).resolve().parents[3] / "docs/measured-boot.md").exists()
     assert "docs/measured-boot.md" in inspect.getsource(reasons)
+
+
+# ---- One line of the service's -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "loaders is 'ab', which 'os' does not list as good.; secure_boot is False, which 'os' does not list as good.",
+            "Secure Boot is off, and a boot program ran that no reference value knows",
+        ),
+        ("secure_boot is False, which 'os' does not list as good", "Secure Boot is off"),
+        ("stolen from the van", "stolen from the van"),
+        ("secure_boot is False, which 'os' does not list as good; seen in Bremen", None),
+        ("", ""),
+    ],
+)
+def test_what_the_service_joined_is_told_in_words_and_what_a_person_said_stays(text: str, said: str | None) -> None:
+    assert reasons.told(text) == (text if said is None else said)
+
+
+def test_a_line_with_marks_that_turn_text_around_is_shown_without_them() -> None:
+    assert "\u202e" not in reasons.told("stolen\u202e from the van")
