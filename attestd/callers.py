@@ -98,13 +98,14 @@ class Callers:
     sealing: SealingKeys
     idle_timeout: timedelta = timedelta(minutes=30)  # of sessions
 
-    def require(self, envelope: SignedEnvelope, *, url: str, method: str, now: datetime) -> Caller:
+    def require(self, envelope: SignedEnvelope, *, url: str, method: str, now: datetime, seen: bool = True) -> Caller:
         """The caller that signed this envelope, for this URL and method.
 
         A nonce serves any number of reads until it expires, since a repeated read tells the same caller the same
-        things; for a change it is spent. Raises Unauthenticated's children.
+        things; for a change it is spent. `seen`: it is a sign that somebody is there, which keeps a session from being
+        idle. Raises Unauthenticated's children.
         """
-        caller = self._registered(envelope.unverified_kid, now)
+        caller = self._registered(envelope.unverified_kid, now, seen=seen)
         verify_request(envelope, key=caller.key, url=url, method=method)
         self._require_fresh(envelope, method, now)
         return caller
@@ -118,13 +119,6 @@ class Callers:
             raise KeyMismatch
         verify_request(envelope, key=key.key, url=url, method=method)
         self._require_fresh(envelope, method, now)
-
-    def still(self, caller: Caller, now: datetime) -> bool:
-        """Whether who was let in before would be let in now: for answers that go on for long."""
-        try:
-            return self._registered(jwk_thumbprint(caller.key), now).role == caller.role
-        except Unauthenticated:
-            return False
 
     def is_operator(self, kid: str, now: datetime) -> bool:
         """Whether calls signed by this key (its thumbprint) are an operator's, now. To ask is no sign of life: a

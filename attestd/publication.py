@@ -176,6 +176,12 @@ class Publication:
             return None
         return self.audit.read_head(copy.parts[HEAD].decode("ascii"))
 
+    def status_in(self, name: str, index: int) -> Status | None:
+        """What the bundle of that name says of the device with this status index, and so what an edge that uses it
+        knows. None if that bundle is not kept any more."""
+        copy = self.copy(name)
+        return None if copy is None or STATUS not in copy.parts else StatusList(copy.parts[STATUS])[index]
+
     def _published(self, newest: bundles.BundleHead) -> PublishedBundle:
         latest = self._latest
         if latest is None or (latest[0].epoch, latest[0].version) < (newest.epoch, newest.version):

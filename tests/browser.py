@@ -74,13 +74,18 @@ class Browser:
             context.add_cookies([cookie | {"sameSite": "Lax"}])
         page = context.new_page()
         page.complaints = []
-        page.on("console", lambda said: page.complaints.append(said.text) if said.type == "error" else None)
+        page.on("console", lambda said: page.complaints.append(_said(said)) if said.type == "error" else None)
         page.on("pageerror", lambda error: page.complaints.append(str(error)))
         return page
 
     def close_pages(self) -> None:
         while self.contexts:
             self.contexts.pop().close()
+
+
+def _said(message: Any) -> str:
+    """With the address that it is about: "404" alone says little."""
+    return f"{message.text} [{message.location.get('url', '')}]"
 
 
 @contextmanager

@@ -84,7 +84,7 @@ def console_client(
 ) -> ConsoleClient:
     """Somebody of this role looks, by a key of their own: what they do needs no touch. See `signed_in`."""
     seed = Seed.fresh()
-    world.service.operations.register_operator(name or f"{role}-here", Role(role), seed.key.public_key, world.act)
+    world.service.certifying.register_operator(name or f"{role}-here", Role(role), seed.key.public_key, world.act)
     return ConsoleClient(world, app or console_app(world), seed)
 
 

@@ -138,7 +138,7 @@ def home(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
         act = Act(actor="operator:test", now=datetime.now(UTC), request_id=f"{number:08x}", reason="")
-        chain = instance.service.operations.add_proxy(edge.name, SITE, public.decode(), act)
+        chain = instance.service.certifying.add_proxy(edge.name, SITE, public.decode(), act)
         (edge / "proxy.pem").write_text(chain)
     instance.service.registry.close()
     prepare(place)

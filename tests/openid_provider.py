@@ -16,12 +16,17 @@ import time
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from joserfc import jwt
 from joserfc.jwk import ECKey, Key, RSAKey
 
+from attestd.config import OidcSettings
+from tests.service import World
+
 CLIENT, SECRET = "attestd-console", "a secret: 100% ours"
+ADA = {"sub": "00u1", "preferred_username": "Ada@example.org", "groups": ["fleet-ops", "all"]}
+ROLES = {"admin": ("fleet-admins",), "operator": ("fleet-ops",), "viewer": ("all", "everybody")}
 
 
 class OpenIdProvider:
@@ -36,12 +41,18 @@ class OpenIdProvider:
         self.sign: Callable[[dict[str, Any], dict[str, Any]], str] = self._sign
         self.asked: list[str] = []
         self.authorizations: list[str | None] = []
+        self.person: dict[str, Any] | None = None  # who sits before its page; None: nobody consents
         self._codes: dict[str, tuple[dict[str, str], dict[str, Any]]] = {}
         provider = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 provider.asked.append(self.path)
+                if self.path.startswith("/authorize?"):
+                    self.send_response(302)
+                    self.send_header("Location", provider.consent(provider.issuer + self.path))
+                    self.end_headers()
+                    return
                 pages: dict[str, Any] = {
                     "/.well-known/openid-configuration": provider.description,
                     "/keys": {"keys": [key.as_dict(private=False) for key in provider.keys]},
@@ -95,6 +106,16 @@ class OpenIdProvider:
         self._codes[code] = asked, dict(claims)
         return code
 
+    def consent(self, url: str) -> str:
+        """Where its page sends a browser back to: with a code for `person`, or with a refusal."""
+        asked = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+        answer = {"state": asked["state"]}
+        if self.person is None:
+            answer |= {"error": "access_denied", "error_description": "<b>no</b>"}
+        else:
+            answer["code"] = self.authorize(url, self.person)
+        return f"{asked['redirect_uri']}?{urlencode(answer)}"
+
     def token(self, form: Mapping[str, str], authorization: str | None) -> tuple[int, dict[str, Any]]:
         """The token endpoint: each code once, for who asked for it and holds its verifier."""
         self.authorizations.append(authorization)
@@ -118,6 +139,22 @@ class OpenIdProvider:
 
     def _sign(self, header: dict[str, Any], claims: dict[str, Any]) -> str:
         return jwt.encode(header, claims, self.keys[0], algorithms=[header["alg"]])
+
+
+def configure(world: World, *providers: OpenIdProvider, **members: Any) -> None:
+    """One table for each, called sso, sso-1, …; roles by groups unless it is said otherwise."""
+    secret = world.settings.dir / "sso.secret"
+    if not secret.exists():
+        secret.touch(0o600)
+        secret.write_text(f"{SECRET}\n")
+    given = {"client_secret_file": "sso.secret", "roles_claim": "groups", "roles": ROLES, **members}
+    names = ["sso", *(f"sso-{n}" for n in range(1, len(providers)))]
+    world.configure(
+        providers=tuple(
+            OidcSettings(name, each.issuer, CLIENT, label="Harbour SSO", **given)
+            for name, each in zip(names, providers, strict=True)
+        )
+    )
 
 
 def _b64(data: bytes) -> str:

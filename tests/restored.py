@@ -60,7 +60,7 @@ def restored(
         settings = Settings.load(draft, environ)
         registry = Registry.open(settings.database_url)
         service = wire(settings, Hierarchy.load(draft), registry, before.clock)
-        renew_proxies(service.operations, made_at=manifest.made_at, at=before.clock())
+        renew_proxies(service.certifying, made_at=manifest.made_at, at=before.clock())
         registry.close()
 
     with open_backup(file, passphrase=passphrase) as backup:

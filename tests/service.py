@@ -49,6 +49,7 @@ from attestd.issuance.quarantining import Quarantines
 from attestd.issuance.trust import Trust
 from attestd.operations import Act, Operations
 from attestd.operations.authority import Authority
+from attestd.operations.certifying import Certifying
 from attestd.operations.fleet import Fleet
 from attestd.operations.news import Newsroom
 from attestd.operations.oidc import Oidc
@@ -203,9 +204,9 @@ class World:
         key = SoftwareKey(ec.generate_private_key(ec.SECP256R1()))
         if role == "proxy":
             pem = key.public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-            self.service.operations.add_proxy(name or "proxy-1", Site(SITE), pem, self.act)
+            self.service.certifying.add_proxy(name or "proxy-1", Site(SITE), pem, self.act)
         else:
-            self.service.operations.register_operator(name or f"{role}-1", Role(role), key.public_key, self.act)
+            self.service.certifying.register_operator(name or f"{role}-1", Role(role), key.public_key, self.act)
         return Caller(self, key)
 
     @property
@@ -277,7 +278,8 @@ def wire(settings: Settings, hierarchy: Hierarchy, registry: Registry, clock: Ca
         ),
         attestations=Attestations(settings, registry, hierarchy.sealing, granter, ears, appraiser, quarantines),
         lifecycle=Lifecycle(settings, registry, hierarchy, hierarchy.sealing, granter, policy, entropy),
-        operations=Operations(settings, registry, hierarchy, profiles, entropy),
+        operations=Operations(settings, registry, entropy),
+        certifying=Certifying(settings, registry, hierarchy, profiles, entropy),
         fleet=Fleet(settings, registry, quarantines),
         selections=Selections(settings, registry),
         authority=Authority(settings, registry, lambda: hierarchy.sealing.places),

@@ -41,7 +41,7 @@ class SiteEdge:
         public = key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-        chain = world.service.operations.add_proxy("edge-1", Site(SITE), public.decode(), world.act)
+        chain = world.service.certifying.add_proxy("edge-1", Site(SITE), public.decode(), world.act)
         self.certificate = folder / "proxy.pem"
         self.certificate.write_text(chain)
         self.key = SoftwareKey(key)

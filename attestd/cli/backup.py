@@ -180,18 +180,18 @@ def _finish(draft: Path, environ: Mapping[str, str], manifest: Any) -> None:
 
     instance = open_instance(draft, environ)
     try:
-        renew_proxies(instance.service.operations, made_at=manifest.made_at, at=now())
+        renew_proxies(instance.service.certifying, made_at=manifest.made_at, at=now())
         renew_admin(instance, now())
     finally:
         instance.registry.close()
 
 
-def renew_proxies(operations: Any, *, made_at: int, at: datetime) -> None:
+def renew_proxies(certifying: Any, *, made_at: int, at: datetime) -> None:
     """Certificates for the proxies that had good ones at the time of the backup: a day later they would be shut out."""
     from attestd.operations import Act
     from attestd.registry import issued, proxies
 
-    with operations.registry.reading() as c:
+    with certifying.registry.reading() as c:
         alive = []
         for proxy in proxies.every(c):
             with suppress(issued.UnknownCredential):  # forgotten, long after it expired
@@ -199,7 +199,7 @@ def renew_proxies(operations: Any, *, made_at: int, at: datetime) -> None:
                 if proxy.disabled_at is None and held.revoked_at is None and held.not_after > made_at:
                     alive.append(proxy.name)
     for name in alive:
-        operations.renew_proxy(name, Act(actor="attestd restore", now=at, request_id="local"))
+        certifying.renew_proxy(name, Act(actor="attestd restore", now=at, request_id="local"))
 
 
 def upgrade(

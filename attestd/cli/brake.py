@@ -36,6 +36,8 @@ def _described(found: dict[str, Any]) -> str:
     if engaged is not None:
         lines = [f"ENGAGED since {moment(engaged['at'])} by {engaged['by']}: {engaged['reason'] or '-'}"]
         lines.append(f"  held        {found['held_count']} results; their devices live on under their last good ones")
+        if found["first_end"] is not None:
+            lines.append(f"  the first of those ends {moment(found['first_end'])}; its device gets nothing more then")
         lines.append("  to end it   attestd brake release --dismiss, or --quarantine, after you have looked")
     elif not found["enabled"]:
         lines = ["Disabled in attestd.toml ([brake] enabled)."]

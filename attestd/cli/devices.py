@@ -12,6 +12,7 @@ from attestd.cli import cohorts
 from attestd.cli.backup import release_restored
 from attestd.cli.calls import service
 from attestd.cli.explaining import timeline
+from attestd.cli.labels import asked_for, labels_of
 from attestd.cli.options import DEFAULT_DIR, Dir, Json, Reason
 from attestd.cli.output import emit, failing, moment, say, table
 from attestd.errors import MalformedInput
@@ -81,7 +82,10 @@ def list_(
     limit: Annotated[int, typer.Option(help="At most this many.", min=1)] = 1000,
     as_json: Json = False,
 ) -> None:
-    """List devices. With --json an array of objects with id, state, tier, site and more."""
+    """List devices. With --json an array of objects with id, state, tier, site and more.
+
+    `held` beside a result: the brake holds a newer one back (`attestd brake show`).
+    """
     with failing(as_json=as_json):
         api = service(dir)
         found: list[dict[str, Any]] = []
@@ -100,7 +104,8 @@ def list_(
                 after=after,
                 limit=min(1000, limit - len(found)),
             )
-            found += page["devices"]
+            held = {each["device_id"] for each in page["held"]}
+            found += [device | {"held": device["id"] in held} for device in page["devices"]]
             after = page.get("after")
             if not after:
                 break
@@ -119,14 +124,20 @@ _NOBODY = (
 
 def _row(device: dict[str, Any]) -> dict[str, Any]:
     result = device.get("result") or {}
-    return device | {"status": result.get("status"), "attested": moment(device.get("attested_at"))}
+    status = result.get("status")
+    shown = f"{status or '-'}, held" if device["held"] else status
+    return device | {"status": shown, "attested": moment(device.get("attested_at"))}
 
 
 @app.command()
 def show(id: Id, dir: Dir = DEFAULT_DIR, as_json: Json = False) -> None:
     """Show one device: identity, TPM, state and why, last result, credentials, what happened to it."""
     with failing(as_json=as_json):
-        document = service(dir).get(f"/devices/{id}")
+        api = service(dir)
+        document = api.get(f"/devices/{id}")
+        if document["device"]["state"] in ("quarantined", "retired"):
+            told = api.get(f"/devices/{id}/edges")
+            document["edges"] = {name: told[name] for name in ("edges", "refuse", "others")}
         emit(document, as_json=as_json, text=_described(document))
 
 
@@ -162,10 +173,16 @@ def _described(document: dict[str, Any]) -> str:
         + f", endorsed by {device.get('endorsement') or 'nobody yet'}",
         f"  EK hash      {device.get('ek_hash')}",
         f"  serial no.   {device.get('serial_number') or '-'}",
-        f"  labels       {', '.join(f'{k}={v}' for k, v in sorted(device['labels'].items())) or '-'}",
+        f"  labels       {labels_of(device)}",
         f"  attested     {moment(device.get('attested_at'))}, result {result.get('status', '-')}",
     ]
     lines += [f"    {reason}" for reason in result.get("reasons", [])]
+    if (held := document["held"]) is not None:
+        lines.append(f"  held         {held['result']['status']} since {moment(held['at'])}: attestd brake show")
+        lines += [f"    {reason}" for reason in held["result"]["reasons"]]
+    if told := document.get("edges"):
+        lines.append(f"  edges        {told['refuse']} of {told['edges']} refuse it, by the bundles that they reported")
+        lines += [f"    not known of {each['name']}, heard {moment(each['heard_at'])}" for each in told["others"]]
     credentials = document.get("credentials", [])
     lines.append(f"  credentials  {len(credentials)} newest:" if credentials else "  credentials  none")
     lines += [
@@ -201,6 +218,33 @@ def _label(entry: str) -> tuple[str, str]:
     if not equals:
         raise MalformedInput("This is not a label.", seen=repr(entry[:80]), expected="NAME=VALUE")
     return name, value
+
+
+@app.command("label")
+def label_(
+    id: Id,
+    label: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Labels to set.")] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="The name of a label to remove; repeatable.")] = None,
+    revoke: Annotated[
+        bool, typer.Option("--revoke", help="Revoke its certificates, which say the old labels until they end.")
+    ] = False,
+    dir: Dir = DEFAULT_DIR,
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
+    """Set and remove labels of a device; those that are not named stay. It is asked to attest.
+
+    Certificates carry labels: the next one says the new ones, and reference manifests that are for them judge it. The
+    present one counts until it ends, unless it is revoked too; the device is refused then until it has attested.
+    """
+    with failing(as_json=as_json):
+        message: dict[str, Any] = {"reason": reason, "revoke": revoke}
+        message |= {"labels": dict(_label(entry) for entry in label)} if label else {}
+        message |= {"remove": remove} if remove else {}
+        api = service(dir)
+        device = api.post(f"/devices/{id}/label", message)["device"]
+        shown = f"{id} has the labels: {labels_of(device)}.\n{asked_for(api.get('/labels'))}"
+        emit(device, as_json=as_json, text=shown)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from attestd.cli.labels import changed
 from attestd.cli.output import moment
 
 _STANDINGS: Final = {
@@ -101,5 +102,6 @@ def _entry(entry: Mapping[str, Any]) -> str:
         problem = f", {entry['problem']}" if entry["problem"] else ""
         return f"crossing {entry['boundary']} at {entry['edge']}: {entry['decision']}{problem}{times}"
     detail = entry["detail"]
+    what = f" ({changed(detail['old'], detail['new'])})" if entry["act"] == "label" else ""
     why = detail.get("reason") or detail.get("why") or "; ".join(map(str, detail.get("because", [])))
-    return f"{entry['act']} by {entry['actor']}{times}" + (f": {why}" if why else "")
+    return f"{entry['act']} by {entry['actor']}{times}{what}" + (f": {why}" if why else "")

@@ -45,6 +45,7 @@ from attestd.issuance.quarantining import Quarantines
 from attestd.issuance.trust import Trust
 from attestd.operations import Act, Operations
 from attestd.operations.authority import Authority
+from attestd.operations.certifying import Certifying
 from attestd.operations.fleet import Fleet
 from attestd.operations.news import Newsroom
 from attestd.operations.oidc import Oidc
@@ -135,7 +136,8 @@ def open_instance(
             _PolicyInForce(registry),
             entropy,
         ),
-        operations=Operations(settings, registry, hierarchy, profiles, entropy),
+        operations=Operations(settings, registry, entropy),
+        certifying=Certifying(settings, registry, hierarchy, profiles, entropy),
         fleet=Fleet(settings, registry, quarantines),
         selections=Selections(settings, registry),
         authority=Authority(settings, registry, lambda: hierarchy.sealing.places),
@@ -309,7 +311,7 @@ def renew_admin(instance: Instance, at: datetime) -> None:
     """A fresh key and credential for the first admin, kept in the instance's folder."""
     key = ec.generate_private_key(ec.SECP256R1())
     act = Act(actor="attestd init", now=at, request_id="local")
-    chain = instance.service.operations.register_operator(ADMIN, Role.ADMIN, key.public_key(), act)
+    chain = instance.service.certifying.register_operator(ADMIN, Role.ADMIN, key.public_key(), act)
     folder = instance.settings.dir / "admin"
     folder.mkdir(mode=0o700, exist_ok=True)
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())

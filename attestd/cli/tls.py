@@ -68,7 +68,7 @@ class ServiceTls:
         key = ec.generate_private_key(ec.SECP256R1())
         act = Act(actor="attestd", now=at, request_id="tls")
         names = self.instance.settings.server.all_names
-        chain = self.instance.service.operations.certify_service(key.public_key(), names, act)
+        chain = self.instance.service.certifying.certify_service(key.public_key(), names, act)
         pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,10 +12,34 @@ from attestd.cli.calls import service
 from attestd.cli.devices import read_file
 from attestd.cli.options import DEFAULT_DIR, Dir, Json
 from attestd.cli.output import emit, failing, moment, say, table
+from attestd.errors import MalformedInput, NotFound
+
+if TYPE_CHECKING:
+    from attestd.cli.api import AdminApi
 
 app = typer.Typer(help="TPM makers' CA certificates that this instance trusts.", no_args_is_help=True)
 
-_COLUMNS = {"sha256": "SHA-256", "kind": "KIND", "until": "UNTIL", "maker": "MAKER", "subject": "SUBJECT"}
+_COLUMNS = {
+    "sha256": "SHA-256",
+    "kind": "KIND",
+    "until": "UNTIL",
+    "devices": "DEVICES",
+    "maker": "MAKER",
+    "subject": "SUBJECT",
+}
+_SHORTEST = 8  # digits by which `show` finds a certificate
+
+
+class NotTrusted(NotFound):
+    """No certificate of this SHA-256 is trusted"""
+
+    remedy = f"`attestd trust list` shows those that are; name one by its first {_SHORTEST} digits or more."
+
+
+class SeveralMeant(MalformedInput):
+    """Several certificates begin with this"""
+
+    remedy = "Name more digits of it."
 
 
 @app.command()
@@ -103,23 +127,61 @@ def import_(
 
 @app.command("list")
 def list_(dir: Dir = DEFAULT_DIR, as_json: Json = False) -> None:
-    """List the certificates that are trusted."""
+    """List the certificates that are trusted, and how many devices enrolled under each."""
     with failing(as_json=as_json):
-        from attestd.issuance.makers import known_makers
-
-        makers = service(dir).get("/trust")["makers"]
-        known = known_makers().certificates
-        rows = [
-            entry
-            | {
-                "kind": "root" if entry["is_root"] else "intermediate",
-                "until": moment(entry["not_after"]),
-                "maker": known[sha256].maker if (sha256 := bytes.fromhex(entry["sha256"])) in known else "",
-            }
-            for entry in makers
-        ]
+        makers = _makers(service(dir))
+        rows = [_shown(entry) for entry in makers]
         empty = "No TPM maker is trusted, so only devices of the inventory can enroll. attestd trust add FILE"
         emit(makers, as_json=as_json, text=table(rows, _COLUMNS, empty=empty))
+
+
+@app.command()
+def show(
+    sha256: Annotated[str, typer.Argument(help=f"The certificate's SHA-256, or its first {_SHORTEST} digits or more.")],
+    dir: Dir = DEFAULT_DIR,
+    as_json: Json = False,
+) -> None:
+    """Show one certificate that is trusted, who added it, and what depends on it."""
+    with failing(as_json=as_json):
+        wanted = sha256.lower().removeprefix("sha256:").replace(":", "")
+        found = [entry for entry in _makers(service(dir)) if entry["sha256"].startswith(wanted)]
+        if not found or len(wanted) < _SHORTEST:
+            raise NotTrusted(seen=repr(sha256[:80]))
+        if len(found) > 1:
+            raise SeveralMeant(seen=repr(sha256[:80]))
+        emit(found[0], as_json=as_json, text=_described(_shown(found[0])))
+
+
+def _makers(api: AdminApi) -> list[dict[str, Any]]:
+    """What is trusted, each with how many devices that are not retired enrolled under it."""
+    counted = {one["sha256"]: one["devices"] for one in api.get("/trust/dependents")["makers"]}
+    return [entry | {"devices": counted.get(entry["sha256"], 0)} for entry in api.get("/trust")["makers"]]
+
+
+def _shown(entry: dict[str, Any]) -> dict[str, Any]:
+    from attestd.issuance.makers import known_makers
+
+    known = known_makers().certificates.get(bytes.fromhex(entry["sha256"]))
+    return entry | {
+        "kind": "root" if entry["is_root"] else "intermediate",
+        "until": moment(entry["not_after"]),
+        "maker": "" if known is None else known.maker,
+    }
+
+
+def _described(entry: dict[str, Any]) -> str:
+    count = entry["devices"]
+    depends = "1 device that is" if count == 1 else f"{count} devices that are"
+    return "\n".join(
+        [
+            entry["subject"],
+            f"  sha256:{entry['sha256']}",
+            f"  {entry['kind']}, until {entry['until']}, maker {entry['maker'] or 'not known to the manifest'}",
+            f"  added by {entry['added_by']}, {moment(entry['added_at'])}",
+            f"  {depends} not retired enrolled under it. They stay if it is removed; who is new, or enrolls again, is "
+            "refused unless something else that is trusted endorses it.",
+        ]
+    )
 
 
 @app.command()

@@ -37,7 +37,7 @@ from attestd.issuance.requests import NonceSpent, Requested
 from attestd.protocol.derivations import device_quote_data
 from attestd.protocol.messages import AttestationRequest, WaitAnswer
 from attestd.protocol.signed import SignedEnvelope
-from attestd.registry import brake, devices, outcomes, spends
+from attestd.registry import brake, devices, outcomes, spends, transitions
 from attestd.registry.acts import Step
 from attestd.registry.engine import Registry
 from attestd.registry.standing import Standing
@@ -158,7 +158,7 @@ class Attestations:
         good_until = now + self.settings.attestation.validity
         release: tuple[Step, ...] = ()
         if row.state is State.QUARANTINED:
-            release = devices.changing_state(
+            release = transitions.changing_state(
                 row.id,
                 Event.RELEASE,
                 reason="a good attestation, by policy",
@@ -196,7 +196,7 @@ class Attestations:
 
         def holding() -> tuple[Step, ...]:
             nonlocal granted
-            seen = devices.clock_seen(
+            seen = transitions.clock_seen(
                 device.id,
                 expected_version=device.state_version,
                 clock=clock_members(attested.quote),
@@ -267,7 +267,7 @@ class Attestations:
 def _recorded(device: Standing, attested: Attested, *, good_until: datetime, now: datetime) -> tuple[Step, ...]:
     """The result, and what it follows from."""
     return (
-        *devices.attestation(
+        *transitions.attestation(
             device.id,
             expected_version=device.state_version,
             result=attested.result.to_members(),

@@ -30,7 +30,7 @@ from attestd.protocol.messages import (
     CompleteRequest,
     WaitAnswer,
 )
-from attestd.registry import admission, audit, brake, devices, evidence, outcomes, spends
+from attestd.registry import admission, audit, brake, devices, evidence, outcomes, spends, transitions
 from attestd.registry.acts import Step, perform
 from attestd.registry.engine import Registry
 from attestd.registry.spends import Spent
@@ -205,7 +205,7 @@ class Enrollment:
         endorsed = self.trust.keep_issuers(proven.endorsement, now=now)
         self.registry.act(
             self._spending(proven, now, answer=granted.answer, device=device.id, serial=granted.certificate.serial),
-            *devices.activation(
+            *transitions.activation(
                 device.id,
                 was=device.state,
                 expected_version=device.state_version,
@@ -250,7 +250,7 @@ class Enrollment:
         if device.state is State.ACTIVE:
             kept = appraised.keeping(device.id)
             # The device's row before its evidence, as every act has it: two acts never wait for each other in a circle.
-            alone = devices.unchanged(device.id, expected_version=device.state_version)
+            alone = transitions.unchanged(device.id, expected_version=device.state_version)
             noted = audit.entry(
                 at=int(now.timestamp()),
                 actor="attestd",

@@ -38,7 +38,7 @@ from attestd.protocol.encoding import b64encode
 from attestd.protocol.evidence import CertifiedKey
 from attestd.protocol.messages import RenewalRequest, TokenAnswer, TokenRequest
 from attestd.protocol.signed import SignedEnvelope
-from attestd.registry import devices, issued
+from attestd.registry import issued, transitions
 from attestd.registry.acts import Step
 from attestd.registry.engine import Registry
 from attestd.tpm.attest import VerifiedKey, verify_certified_key
@@ -90,7 +90,7 @@ class Lifecycle:
         rekeying: tuple[Step, ...] = ()
         if new_key is not None:
             rekeying = (
-                devices.rekeying(
+                transitions.rekeying(
                     device.id,
                     expected_version=device.state_version,
                     ck_public=new_key.public.area,
@@ -163,7 +163,7 @@ class Lifecycle:
         act(
             self.registry,
             spending(asked, now, answer=answer, serial=certificate.serial),
-            devices.unchanged(asked.device.id, expected_version=asked.device.row.state_version),
+            transitions.unchanged(asked.device.id, expected_version=asked.device.row.state_version),
             *issued.unrevoked(certificate.serial),
             noting(asked, "token", now, request_id, jti=token_id, audience=request.audience),
         )

@@ -13,7 +13,7 @@ from typing import Final
 from attestd.appraisal.results import AttestationResult
 from attestd.config import BrakeSettings
 from attestd.errors import Forbidden
-from attestd.registry import audit, brake, counts, devices
+from attestd.registry import audit, brake, counts, transitions
 from attestd.registry.acts import Step, perform
 from attestd.registry.engine import Connection, Registry
 from attestd.registry.standing import Standing
@@ -66,7 +66,7 @@ class Quarantines:
         say, and StateChanged.
         """
         at = int(now.timestamp())
-        change = devices.changing_state(
+        change = transitions.changing_state(
             device.id,
             Event.QUARANTINE,
             reason="; ".join(result.reasons),
@@ -97,7 +97,7 @@ class Quarantines:
             if not found.engaged:
                 self._engage(c, seen, limit, at, request_id)
             # The device that was appraised, and none that an operator quarantined or replaced since.
-            perform(c, devices.unchanged(device.id, expected_version=device.state_version), *held)
+            perform(c, transitions.unchanged(device.id, expected_version=device.state_version), *held)
             brake.hold(c, device.id, result.to_members(), now=at)
             _note(c, at, "hold", str(device.id), request_id, because=list(result.reasons))
         return False

@@ -53,7 +53,8 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BrakeStanding:
-    """How the brake stands: `count` of at most `limit` in the last minute; a page of what is held, and how many."""
+    """How the brake stands: `count` of at most `limit` in the last minute; a page of what is held, and how many.
+    `first_end`: when the first of the results ends under which held devices live on."""
 
     brake: Brake
     enabled: bool
@@ -61,6 +62,7 @@ class BrakeStanding:
     limit: int
     held: Sequence[Held]
     held_count: int
+    first_end: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,14 @@ class Preview:
 
     count: int
     devices: Sequence[Device]
+
+
+@dataclass(frozen=True, slots=True)
+class LetGo:
+    """How many results the brake had held, and how many devices they quarantined when it was released."""
+
+    held: int
+    quarantined: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +110,7 @@ class Fleet:
                 limit=most,
                 held=brake.page_held(c, after=after, limit=limit),
                 held_count=brake.count_held(c),
+                first_end=brake.first_end(c),
             )
 
     def engage_brake(self, act: Act) -> None:
@@ -113,9 +124,8 @@ class Fleet:
             brake.engage(c, by=act.actor, reason=act.reason, now=act.at)
             act.note(c, "engage-brake", FLEET)
 
-    def release_brake(self, fate: Fate, act: Act) -> int:
-        """Results count again, and those of the last minute no longer do. Returns how many devices the held ones
-        quarantined. Raises BrakeReleased."""
+    def release_brake(self, fate: Fate, act: Act) -> LetGo:
+        """Results count again, and those of the last minute no longer do. Raises BrakeReleased."""
         with self.registry.acting() as c:
             found = brake.take(c)
             if not found.engaged:
@@ -125,7 +135,7 @@ class Fleet:
                 done = cohorts.quarantine_held(c, now=act.at, note=_noting(c, "quarantine", act))
             held = brake.release(c)
             act.note(c, "release-brake", FLEET, fate=fate.value, held=held, quarantined=done)
-        return done
+        return LetGo(held, done)
 
     # ---- Cohorts ----------------------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """What just happened, for those who watch: the audit trail's new rows, told by topics and devices.
 
 Every change leaves its row in the transaction that makes it, attestations included, so the trail is all there is to
-look at. Rows come in the order of their numbers, but where transactions run side by side a lower number may be
-committed after a higher one: numbers that were skipped are looked for again for a while.
+look at; but for edges' reports, which are no acts, and of which only that some came is told. Rows come in the order of
+their numbers, but where transactions run side by side a lower number may be committed after a higher one: numbers that
+were skipped are looked for again for a while.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from attestd.ids import DeviceId, MalformedName
-from attestd.operations.topics import EVERY, Concerns, topics_of
-from attestd.registry import audit
+from attestd.operations.topics import EDGES, EVERY, Concerns, topics_of
+from attestd.registry import audit, edges
 from attestd.registry.audit import Glimpse
 from attestd.registry.engine import Registry
 
@@ -25,6 +26,7 @@ _MAX_ROWS: Final = 1000  # of one look; where more came, everything may be diffe
 _KEPT: Final = 64  # looks that found something; who stands further back hears that everything may be different
 _LATE: Final = 30.0  # seconds in which a skipped number may still be committed
 _MAX_LATE: Final = 500
+_REPORTS: Final = 3.0  # seconds between two looks at edges' reports
 _OVERLAP: Final = 2  # seconds: a row's time is the one at which its request came, and clocks differ a little
 
 
@@ -55,6 +57,8 @@ class Newsroom:
         self._lock = threading.Lock()
         self._seen: int | None = None  # the highest number
         self._late: dict[int, float] = {}  # skipped numbers, and until when they are looked for
+        self._heard = (0, 0)  # of edges
+        self._heard_at = 0.0
         self._place = 0
         self._kept: deque[News] = deque(maxlen=_KEPT)  # the last one leads to `_place`
 
@@ -63,15 +67,19 @@ class Newsroom:
         with self._lock:
             if self._seen is None:
                 with self._registry.reading() as c:
-                    self._seen = audit.last_number(c)
+                    self._seen, self._heard = audit.last_number(c), edges.heard(c)
+                self._heard_at = time.monotonic()
                 return self._place
             now = time.monotonic()
             self._late = {number: until for number, until in self._late.items() if until > now}
             with self._registry.reading() as c:
                 rows = audit.glimpses(c, after=self._seen, among=list(self._late), limit=_MAX_ROWS + 1)
                 last = audit.last_number(c) if len(rows) > _MAX_ROWS else 0
+                heard = edges.heard(c) if now - self._heard_at >= _REPORTS else None
             if rows:
                 self._take(rows, last, until=now + _LATE)
+            if heard is not None:
+                self._hear(heard, now)
             return self._place
 
     def since(self, place: int) -> tuple[int, News]:
@@ -109,6 +117,16 @@ class Newsroom:
             skipped = [n for n in range(self._seen + 1, news.number) if n not in numbers]
             self._late.update(dict.fromkeys(skipped[-_MAX_LATE:], until))
         self._seen = max(self._seen, news.number)
+        self._keep(news)
+
+    def _hear(self, heard: tuple[int, int], now: float) -> None:
+        """Edges reported: which devices that concerns, nobody asks."""
+        self._heard_at = now
+        if heard != self._heard:
+            self._heard = heard
+            self._keep(News(self._seen or 0, frozenset({EDGES}), frozenset()))
+
+    def _keep(self, news: News) -> None:
         self._place += 1
         self._kept.append(news)
 

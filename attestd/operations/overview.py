@@ -23,11 +23,12 @@ from attestd.registry.brake import Brake
 from attestd.registry.counts import Group
 from attestd.registry.engine import Connection, Registry
 from attestd.registry.outcomes import Refusals, Results
-from attestd.registry.outlook import Late, Makers, Quarantined
+from attestd.registry.outlook import Behind, Late, Makers, Quarantined
 from attestd.registry.states import State
 
 DAY: Final = 86_400
 SOON: Final = timedelta(days=30)
+MOST_SITES: Final = 20  # that are named with what is overdue there
 _HOUR: Final = 3600
 
 
@@ -55,13 +56,15 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """One moment. `late`: by site, the most first. `edges`: all that are not disabled."""
+    """One moment. `late`: the sites with the most overdue devices, of `late_sites` that have any. `edges`: all that are
+    not disabled."""
 
     states: Mapping[State, int]
     tiers: Mapping[str, Share]
     sites: int
     quarantined: Sequence[Quarantined]
-    late: Sequence[Late]
+    late: Sequence[Behind]
+    late_sites: int
     results: Sequence[Results]
     refusals: Sequence[Refusals]
     endings: Sequence[Ending]
@@ -95,13 +98,15 @@ class Watchtower:
         with self.registry.reading() as c:
             groups = counts.groups(c)
             late = outlook.overdue(c, ended_by=self.ended_by(now))
+            sites, late_sites = outlook.overdue_by_site(c, ended_by=self.ended_by(now), limit=MOST_SITES)
             bundle = bundles.newest(c)
             return Overview(
                 states=_states(groups),
                 tiers=_tiers(groups, late),
                 sites=counts.count_sites(c),
                 quarantined=outlook.quarantined(c),
-                late=_by_site(late),
+                late=sites,
+                late_sites=late_sites,
                 results=outcomes.results(c, since=at - DAY),
                 refusals=outcomes.refused(c, since=at - DAY),
                 endings=self._endings(c, now),
@@ -153,14 +158,3 @@ def _tiers(groups: Sequence[Group], late: Sequence[Late]) -> dict[str, Share]:
         share[each.status] -= each.count
         share["overdue"] += each.count
     return {tier: Share(**share) for tier, share in sums.items()}
-
-
-def _by_site(late: Sequence[Late]) -> list[Late]:
-    sites: dict[str, list[Late]] = defaultdict(list)
-    for each in late:
-        sites[each.site].append(each)
-    found = [
-        Late("", site, "", sum(each.count for each in alike), min(each.since for each in alike))
-        for site, alike in sites.items()
-    ]
-    return sorted(found, key=lambda each: (-each.count, each.site))

@@ -20,12 +20,13 @@ from attestd.operations import Act, deciding
 from attestd.registry import devices
 from attestd.registry.devices import Device
 from attestd.registry.engine import Connection, Registry
+from attestd.registry.labels import Labelling, LabelsUnchanged, MalformedLabels
 from attestd.registry.states import TRANSITIONS, Event, StateChanged, UnknownDevice, refusal
 
 MAX_SELECTED: Final = 1000  # devices of one selection
 _PIECE: Final = 250  # devices of one transaction
 SELECTABLE: Final = frozenset(
-    {Event.APPROVE, Event.REJECT, Event.QUARANTINE, Event.RELEASE, Event.RETIRE, Event.DEMAND}
+    {Event.APPROVE, Event.REJECT, Event.QUARANTINE, Event.RELEASE, Event.RETIRE, Event.DEMAND, Event.LABEL}
 )
 
 
@@ -47,6 +48,12 @@ class PlaceMissing(MalformedInput):
     remedy = "Name tier and site; other acts take neither."
 
 
+class LabellingMisplaced(MalformedInput):
+    """Only labelling takes labels to set and to remove, and needs them"""
+
+    remedy = "Name what to set or to remove for the act `label`, and for no other."
+
+
 @dataclass(frozen=True, slots=True)
 class Selected:
     """A device, and the version of it that the operator saw."""
@@ -57,16 +64,21 @@ class Selected:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What shall become of which devices. `tier` and `site` say where approved ones go; `labels` None leaves theirs."""
+    """What shall become of which devices. `tier` and `site` say where approved ones go; `labels` None leaves theirs.
+
+    `labelling` is what labelling sets and removes, `revoke` whether certificates with the old labels end with it.
+    """
 
     event: Event
     devices: Sequence[Selected]
     tier: Tier | None = None
     site: Site | None = None
     labels: Mapping[str, str] | None = None
+    labelling: Labelling | None = None
+    revoke: bool = False
 
     def check(self) -> None:
-        """Raises SelectionEmpty, SelectedTwice, PlaceMissing."""
+        """Raises SelectionEmpty, SelectedTwice, PlaceMissing, LabellingMisplaced."""
         if not self.devices:
             raise SelectionEmpty
         if len({selected.id for selected in self.devices}) != len(self.devices):
@@ -74,6 +86,9 @@ class Selection:
         placed = self.tier is not None and self.site is not None
         if placed != (self.event is Event.APPROVE):
             raise PlaceMissing(seen=f"{self.event.value} {'with' if placed else 'without'} a place")
+        labels = self.event is Event.LABEL
+        if (self.labelling is not None) != labels or (self.revoke and not labels):
+            raise LabellingMisplaced(seen=self.event.value)
 
 
 @dataclass(slots=True)
@@ -95,7 +110,7 @@ class Selections:
         """What `carry_out` would do now; nothing is changed. Devices are shown as they are."""
         selection.check()
         with self.registry.reading() as c:
-            return _sorted_out(c, selection.event, selection.devices, to_act=False)
+            return _sorted_out(c, selection, selection.devices, to_act=False)
 
     def carry_out(self, selection: Selection, act: Act) -> Outcome:
         """Does it, piece by piece, each device with its audit row. Raises MalformedLabels for all at once."""
@@ -103,7 +118,7 @@ class Selections:
         outcome = Outcome()
         for start in range(0, len(selection.devices), _PIECE):
             with self.registry.acting() as c:
-                piece = _sorted_out(c, selection.event, selection.devices[start : start + _PIECE], to_act=True)
+                piece = _sorted_out(c, selection, selection.devices[start : start + _PIECE], to_act=True)
                 piece.done = [self._decide(c, selection, device, act) for device in piece.done]
             outcome.done += piece.done
             outcome.left += piece.left
@@ -116,13 +131,16 @@ class Selections:
             assert selection.site is not None  # noqa: S101
             tier, site, labels = selection.tier, selection.site, selection.labels
             return deciding.approve(c, device.id, tier=tier, site=site, labels=labels, act=act, expected_version=seen)
+        if selection.labelling is not None:
+            labelling, revoke = selection.labelling, selection.revoke
+            return deciding.relabel(c, device.id, labelling, revoke=revoke, act=act, expected_version=seen)
         if selection.event is Event.DEMAND:
             within = int(self.settings.attestation.demand_within.total_seconds())
             return deciding.demand(c, device.id, within=within, act=act, expected_version=seen)
         return deciding.change_state(c, device.id, selection.event, act=act, expected_version=seen)
 
 
-def _sorted_out(c: Connection, event: Event, selected: Sequence[Selected], *, to_act: bool) -> Outcome:
+def _sorted_out(c: Connection, selection: Selection, selected: Sequence[Selected], *, to_act: bool) -> Outcome:
     """Those to whom the event may happen, as they are now, and what hinders the others."""
     known = devices.by_ids(c, [one.id for one in selected], to_act=to_act)
     outcome = Outcome()
@@ -130,16 +148,22 @@ def _sorted_out(c: Connection, event: Event, selected: Sequence[Selected], *, to
         device = known.get(one.id)
         if device is None:
             outcome.left.append((one.id, UnknownDevice(seen=one.id)))
-        elif (hindrance := _hindrance(device, one, event)) is not None:
+        elif (hindrance := _hindrance(device, one, selection)) is not None:
             outcome.left.append((one.id, hindrance))
         else:
             outcome.done.append(device)
     return outcome
 
 
-def _hindrance(device: Device, selected: Selected, event: Event) -> AttestdError | None:
+def _hindrance(device: Device, selected: Selected, selection: Selection) -> AttestdError | None:
+    event = selection.event
     if device.state_version != selected.version:
         return StateChanged(seen=f"version {device.state_version}", expected=f"version {selected.version}")
     if device.state not in TRANSITIONS[event].come_from:
         return refusal(device.id, event, device.state)
+    if selection.labelling is not None:
+        try:
+            selection.labelling.of(device.labels)
+        except (MalformedLabels, LabelsUnchanged) as hindrance:
+            return hindrance
     return None

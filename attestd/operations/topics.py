@@ -20,9 +20,10 @@ PROXIES: Final = "proxies"
 TRUST: Final = "trust"
 BRAKE: Final = "brake"
 RECEIPTS: Final = "receipts"
+EDGES: Final = "edges"  # what they report of themselves; no act, so no row of the trail tells it
 
 EVERY: Final = frozenset(
-    {DEVICES, APPROVALS, ATTESTATIONS, POLICY, REFERENCES, PEOPLE, PROXIES, TRUST, BRAKE, RECEIPTS}
+    {DEVICES, APPROVALS, ATTESTATIONS, POLICY, REFERENCES, PEOPLE, PROXIES, TRUST, BRAKE, RECEIPTS, EDGES}
 )
 
 
@@ -70,6 +71,7 @@ _TOPICS: Final[Mapping[str, Known]] = {
     "retire": _one(DEVICES),
     "replace-tpm": _one(DEVICES, APPROVALS),
     "demand": _one(DEVICES),
+    "label": _one(DEVICES),
     "import-inventory": _some(DEVICES, APPROVALS),
     "release-cohort": _some(DEVICES),
     "revoke": _some(DEVICES, PROXIES, PEOPLE),

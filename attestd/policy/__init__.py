@@ -4,7 +4,8 @@ The language: docs.cedarpolicy.com. What policies may speak of: schema.cedarsche
 default.cedar. What no policy permits is denied; what can't be decided is denied.
 """
 
-from attestd.policy.decisions import Boundary, Crossing, Decision, Look, decide, may_receive_token
+from attestd.policy.decisions import Crossing, Decision, decide, may_receive_token
+from attestd.policy.entities import Boundary, Look
 from attestd.policy.policies import PolicySet, default_policy, edge_tokens_policy, published_schema
 from attestd.policy.source import PolicyInvalid
 

@@ -31,7 +31,8 @@ from attestd.credentials.facts import (
 from attestd.credentials.identity import VerifiedIdentity
 from attestd.errors import MalformedInput
 from attestd.ids import DeviceId, Site, Tier
-from attestd.policy.decisions import Boundary, Crossing, Decision, Look, decide, may_receive_token
+from attestd.policy.decisions import Crossing, Decision, decide, may_receive_token
+from attestd.policy.entities import Boundary, Look
 from attestd.policy.policies import PolicySet
 from attestd.protocol.encoding import MalformedJson, Members
 

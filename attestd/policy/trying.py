@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from attestd.policy.decisions import Decision, Look, decide
+from attestd.policy.decisions import Decision, decide
+from attestd.policy.entities import Look
 from attestd.policy.explaining import DECIDED, FAILED, SILENT, explain
 from attestd.policy.policies import PolicySet
 from attestd.policy.situations import Situation

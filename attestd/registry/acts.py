@@ -2,7 +2,7 @@
 
     registry.act(
         spends.spending(nonce, …),          # must change one row, or it is AlreadySpent
-        *devices.activation(device, …),     # must change one row, or it is StateChanged
+        *transitions.activation(device, …),     # must change one row, or it is StateChanged
         issued.recording(device, …),
         audit.entry(…),
     )

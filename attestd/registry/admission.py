@@ -15,12 +15,13 @@ from sqlalchemy.exc import IntegrityError
 from attestd.errors import Conflict
 from attestd.ids import DeviceId, EkHash, Site, Tier
 from attestd.registry import evidence, issued, revision
-from attestd.registry.devices import Device, by_ek_hash, by_id, change, device_of, with_status
+from attestd.registry.devices import Device, by_ek_hash, by_id, device_of
 from attestd.registry.engine import is_unique_violation
 from attestd.registry.inventory import InventoryEntry
 from attestd.registry.labels import parse_labels
 from attestd.registry.states import Event, State, StateChanged, UnknownDevice
 from attestd.registry.tables import blocked_eks, devices
+from attestd.registry.transitions import change, with_status
 
 
 class EkBlocked(Conflict):
@@ -312,7 +313,7 @@ class _Known:
         return (
             same is not None
             and entry.device_id in (None, same.id)
-            and (same.tier, same.site, same.serial_number) == (entry.tier, entry.site, entry.serial_number)
+            and _but_labels(same, entry)
             and same.labels == entry.labels
         )
 
@@ -321,10 +322,16 @@ class _Known:
             return "this EK was replaced and never enrolls again"
         same = self.by_ek.get(entry.ek_hash)
         if same is not None and not (same.state is State.PENDING and same.status_index is None):
-            return f"this EK stands for device {same.id} already, with other values"
+            what = "labels" if _but_labels(same, entry) else "values"
+            return f"this EK stands for device {same.id} already, with other {what}"
         if entry.device_id is not None and (other := self.by_id.get(entry.device_id)) not in (None, same):
             return f"the id {other.id} belongs to another device"
         return None
+
+
+def _but_labels(device: Device, entry: InventoryEntry) -> bool:
+    """Whether all but the labels is the same. Labels may have been changed since (`relabelling`)."""
+    return (device.tier, device.site, device.serial_number) == (entry.tier, entry.site, entry.serial_number)
 
 
 def _add(c: Connection, entries: Sequence[InventoryEntry], entropy: Callable[[int], bytes], now: int) -> None:

@@ -7,7 +7,7 @@ and nobody waits for a device's row who has this one. Times are unix seconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,7 +17,8 @@ from attestd.errors import Conflict
 from attestd.ids import DeviceId
 from attestd.registry.acts import Step, perform
 from attestd.registry.statements import Statement
-from attestd.registry.tables import brake, held, quarantines
+from attestd.registry.states import State
+from attestd.registry.tables import brake, devices, held, quarantines
 
 WINDOW: Final = 60  # seconds in which quarantines are counted
 MAX_PAGE: Final = 1000
@@ -112,6 +113,26 @@ def page_held(c: Connection, *, after: DeviceId | None = None, limit: int = 100)
         .limit(min(limit, MAX_PAGE))
     )
     return [Held(DeviceId(row.device_id), row.at, row.result) for row in rows]
+
+
+def held_against(c: Connection, ids: Sequence[DeviceId]) -> dict[DeviceId, Held]:
+    """What is held against these devices. Nothing is while it is released: that is asked first, so that a list of
+    devices pays no more than one short question then."""
+    if not ids or not state(c).engaged:
+        return {}
+    found: dict[DeviceId, Held] = {}
+    for start in range(0, len(ids), MAX_PAGE):
+        these = held.c.device_id.in_(ids[start : start + MAX_PAGE])
+        for row in c.execute(select(held.c.device_id, held.c.at, held.c.result).where(these)):
+            found[DeviceId(row.device_id)] = Held(DeviceId(row.device_id), row.at, row.result)
+    return found
+
+
+def first_end(c: Connection) -> int | None:
+    """When the first of the results ends under which held devices live on; it may have. None: nobody does."""
+    ends = select(func.min(devices.c.attestation_good_until)).join(held, held.c.device_id == devices.c.id)
+    found = c.execute(ends.where(devices.c.state == State.ACTIVE.value)).scalar_one()
+    return None if found is None else int(found)
 
 
 # ---- Acting -----------------------------------------------------------------------------------------------------

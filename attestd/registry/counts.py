@@ -67,10 +67,17 @@ def groups(c: Connection) -> list[Group]:
 
 
 def count_sites(c: Connection) -> int:
-    """How many sites have devices."""
+    """How many sites have devices: those of the kept counts, but that sites which changed since are added up anew."""
+    changed = select(fleet_changes.c.site).where(fleet_changes.c.site != "").distinct()
+    settled = and_(fleet_counts.c.site != "", fleet_counts.c["count"] > 0, fleet_counts.c.site.not_in(changed))
+    found = select(func.count()).select_from(select(fleet_counts.c.site).where(settled).distinct().subquery())
     kept = _kept()
-    some = select(kept.c.site).where(kept.c.site != "").group_by(kept.c.site).having(func.sum(kept.c.count) > 0)
-    return int(c.execute(select(func.count()).select_from(some.subquery())).scalar_one())
+    moved = select(kept.c.site).where(kept.c.site.in_(changed)).group_by(kept.c.site).having(func.sum(kept.c.count) > 0)
+    return int(
+        c.execute(
+            select(found.scalar_subquery() + select(func.count()).select_from(moved.subquery()).scalar_subquery())
+        ).scalar_one()
+    )
 
 
 def by_state(c: Connection) -> dict[State, int]:

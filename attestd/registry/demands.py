@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, String, and_, cast, delete, fu
 from attestd.errors import MalformedInput
 from attestd.ids import DeviceId, Site, Tier
 from attestd.protocol.encoding import write_object
-from attestd.registry import devices
+from attestd.registry import transitions
 from attestd.registry.devices import Device
 from attestd.registry.states import TRANSITIONS, Event, UnknownDevice
 from attestd.registry.tables import demands
@@ -96,12 +96,20 @@ def demand(
     Raises UnknownDevice, StateChanged, TransitionRefused.
     """
     values = {"attestation_good_until": now + within}
-    device = devices.change(c, device_id, Event.DEMAND, expected_version=expected_version, now=now, values=values)
-    # That the device is held keeps everybody else from doing this at the same time.
+    device = transitions.change(c, device_id, Event.DEMAND, expected_version=expected_version, now=now, values=values)
+    ask(c, device_id, by=by, reason=reason, now=now)
+    return device
+
+
+def ask(c: Connection, device_id: DeviceId, *, by: str, reason: str, now: int) -> None:
+    """Its agent is told to attest, and nothing is held against it if it does not.
+
+    By who changed the device in this transaction: it is held then, which keeps everybody else from doing this at the
+    same time.
+    """
     said = {"at": now, "asked_by": by, "reason": reason}
     if c.execute(update(demands).where(demands.c.device_id == device_id).values(said)).rowcount == 0:
         c.execute(insert(demands).values(device_id=device_id, **said))
-    return device
 
 
 # ---- Which are open ---------------------------------------------------------------------------------------------

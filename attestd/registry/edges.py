@@ -79,6 +79,12 @@ def every(c: Connection) -> dict[str, StoredEdge]:
     return {row.edge: _edge_of(row) for row in c.execute(select(edge_reports))}
 
 
+def heard(c: Connection) -> tuple[int, int]:
+    """How many reports came of all edges, and when the last one did: other numbers mean that something was reported."""
+    row = c.execute(select(func.sum(edge_reports.c.reports), func.max(edge_reports.c.heard_at))).one()
+    return int(row[0] or 0), int(row[1] or 0)
+
+
 def known(c: Connection, name: str) -> StoredEdge | None:
     """One edge; None if it never reported."""
     row = c.execute(select(edge_reports).where(edge_reports.c.edge == name)).one_or_none()

@@ -17,6 +17,7 @@ from attestd.ids import Site, Tier
 from attestd.registry.counts import NONE
 from attestd.registry.states import State
 from attestd.registry.tables import device_terms, devices
+from attestd.registry.tables.fleet import BAD
 
 FILTERS: Final = ("state", "result", "tier", "site", "maker", "label", "overdue", "q")
 RESULTS: Final = ("affirming", "warning", "contraindicated", NONE)
@@ -137,6 +138,8 @@ class Filters:
             wanted.append(late)
         if self.results:
             wanted.append(or_(*(_is_result(result) for result in self.results)))
+        if self.results and {"affirming", NONE}.isdisjoint(self.results):
+            wanted.append(BAD)  # SQLite takes a partial index only where its very words are asked for
         if self.tier is not None:
             wanted.append(d.tier == self.tier.value)
         if self.site is not None:

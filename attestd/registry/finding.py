@@ -9,8 +9,6 @@ What a question costs must not depend on how common or rare its answers are, and
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,10 +25,9 @@ from attestd.registry.tables import device_terms, devices
 
 FEW: Final = 2000  # devices that are looked at one by one
 LOOKED: Final = 30_000  # ids that one page reads
-MAX_CAUSES: Final = 50
 _STREAMS: Final = 8  # terms that one word may stand for, to be read in order
 LATE: Final = 20_000  # overdue devices whose ids are read: no index has those in order
-_TRIED: Final = 2  # clauses of which all ids are read, if they are not too many
+_TRIED: Final = 2  # clauses of which all ids are counted, and sorted if they are not too many
 _CHUNK: Final = 2000
 _FIRST_WINDOW: Final = 400
 
@@ -43,18 +40,6 @@ class Page:
     devices: Sequence[Device]
     after: DeviceId | None
     total: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """Devices that are where they are for the same reason. `ids`: some of them."""
-
-    kind: str  # the state, "overdue", or the result's status
-    why: str
-    count: int
-    sites: Sequence[tuple[str, int]]
-    ids: Sequence[str]
-    since: int | None  # the earliest of them
 
 
 def page(c: Connection, filters: Filters, *, ended_by: int, after: DeviceId | None = None, limit: int = 100) -> Page:
@@ -111,20 +96,29 @@ def _ids(c: Connection, condition: ColumnElement[bool], most: int | None = None)
 
 
 def _unless_many(c: Connection, statement: Select[Any], most: int) -> set[str] | None:
-    if most > FEW:  # what would be read in vain is counted first: the database does that for a tenth
-        counted = select(func.count()).select_from(statement.limit(most + 1).subquery())
-        if int(c.execute(counted).scalar_one()) > most:
-            return None
+    """What would be read in vain is counted first: the database does that for a tenth."""
+    if not _is_at_most(c, statement, most):
+        return None
     found = c.execute(statement.limit(most + 1)).scalars().all()
     return None if len(found) > most else set(found)
 
 
+def _is_at_most(c: Connection, statement: Select[Any], most: int) -> bool:
+    counted = select(func.count()).select_from(statement.limit(most + 1).subquery())
+    return int(c.execute(counted).scalar_one()) <= most
+
+
+def _everywhere(clause: Clause) -> list[Select[Any]]:
+    """What together finds all ids that the clause finds."""
+    found = [select(device_terms.c.device_id.label("id")).where(clause.fits())]
+    columns = (devices.c.id, devices.c.site) if clause.anywhere else ()
+    return found + [select(devices.c.id.label("id")).where(_begins(column, clause)) for column in columns]
+
+
 def _all_of(c: Connection, clause: Clause, most: int) -> set[str] | None:
-    found = _unless_many(c, select(device_terms.c.device_id).where(clause.fits()), most)
-    if found is None or not clause.anywhere:
-        return found
-    for column in (devices.c.id, devices.c.site):
-        more = _ids(c, _begins(column, clause), most)
+    found: set[str] = set()
+    for statement in _everywhere(clause):
+        more = _unless_many(c, statement, most)
         if more is None:
             return None
         found |= more
@@ -223,16 +217,18 @@ def _streams(
 ) -> tuple[list[Stream], list[Clause]]:
     """What together has all that one of the filters finds, each in order; and the clauses that are left to look at.
 
-    The rarer, the better: the columns where counts say so, a clause whose ids can be read at once, one that stands for
-    few terms.
+    The rarer, the better: the columns where counts say so, a clause whose ids can be sorted, one that stands for few
+    terms.
     """
     by_columns: list[Stream] = [_Asked(select(devices.c.id.label("id")).where(*columns))]
     if most <= LOOKED:
         return by_columns, list(filters.clauses)
     if len(filters.clauses) > 1:
         for clause in filters.clauses[-_TRIED:]:
-            if (ids := _all_of(c, clause, LOOKED)) is not None:
-                return [_Read(sorted(ids))], [other for other in filters.clauses if other is not clause]
+            statements = _everywhere(clause)
+            if all(_is_at_most(c, statement, LOOKED) for statement in statements):
+                rest = [other for other in filters.clauses if other is not clause]
+                return [_Sorted(statement) for statement in statements], rest
     for clause in filters.clauses:
         if (streams := _streams_of(c, clause)) is not None:
             return streams, [other for other in filters.clauses if other is not clause]
@@ -251,17 +247,19 @@ class _Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
-    """Ids that were read and sorted."""
+class _Sorted:
+    """At most LOOKED ids, which the database reads all and sorts, for each window anew. That is still less than to
+    carry them all here; and the inner limit keeps it from walking through all devices in order instead."""
 
-    ids: Sequence[str]
+    statement: Select[Any]
 
     def next(self, c: Connection, last: str, size: int) -> Sequence[str]:
-        start = bisect_right(self.ids, last)
-        return self.ids[start : start + size]
+        column = self.statement.selected_columns[0].element
+        some = self.statement.where(column > last).limit(LOOKED + 1).subquery()
+        return c.execute(select(some.c.id).order_by(some.c.id).limit(size)).scalars().all()
 
 
-Stream = _Asked | _Read
+Stream = _Asked | _Sorted
 
 
 def _streams_of(c: Connection, clause: Clause) -> list[Stream] | None:
@@ -306,49 +304,6 @@ def _window(c: Connection, streams: Sequence[Stream], last: str, size: int) -> t
     if not ends:
         return sorted(ids), False
     return sorted(each for each in ids if each <= min(ends)), True
-
-
-# ---- Causes -----------------------------------------------------------------------------------------------------
-
-
-def causes(c: Connection, filters: Filters, *, ended_by: int) -> tuple[list[Cause], bool]:
-    """The first FEW devices that match, by why they are as they are, the most frequent cause first; and whether there
-    are more devices than those."""
-    found: list[Device] = []
-    after: DeviceId | None = None
-    while len(found) < FEW:
-        part = page(c, filters, ended_by=ended_by, after=after, limit=min(MAX_PAGE, FEW - len(found)))
-        found += part.devices
-        after = part.after
-        if after is None or not part.devices:
-            break
-    kinds: dict[tuple[str, str], list[Device]] = defaultdict(list)
-    for device in found:
-        kinds[_cause_of(device, ended_by)].append(device)
-    grouped = [_cause(kind, why, alike) for (kind, why), alike in kinds.items()]
-    return sorted(grouped, key=lambda each: (-each.count, each.kind, each.why))[:MAX_CAUSES], after is not None
-
-
-def _cause_of(device: Device, ended_by: int) -> tuple[str, str]:
-    reasons = "; ".join((device.result or {}).get("reasons", ()))
-    if device.state is not State.ACTIVE:
-        return device.state.value, device.state_reason or reasons
-    if device.attestation_good_until is not None and device.attestation_good_until <= ended_by:
-        return "overdue", device.site or ""
-    return device.result_status or counts.NONE, reasons
-
-
-def _cause(kind: str, why: str, alike: Sequence[Device]) -> Cause:
-    sites = Counter(device.site or "" for device in alike)
-    times = [device.quarantined_at or device.attestation_good_until or device.updated_at for device in alike]
-    return Cause(
-        kind,
-        why,
-        count=len(alike),
-        sites=sorted(((site, count) for site, count in sites.items() if site), key=lambda each: (-each[1], each[0])),
-        ids=[device.id for device in alike[:5]],
-        since=min(times),
-    )
 
 
 def _one_of(column: ColumnElement[Any], ids: Sequence[str]) -> ColumnElement[bool]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, and_, func, select
+from sqlalchemy import ColumnElement, Connection, and_, func, select
 
 from attestd.registry.counts import NONE
 from attestd.registry.states import State
@@ -21,11 +21,18 @@ COUNTED: Final = 20_000  # certificates that are counted
 
 @dataclass(frozen=True, slots=True)
 class Late:
-    """Overdue devices that are alike. `since`: when the first of their results ended."""
+    """Overdue devices of one tier that had the same result."""
 
     tier: str
-    site: str
     status: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """Overdue devices of one site. `since`: when the first of their results ended."""
+
+    site: str
     count: int
     since: int
 
@@ -51,16 +58,27 @@ class Makers:
 
 
 def overdue(c: Connection, *, ended_by: int) -> list[Late]:
-    """All of them, by tier, site and result."""
+    """All of them, by tier and result."""
     d = devices.c
-    some = (
-        select(d.tier, d.site, d.result_status, d.attestation_good_until)
-        .where(and_(d.state == State.ACTIVE.value, d.attestation_good_until <= ended_by))
-        .subquery()
+    rows = c.execute(
+        select(d.tier, d.result_status, func.count()).where(_ended(ended_by)).group_by(d.tier, d.result_status)
     )
-    group = (some.c.tier, some.c.site, some.c.result_status)
-    rows = c.execute(select(*group, func.count(), func.min(some.c.attestation_good_until)).group_by(*group))
-    return [Late(tier or "", site or "", status or NONE, count, since) for tier, site, status, count, since in rows]
+    return [Late(tier or "", status or NONE, count) for tier, status, count in rows]
+
+
+def overdue_by_site(c: Connection, *, ended_by: int, limit: int) -> tuple[list[Behind], int]:
+    """Those sites that have the most, and how many sites have any."""
+    site, count = func.coalesce(devices.c.site, "").label("site"), func.count().label("count")
+    since = func.min(devices.c.attestation_good_until).label("since")
+    sites = select(site, count, since).where(_ended(ended_by)).group_by(site).cte("sites")
+    total = select(func.count()).select_from(sites).scalar_subquery()
+    first = select(sites, total).order_by(sites.c.count.desc(), sites.c.site).limit(limit)
+    rows = c.execute(first).all()
+    return [Behind(row[0], row[1], row[2]) for row in rows], rows[0][3] if rows else 0
+
+
+def _ended(by: int) -> ColumnElement[bool]:
+    return and_(devices.c.state == State.ACTIVE.value, devices.c.attestation_good_until <= by)
 
 
 def quarantined(c: Connection) -> list[Quarantined]:

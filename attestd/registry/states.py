@@ -51,6 +51,7 @@ class Event(StrEnum):
     ATTEST = "attest"
     DEMAND = "demand"  # that it attests now
     REKEY = "rekey"
+    LABEL = "label"  # other labels from now on
     QUARANTINE = "quarantine"
     RELEASE = "release"
     RETIRE = "retire"
@@ -76,6 +77,8 @@ TRANSITIONS: Mapping[Event, Transition] = {
     Event.ATTEST: Transition(frozenset({State.ACTIVE, State.QUARANTINED}), None),
     Event.DEMAND: Transition(frozenset({State.ACTIVE, State.QUARANTINED}), None),
     Event.REKEY: Transition(frozenset({State.ACTIVE}), None),
+    # One that waits gets its labels by its approval.
+    Event.LABEL: Transition(frozenset({State.APPROVED, State.ACTIVE, State.QUARANTINED}), None),
     Event.QUARANTINE: Transition(frozenset({State.ACTIVE}), State.QUARANTINED),
     Event.RELEASE: Transition(frozenset({State.QUARANTINED}), State.ACTIVE),
     Event.RETIRE: Transition(_ANY - {State.RETIRED}, State.RETIRED),

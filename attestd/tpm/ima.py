@@ -16,7 +16,6 @@ A walk holds a block of the list at a time and its state is of constant size, so
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -39,7 +38,7 @@ from attestd.tpm.imalist import (
     read_line,
     refuse,
 )
-from attestd.tpm.imastate import HASHED, PADDED, Chain, ImaState, ListForm
+from attestd.tpm.imastate import HASHED, HASHES, PADDED, Chain, ImaState, ListForm
 from attestd.tpm.imatemplates import (
     BOOT_AGGREGATE,
     SHA1_SIZE,
@@ -54,7 +53,6 @@ from attestd.tpm.imatemplates import (
 IMA_PCR: Final = 10  # CONFIG_IMA_MEASURE_PCR_IDX, unless a kernel was built otherwise
 _RUN = 4096  # entries of a run at most
 _MOST_TEMPLATES = 32  # counted by name in a survey
-_HASHES: Final = {name: getattr(hashlib, name) for name in BANKS}
 
 
 class ImaListMismatch(EvidenceRefused):
@@ -270,7 +268,7 @@ class ImaWalk:
         return "little", entry
 
     def _is_genuine(self, entry: Entry) -> bool:
-        return entry.data is not None and _HASHES[self._list_hash](entry.data).digest() == entry.digest
+        return entry.data is not None and HASHES[self._list_hash](entry.data).digest() == entry.digest
 
     def _take(self, entry: Entry, order: ByteOrder) -> Run | None:
         """Steps 2 to 4 for an entry of any kind."""
@@ -290,25 +288,11 @@ class ImaWalk:
         if number == 1 and genuine and not violation and entry.data is not None:
             self._boot_aggregate = _aggregate_of(entry.template, entry.data, order)
         self._violations += violation
-        self._chains = [self._extended(chain, entry, violation) for chain in self._chains]
+        self._chains = [  # step 3
+            chain.extended(self._list_hash, entry.digest, entry.data, violation=violation) for chain in self._chains
+        ]
         self._compare()
         return None if violation or entry.data is None else Run(number, entry.template, order, [entry.data])
-
-    def _extended(self, chain: Chain, entry: Entry, violation: bool) -> Chain:
-        """Step 3."""
-        bank, form, value = chain
-        by = bank if form == HASHED else "sha1"
-        if violation:
-            measured = b"\xff" * BANKS[by]
-        elif self._list_hash == by:
-            measured = entry.digest
-        elif entry.data is not None:
-            measured = _HASHES[by](entry.data).digest()
-        else:
-            return Chain(bank, form, None)
-        if value is not None:
-            value = _HASHES[bank](value + measured.ljust(BANKS[bank], b"\0")).digest()
-        return Chain(bank, form, value)
 
     def _count(self, template: bytes, entries: int) -> None:
         name = template.decode("latin-1")
@@ -330,7 +314,7 @@ class ImaWalk:
             return None, at
         hashed, padded = values.get(HASHED), values.get(PADDED)
         quoted = self._quoted.get(bank, b"") if self._reached is None else b""
-        hash_of, list_hash, same = _HASHES[bank], _HASHES[self._list_hash], bank == self._list_hash
+        hash_of, list_hash, same = HASHES[bank], HASHES[self._list_hash], bank == self._list_hash
         fill = bytes(BANKS[bank] - SHA1_SIZE)
         marker = U32[form.order].pack(len(template)) + template
         layout = _layout(form.order, form.digest_size, len(marker))

@@ -21,6 +21,7 @@ from attestd.tpm.imatemplates import FileDigest
 # digest filled up with zeros (before, and for banks whose hash the kernel lacks).
 HASHED: Final = "hashed"
 PADDED: Final = "padded"
+HASHES: Final = {name: getattr(hashlib, name) for name in BANKS}
 
 
 class BootAggregateMissing(EvidenceRefused):
@@ -41,6 +42,22 @@ class Chain(NamedTuple):
     bank: str
     form: str
     value: bytes | None
+
+    def extended(self, list_hash: str, digest: bytes, data: bytes | None, *, violation: bool) -> Chain:
+        """After one more entry of this template digest, in its list's hash, and template data, if they can be told."""
+        bank, form, value = self
+        by = bank if form == HASHED else "sha1"
+        if violation:
+            measured = b"\xff" * BANKS[by]
+        elif list_hash == by:
+            measured = digest
+        elif data is not None:
+            measured = HASHES[by](data).digest()
+        else:
+            return Chain(bank, form, None)
+        if value is not None:
+            value = HASHES[bank](value + measured.ljust(BANKS[bank], b"\0")).digest()
+        return Chain(bank, form, value)
 
 
 class ListForm(NamedTuple):

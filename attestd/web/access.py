@@ -59,6 +59,8 @@ class Who(Enum):
 _RANKS: Final[Mapping[str, int]] = {"viewer": 1, "operator": 2, "admin": 3}
 # Whose answers say, beside each nonce, what an attestation should hold.
 DEVICES: Final = frozenset({Who.PUBLIC, Who.DEVICE})
+# What a console's page says of a look that nobody asked for: it refreshed itself. Whoever lies with it ends sooner.
+UNATTENDED: Final = "Attestd-Unattended"
 _SIGNED_CALLS: Final = frozenset({Who.PROXY, Who.VIEWER, Who.OPERATOR, Who.ADMIN})
 
 _JSON: Final = frozenset({"application/json"})
@@ -150,9 +152,11 @@ DOORS: Final[Mapping[str, Door]] = {
     "POST /v1/admin/invitations/<id>/withdraw": _acts(Who.ADMIN),
     # Operators
     "GET /v1/admin/overview": _bare(Who.VIEWER),
+    "GET /v1/admin/counts": _bare(Who.VIEWER),
     "GET /v1/admin/devices": _bare(Who.VIEWER),
     "GET /v1/admin/devices/<id>": _bare(Who.VIEWER),
     "GET /v1/admin/devices/<id>/evidence": _bare(Who.OPERATOR),
+    "GET /v1/admin/labels": _bare(Who.VIEWER),
     "GET /v1/admin/causes": _bare(Who.VIEWER),
     "GET /v1/admin/sites": _bare(Who.VIEWER),
     "POST /v1/admin/devices/find": _acts(Who.OPERATOR),
@@ -161,11 +165,13 @@ DOORS: Final[Mapping[str, Door]] = {
     "GET /v1/admin/devices/<id>/attestations/<number>/events": _bare(Who.VIEWER),
     "GET /v1/admin/devices/<id>/attestations/<number>/files": _bare(Who.VIEWER),
     "GET /v1/admin/devices/<id>/endorsement": _bare(Who.VIEWER),
+    "GET /v1/admin/devices/<id>/edges": _bare(Who.VIEWER),
     "POST /v1/admin/devices/import": Door(Who.OPERATOR, _INVENTORY, inventory.MAX_FILE),
     "POST /v1/admin/devices/demand": _acts(Who.OPERATOR, 2 * MAX_SMALL),  # it may name 250 ids
     "POST /v1/admin/devices/selection": _acts(Who.OPERATOR, _SELECTION),  # the same
     "POST /v1/admin/devices/<id>/demand": _acts(Who.OPERATOR),
     "POST /v1/admin/devices/<id>/approve": _acts(Who.OPERATOR),
+    "POST /v1/admin/devices/<id>/label": _acts(Who.OPERATOR, touch=True),  # policies may go by labels
     "POST /v1/admin/devices/<id>/reject": _acts(Who.OPERATOR),
     "POST /v1/admin/devices/<id>/quarantine": _acts(Who.OPERATOR),
     "POST /v1/admin/devices/<id>/release": _acts(Who.OPERATOR, touch=True),
@@ -173,6 +179,7 @@ DOORS: Final[Mapping[str, Door]] = {
     "POST /v1/admin/devices/<id>/replace": _acts(Who.OPERATOR, touch=True),
     "POST /v1/admin/devices/release-cohort": _acts(Who.OPERATOR),  # with a touch, unless it is a dry run
     "GET /v1/admin/brake": _bare(Who.VIEWER),
+    "GET /v1/admin/brake/causes": _bare(Who.VIEWER),
     "POST /v1/admin/brake/engage": _acts(Who.OPERATOR, touch=True),
     "POST /v1/admin/brake/release": _acts(Who.OPERATOR, touch=True),
     "GET /v1/admin/credentials": _bare(Who.VIEWER),
@@ -303,7 +310,8 @@ def _authorization(service: Service, door: Door) -> str:
 def _prove(service: Service, authorization: str, current: Exchange, who: Who) -> Caller:
     """The caller, proven and allowed. Raises Unauthenticated's children and RoleTooLow."""
     envelope = SignedEnvelope.parse_detached(authorization, current.body)
-    caller = service.callers.require(envelope, url=signed_url(service, request), method=request.method, now=current.now)
+    url, seen = signed_url(service, request), UNATTENDED not in request.headers
+    caller = service.callers.require(envelope, url=url, method=request.method, now=current.now, seen=seen)
     current.signed_by = caller  # so that a refusal is logged with the name of who was refused
     require_role(caller, who)
     return caller

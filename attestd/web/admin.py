@@ -11,31 +11,14 @@ from dataclasses import dataclass
 from flask import Blueprint, Response
 
 from attestd.ids import DeviceId, EkHash, Serial, Site, Tier
-from attestd.protocol.encoding import MalformedJson, Members
 from attestd.registry import issued
 from attestd.registry.devices import Device
 from attestd.registry.states import Event
 from attestd.web.access import Who, require_role
 from attestd.web.admin_views import answer, device_members
-from attestd.web.bodies import read_message, read_reason
+from attestd.web.bodies import Said, only_reason, read_message
 from attestd.web.context import Service, exchange
-
-_MAX_VERSION = 1 << 53
-
-
-@dataclass(frozen=True, slots=True)
-class _Said:
-    """What every act's message may hold: why, and which version of the device the operator saw."""
-
-    reason: str
-    expected_version: int | None
-
-    @classmethod
-    def read(cls, message: Members) -> _Said:
-        version = message.integer("expected_version") if "expected_version" in message else None
-        if version is not None and not 0 < version < _MAX_VERSION:
-            raise MalformedJson("expected_version is out of range.", expected=f"1 to {_MAX_VERSION - 1}")
-        return cls(read_reason(message), version)
+from attestd.web.labels import read_labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +37,8 @@ class _Fleet:
         message = read_message(current.body)
         tier = Tier.parse(message.text("tier", limit=16))
         site = Site(message.text("site", limit=64))
-        labels = _labels(message) if "labels" in message else None
-        said = _Said.read(message)
+        labels = read_labels(message) if "labels" in message else None
+        said = Said.read(message)
         message.done()
         device = self.service.operations.approve(
             DeviceId(id),
@@ -87,7 +70,7 @@ class _Fleet:
         """POST /v1/admin/devices/<id>/demand; of many devices at once: `demands`"""
         current = exchange()
         message = read_message(current.body)
-        said = _Said.read(message)
+        said = Said.read(message)
         message.done()
         device = self.service.operations.demand(
             DeviceId(id), act=current.act(said.reason), expected_version=said.expected_version
@@ -99,7 +82,7 @@ class _Fleet:
         current = exchange()
         message = read_message(current.body)
         ek_hash = EkHash.parse(message.text("ek_hash", limit=64))
-        said = _Said.read(message)
+        said = Said.read(message)
         message.done()
         device = self.service.operations.replace_tpm(
             DeviceId(id), ek_hash, act=current.act(said.reason), expected_version=said.expected_version
@@ -109,9 +92,7 @@ class _Fleet:
     def revoke(self, serial: str) -> Response:
         """POST /v1/admin/credentials/<serial>/revoke: operators' and proxies' own ones are an admin's business"""
         current = exchange()
-        message = read_message(current.body)
-        reason = read_reason(message)
-        message.done()
+        reason = only_reason(current.body)
         number = Serial.parse(serial)
         with self.service.registry.reading() as c:
             of_a_device = issued.by_serial(c, number).device_id is not None
@@ -123,7 +104,7 @@ class _Fleet:
     def _change(self, id: str, event: Event) -> Response:
         current = exchange()
         message = read_message(current.body)
-        said = _Said.read(message)
+        said = Said.read(message)
         message.done()
         device = self.service.operations.change_state(
             DeviceId(id), event, act=current.act(said.reason), expected_version=said.expected_version
@@ -132,12 +113,6 @@ class _Fleet:
 
     def _device(self, device: Device) -> Response:
         return answer({"device": device_members(device, self.service.settings.trust_domain)})
-
-
-def _labels(message: Members) -> dict[str, str]:
-    """Names and values as they came; the registry says which are well formed."""
-    members = message.object("labels")
-    return {name: members.text(name, limit=1024) for name, _ in members.items()}
 
 
 def blueprint(service: Service) -> Blueprint:

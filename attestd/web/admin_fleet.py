@@ -10,11 +10,12 @@ from flask import Blueprint, Response
 from attestd.ids import DeviceId, Site, Tier
 from attestd.operations.fleet import Fate
 from attestd.protocol.encoding import MalformedJson, Members
+from attestd.registry import causes
 from attestd.registry.cohorts import Cohort
 from attestd.registry.devices import APPRAISAL, OPERATOR
 from attestd.registry.labels import parse_labels
-from attestd.web.admin_views import Query, answer, device_members
-from attestd.web.bodies import read_message, read_reason
+from attestd.web.admin_views import Query, answer, cause_members, device_members, held_members
+from attestd.web.bodies import only_reason, read_message, read_reason
 from attestd.web.context import Service, exchange
 from attestd.web.touching import require_touch
 
@@ -44,19 +45,23 @@ class _Many:
                 "count": seen.count,
                 "limit": seen.limit,
                 "held_count": seen.held_count,
-                "held": [
-                    {"device_id": held.device_id, "at": held.at, "result": dict(held.result)} for held in seen.held
-                ],
+                "first_end": seen.first_end,
+                "held": [held_members(held) for held in seen.held],
                 "after": seen.held[-1].device_id if len(seen.held) == limit else None,
             }
         )
 
+    def show_causes(self) -> Response:
+        """GET /v1/admin/brake/causes"""
+        Query()
+        with self.service.registry.reading() as c:
+            found, more = causes.of_held(c)
+        return answer({"causes": [cause_members(each) for each in found], "more": more})
+
     def engage_brake(self) -> Response:
         """POST /v1/admin/brake/engage"""
         current = exchange()
-        message = read_message(current.body)
-        reason = read_reason(message)
-        message.done()
+        reason = only_reason(current.body)
         self.service.fleet.engage_brake(current.act(reason))
         return answer({"engaged": True})
 
@@ -68,7 +73,7 @@ class _Many:
         reason = read_reason(message)
         message.done()
         done = self.service.fleet.release_brake(fate, current.act(reason))
-        return answer({"engaged": False, "quarantined": done})
+        return answer({"engaged": False, "held": done.held, "quarantined": done.quarantined})
 
     def release_cohort(self) -> Response:
         """POST /v1/admin/devices/release-cohort"""
@@ -126,6 +131,7 @@ def blueprint(service: Service) -> Blueprint:
     many = _Many(service)
     routes = Blueprint("admin_fleet", __name__, url_prefix="/v1/admin")
     routes.get("/brake")(many.show_brake)
+    routes.get("/brake/causes")(many.show_causes)
     routes.post("/brake/engage")(many.engage_brake)
     routes.post("/brake/release")(many.release_brake)
     routes.post("/devices/release-cohort")(many.release_cohort)

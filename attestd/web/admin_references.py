@@ -11,12 +11,13 @@ from attestd.appraisal.learning import Wish
 from attestd.appraisal.manifests import MAX_MANIFEST, ReferenceManifest, Stage, read_match
 from attestd.errors import InputTooLarge
 from attestd.ids import DeviceId
-from attestd.operations.references import MAX_GOLDEN, OVERLAP, Accepted, Prospect, References
+from attestd.operations.learning import MAX_GOLDEN, Learning
+from attestd.operations.references import OVERLAP, Accepted, Prospect, References
 from attestd.protocol.encoding import MAX_SECONDS, MalformedJson, Members, read_object
 from attestd.registry import references
 from attestd.registry.references import StoredManifest, UnknownManifest
 from attestd.web.admin_views import NUMBER, Query, QueryMalformed, answer
-from attestd.web.bodies import ReasonUnprintable, read_message, read_reason
+from attestd.web.bodies import ReasonUnprintable, only_reason, read_message, read_reason
 from attestd.web.context import Service, exchange
 
 TOML: Final = "application/toml"
@@ -54,6 +55,7 @@ def _foreseen(prospect: Prospect) -> dict[str, Any]:
 class _Door:
     service: Service
     verbs: References
+    learning: Learning
 
     def list_all(self) -> Response:
         """GET /v1/admin/references: those that count, with `all` also those that did"""
@@ -149,9 +151,7 @@ class _Door:
     def withdraw(self, number: str) -> Response:
         """POST /v1/admin/references/<number>/withdraw"""
         current = exchange()
-        message = read_message(current.body)
-        reason = read_reason(message)
-        message.done()
+        reason = only_reason(current.body)
         return self._answer(self.verbs.withdraw(_number(number), current.act(reason)))
 
     def learn(self) -> Response:
@@ -163,7 +163,7 @@ class _Door:
         match = read_match(message.object("match")) if "match" in message else None
         wish = _wish(message)
         message.done()
-        learned = self.verbs.learn(device_ids, name, current.act(), wish=wish, match=match)
+        learned = self.learning.learn(device_ids, name, current.act(), wish=wish, match=match)
         return answer(
             {
                 "document": learned.draft.members,
@@ -220,7 +220,7 @@ def _wish(message: Members) -> Wish:
 
 def blueprint(service: Service) -> Blueprint:
     """This door's routes."""
-    door = _Door(service, References(service.settings, service.registry))
+    door = _Door(service, References(service.settings, service.registry), Learning(service.registry))
     routes = Blueprint("admin_references", __name__, url_prefix="/v1/admin/references")
     routes.get("")(door.list_all)
     routes.post("")(door.add)

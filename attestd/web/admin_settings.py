@@ -17,7 +17,7 @@ from attestd.registry.operators import Role
 from attestd.registry.policies import MAX_VERSION, StoredPolicy, UnknownPolicy
 from attestd.registry.trust import TrustedMaker
 from attestd.web.admin_views import NUMBER, Query, answer
-from attestd.web.bodies import read_message, read_reason
+from attestd.web.bodies import only_reason, read_message, read_reason
 from attestd.web.context import Service, exchange
 
 _SHA256: Final = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
@@ -113,14 +113,14 @@ class _Settings:
         site = Site(message.text("site", limit=64))
         public_key = message.text("public_key", limit=_MAX_KEY)
         message.done()
-        chain = self.service.operations.add_proxy(name, site, public_key, current.act())
+        chain = self.service.certifying.add_proxy(name, site, public_key, current.act())
         return answer({"name": name, "site": site, "chain": chain}, status=201)
 
     def disable_proxy(self, name: str) -> Response:
         """POST /v1/admin/proxies/<name>/disable"""
         current = exchange()
         read_message(current.body).done()
-        self.service.operations.disable_proxy(name, current.act())
+        self.service.certifying.disable_proxy(name, current.act())
         return answer({"name": name})
 
     # ---- Operators --------------------------------------------------------------------------------------------
@@ -133,17 +133,15 @@ class _Settings:
         role = Role.parse(message.text("role", limit=16))
         public_key = message.text("public_key", limit=_MAX_KEY)
         message.done()
-        chain = self.service.operations.add_operator(name, role, public_key, current.act())
+        chain = self.service.certifying.add_operator(name, role, public_key, current.act())
         root = self.service.publication.root_pem
         return answer({"name": name, "role": role.value, "chain": chain, "root": root}, status=201)
 
     def disable_operator(self, name: str) -> Response:
         """POST /v1/admin/operators/<name>/disable"""
         current = exchange()
-        message = read_message(current.body)
-        reason = read_reason(message)
-        message.done()
-        self.service.operations.disable_operator(name, current.act(reason))
+        reason = only_reason(current.body)
+        self.service.certifying.disable_operator(name, current.act(reason))
         return answer({"name": name})
 
 

@@ -15,8 +15,10 @@ from flask import Blueprint, Response, request
 from attestd.errors import MalformedInput
 from attestd.ids import DeviceId, SpiffeId, TrustDomain
 from attestd.protocol.encoding import write_object
-from attestd.registry import audit, devices, identities, issued, operators, passkeys, sessions
+from attestd.registry import audit, brake, devices, identities, issued, operators, passkeys, sessions
 from attestd.registry.audit import AuditRecord
+from attestd.registry.brake import Held
+from attestd.registry.causes import Cause
 from attestd.registry.devices import Device
 from attestd.registry.issued import Issued
 from attestd.web.context import Service, exchange
@@ -65,6 +67,23 @@ def device_members(device: Device, trust_domain: TrustDomain) -> dict[str, Any]:
         "source": device.source,
         "created_at": device.created_at,
         "updated_at": device.updated_at,
+    }
+
+
+def held_members(held: Held) -> dict[str, Any]:
+    """A result that the brake holds."""
+    return {"device_id": held.device_id, "at": held.at, "result": dict(held.result)}
+
+
+def cause_members(cause: Cause) -> dict[str, Any]:
+    """Devices that are as they are for one reason."""
+    return {
+        "kind": cause.kind,
+        "why": cause.why,
+        "count": cause.count,
+        "sites": [{"site": site, "count": count} for site, count in cause.sites],
+        "devices": list(cause.ids),
+        "since": cause.since,
     }
 
 
@@ -146,12 +165,14 @@ class _Views:
             device = devices.by_id(c, device_id)
             credentials = issued.page(c, device_id=device_id, limit=_RECENT)
             rows = audit.page(c, subject=str(device_id), limit=_RECENT)
+            held = brake.held_against(c, [device_id]).get(device_id)
         members = device_members(device, self.service.settings.trust_domain)
         if exchange().caller.role in MAY_SEE_EK:
             members["ek_hash"] = device.ek_hash.hex()
         return answer(
             {
                 "device": members,
+                "held": None if held is None else held_members(held),
                 "credentials": [_credential_members(entry) for entry in credentials],
                 "audit": [audit_members(row) for row in rows],
             }

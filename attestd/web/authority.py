@@ -37,7 +37,7 @@ class _Authority:
     def _lifetimes(self) -> dict[str, int]:
         """Seconds, by what lasts so long: certificates by their profiles' names, then what is no certificate."""
         settings = self.service.settings
-        lasting = {name: profile.lifetime for name, profile in sorted(self.service.operations.profiles.items())}
+        lasting = {name: profile.lifetime for name, profile in sorted(self.service.certifying.profiles.items())}
         lasting |= {"token": settings.credentials.token_lifetime, "bundle": settings.bundle.stale_after}
         lasting |= {"root": settings.credentials.root_lifetime, "issuer": settings.credentials.issuer_lifetime}
         return {name: int(lifetime.total_seconds()) for name, lifetime in lasting.items()}

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import IO, cast
+from dataclasses import dataclass
+from typing import IO, Self, cast
 
 from flask import Request
 
 from attestd.errors import InputTooLarge, MalformedInput, Unavailable
-from attestd.protocol.encoding import Members, read_object
+from attestd.protocol.encoding import MalformedJson, Members, read_object
 from attestd.web.problems import ContentTypeWrong
 
 LARGE = 1024 * 1024  # octets; a larger body needs a permit
 LARGE_AT_ONCE = 4  # permits of one process
 _PIECE = 64 * 1024
 _MAX_REASON = 500  # characters
+_MAX_VERSION = 1 << 53
 
 
 class BodyCutShort(MalformedInput):
@@ -109,9 +111,32 @@ def read_message(body: bytes) -> Members:
     return members
 
 
+def only_reason(body: bytes) -> str:
+    """Of a message that says why, and nothing else."""
+    message = read_message(body)
+    reason = read_reason(message)
+    message.done()
+    return reason
+
+
 def read_reason(message: Members) -> str:
     """Why, in one line: it is shown in terminals and stands in the audit trail."""
     reason = message.text("reason", limit=_MAX_REASON) if "reason" in message else ""
     if not reason.isprintable():
         raise ReasonUnprintable(seen=repr(reason[:80]))
     return reason
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What every act's message may hold: why, and which version of the device the operator saw."""
+
+    reason: str
+    expected_version: int | None
+
+    @classmethod
+    def read(cls, message: Members) -> Self:
+        version = message.integer("expected_version") if "expected_version" in message else None
+        if version is not None and not 0 < version < _MAX_VERSION:
+            raise MalformedJson("expected_version is out of range.", expected=f"1 to {_MAX_VERSION - 1}")
+        return cls(read_reason(message), version)

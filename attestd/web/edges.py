@@ -8,17 +8,22 @@ from typing import Any, Final
 
 from flask import Blueprint, Response
 
-from attestd.operations.edges import Decided, EdgeBook, Report, Standing
+from attestd.credentials.status import Status
+from attestd.ids import DeviceId
+from attestd.operations.edges import Decided, EdgeBook, Report, Standing, State
+from attestd.registry import devices
 from attestd.web.admin_views import Query, answer
 from attestd.web.bodies import read_message
 from attestd.web.context import Service, exchange
 
 _WINDOW: Final = timedelta(days=1)
+_NAMED: Final = 5  # edges of which it is not known that they refuse a device
 
 
 @dataclass(frozen=True, slots=True)
 class _Edges:
     book: EdgeBook
+    service: Service
 
     def report(self) -> Response:
         """POST /v1/proxies/reports: the caller's own; a report names no proxy"""
@@ -51,6 +56,39 @@ class _Edges:
                 "hours": [
                     {"at": each.at, "boundary": each.boundary, "allowed": each.allowed, "refused": each.refused}
                     for each in decided.hours
+                ],
+            }
+        )
+
+    def refusing(self, id: str) -> Response:
+        """GET /v1/admin/devices/<id>/edges: how many of them refuse it, by the bundle that each last said it uses"""
+        Query()
+        now, publication = exchange().now, self.service.publication
+        with self.service.registry.reading() as c:
+            index = devices.by_id(c, DeviceId(id)).status_index
+            found = [each for each in self.book.standings(c, now) if each.state is not State.DISABLED]
+        refuse, other = 0, []
+        for each in found:
+            bundle = None if each.told is None else each.told.bundle
+            # Of a device that no bundle speaks of, and of a bundle that is not kept, nothing is known.
+            status = None
+            if bundle is not None and index is not None:
+                status = publication.status_in(f"{bundle[0]}.{bundle[1]}", index)
+            if status is not None and status is not Status.VALID:
+                refuse += 1
+            else:
+                other.append(each)
+        return answer(
+            {
+                "edges": len(found),
+                "refuse": refuse,
+                "others": [
+                    {
+                        "name": each.proxy.name,
+                        "state": each.state.value,
+                        "heard_at": None if each.told is None else each.told.heard_at,
+                    }
+                    for each in other[:_NAMED]
                 ],
             }
         )
@@ -106,9 +144,10 @@ def _boundaries(each: Standing, decided: Decided) -> list[dict[str, Any]]:
 
 def blueprint(service: Service) -> Blueprint:
     """This door's routes."""
-    door = _Edges(EdgeBook(service.registry, service.settings))
+    door = _Edges(EdgeBook(service.registry, service.settings), service)
     routes = Blueprint("edges", __name__)
     routes.post("/v1/proxies/reports")(door.report)
     routes.get("/v1/admin/proxies")(door.list)
     routes.get("/v1/admin/proxies/<name>")(door.show)
+    routes.get("/v1/admin/devices/<id>/edges")(door.refusing)
     return routes

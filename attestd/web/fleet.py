@@ -15,13 +15,12 @@ from attestd.errors import NotFound
 from attestd.ids import DeviceId, EkHash
 from attestd.operations.edges import Standing
 from attestd.operations.overview import Overview, Watchtower
-from attestd.registry import counts, devices, finding, outlook
+from attestd.registry import brake, causes, counts, devices, finding, outlook
 from attestd.registry.filters import FILTERS, Filters
-from attestd.web.admin_views import Query, answer, device_members
+from attestd.web.admin_views import Query, answer, cause_members, device_members, held_members
 from attestd.web.bodies import read_message
 from attestd.web.context import Service, exchange
 
-_MOST_SITES: Final = 20
 _MOST_CAUSES: Final = 20
 _MOST_EDGES: Final = 20
 
@@ -74,13 +73,26 @@ class _Fleet:
             }
         )
 
+    def count(self) -> Response:
+        """GET /v1/admin/counts: what stands beside a navigation, without all that the overview looks at"""
+        Query()
+        with self.service.registry.reading() as c:
+            found = counts.by_state(c)
+        return answer({"devices": {state.value: count for state, count in found.items()}})
+
     def _health(self, seen: Overview, at: int, answered: float) -> dict[str, Any]:
         behind = [edge for edge in seen.edges if edge.versions_behind != 0]
+        pace = self.service.attesting_pace.lately(now=at)
         issuers = [key for key in self.service.authority.held() if (key.kind, key.state) == ("issuer", "current")]
         return {
             "database": {
                 "kind": "SQLite" if self.service.settings.database_url.startswith("sqlite") else "PostgreSQL",
                 "microseconds": int(answered * 1_000_000),
+            },
+            "attestations": {
+                "count": pace.count,
+                "since": pace.since,
+                "microseconds": None if pace.seconds is None else int(pace.seconds * 1_000_000),
             },
             "audit": {
                 "size": seen.audit_size,
@@ -111,9 +123,11 @@ class _Fleet:
             found = finding.page(
                 c, filters, ended_by=ended_by, after=None if after is None else DeviceId(after), limit=limit
             )
+            held = brake.held_against(c, [device.id for device in found.devices])
         return answer(
             {
                 "devices": [device_members(device, self.service.settings.trust_domain) for device in found.devices],
+                "held": [held_members(each) for each in held.values()],
                 "after": found.after,
                 "total": found.total,
                 "ended_by": ended_by,
@@ -124,23 +138,8 @@ class _Fleet:
         """GET /v1/admin/causes"""
         filters = _filters(Query(*FILTERS))
         with self.service.registry.reading() as c:
-            causes, more = finding.causes(c, filters, ended_by=self.tower.ended_by(exchange().now))
-        return answer(
-            {
-                "causes": [
-                    {
-                        "kind": each.kind,
-                        "why": each.why,
-                        "count": each.count,
-                        "sites": _sites(each.sites),
-                        "devices": list(each.ids),
-                        "since": each.since,
-                    }
-                    for each in causes
-                ],
-                "more": more,
-            }
-        )
+            found, more = causes.of_matching(c, filters, ended_by=self.tower.ended_by(exchange().now))
+        return answer({"causes": [cause_members(each) for each in found], "more": more})
 
     def list_sites(self) -> Response:
         """GET /v1/admin/sites"""
@@ -182,9 +181,9 @@ def _needs(seen: Overview, at: int) -> dict[str, Any]:
                 "since": each.since,
                 "edges": [_edge(edge, at) for edge in edges.get(each.site, [])[:5]],
             }
-            for each in seen.late[:_MOST_SITES]
+            for each in seen.late
         ],
-        "overdue_sites": len(seen.late),
+        "overdue_sites": seen.late_sites,
     }
 
 
@@ -220,6 +219,7 @@ def blueprint(service: Service) -> Blueprint:
     fleet = _Fleet(service)
     routes = Blueprint("fleet", __name__, url_prefix="/v1/admin")
     routes.get("/overview")(fleet.overview)
+    routes.get("/counts")(fleet.count)
     routes.get("/devices")(fleet.list_devices)
     routes.get("/causes")(fleet.list_causes)
     routes.get("/sites")(fleet.list_sites)

@@ -55,6 +55,7 @@ class Metrics:
             # it was in the process that it is a copy of.
             values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
         self._gauges = _Gauges(service)
+        self._pace = service.attesting_pace
         self._counted: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._requests = Counter(
             "attestd_requests_total", "Answered requests.", ("method", "route", "status"), registry=self._registry
@@ -95,6 +96,8 @@ class Metrics:
         counted[1].observe(current.milliseconds / 1000)
         if current.problem is not None:
             self._problems.labels(current.problem.slug()).inc()
+        if current.door is not None and current.door.verb == "attest" and response.status_code < 400:
+            self._pace.note(current.milliseconds / 1000, now=int(current.now.timestamp()))
         if current.door is not None and current.door.verb:
             self._verbs.labels(current.door.verb, _outcome(response.status_code)).inc()
             if current.door.verb in _WITH_RESULTS and (status := _result(response, current)):
@@ -147,7 +150,7 @@ class _Gauges(Collector):
             return self._families
 
     def _ask(self, now: datetime) -> Iterator[Metric]:
-        issuer = self._service.operations.hierarchy.issuer.certificate
+        issuer = self._service.certifying.hierarchy.issuer.certificate
         yield GaugeMetricFamily(
             "attestd_issuer_not_after_seconds",
             "When the issuing certificate ends, in unix seconds.",
@@ -221,7 +224,7 @@ class _Health:
         except AttestdError as error:
             exchange().cause = error
             yield error.title()
-        if self.service.operations.hierarchy.issuer.certificate.not_valid_after_utc - now < ISSUER_LEFT:
+        if self.service.certifying.hierarchy.issuer.certificate.not_valid_after_utc - now < ISSUER_LEFT:
             yield "The issuing certificate ends too soon"
 
     def scrape(self) -> Response:

@@ -18,7 +18,7 @@ from attestd.registry import invitations, passkeys, sessions
 from attestd.registry.invitations import Invitation
 from attestd.registry.operators import Role
 from attestd.web.admin_views import Query, answer
-from attestd.web.bodies import read_message, read_reason
+from attestd.web.bodies import only_reason, read_message
 from attestd.web.context import Exchange, Service, exchange
 from attestd.web.sign_in import MAX_NAMED, begun_members, session_members
 from attestd.web.touching import METHODS, require_touch
@@ -80,9 +80,7 @@ class _People:
     def end_session(self, id: str) -> Response:
         """POST /v1/admin/sessions/<id>/revoke"""
         current = exchange()
-        message = read_message(current.body)
-        reason = read_reason(message)
-        message.done()
+        reason = only_reason(current.body)
         self.service.people.end_session(person_of(current), id, current.act(reason))
         return answer({"id": id})
 
@@ -122,9 +120,7 @@ class _People:
     def remove_passkey(self, id: str) -> Response:
         """POST /v1/admin/passkeys/<id>/remove"""
         current = exchange()
-        message = read_message(current.body)
-        reason = read_reason(message)
-        message.done()
+        reason = only_reason(current.body)
         removed = self.service.people.remove_passkey(person_of(current), id, current.act(reason))
         return answer({"passkey": described(removed)})
 
@@ -153,9 +149,7 @@ class _People:
     def withdraw(self, id: str) -> Response:
         """POST /v1/admin/invitations/<id>/withdraw"""
         current = exchange()
-        message = read_message(current.body)
-        reason = read_reason(message)
-        message.done()
+        reason = only_reason(current.body)
         return answer(_invitation_members(self.service.people.withdraw(id, current.act(reason))))
 
     # ---- The fresh touch --------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ class _Publishing:
         """POST /v1/proxies/renewals"""
         current = exchange()
         read_message(current.body).done()
-        certificate, chain = self.service.operations.renew_proxy(current.caller.name, current.act())
+        certificate, chain = self.service.certifying.renew_proxy(current.caller.name, current.act())
         left = int((certificate.not_after - current.now).total_seconds())
         answer = {"v": 1, "chain": chain, "renew_after": left // 2, "expires_in": left}
         return Response(write_object(answer), content_type="application/json")

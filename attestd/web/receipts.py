@@ -94,7 +94,7 @@ def _chain(one: StoredChain) -> dict[str, object]:
 
 def blueprint(service: Service) -> Blueprint:
     """This door's routes."""
-    book = ReceiptBook(service.settings.trust_domain, service.registry, service.operations.hierarchy)
+    book = ReceiptBook(service.settings.trust_domain, service.registry, service.certifying.hierarchy)
     door = _Receipts(service, book)
     routes = Blueprint("receipts", __name__)
     routes.post("/v1/receipts")(door.deliver)

@@ -14,6 +14,7 @@ from attestd.registry.states import Event
 from attestd.web.admin_views import answer, device_members
 from attestd.web.bodies import read_message, read_reason
 from attestd.web.context import Service, exchange
+from attestd.web.labels import read_labelling, read_labels
 from attestd.web.touching import require_touch
 
 _MAX_VERSION: Final = 1 << 53
@@ -47,14 +48,22 @@ class _Selections:
 
 
 def _selection(message: Members) -> Selection:
-    labels = message.object("labels") if "labels" in message else None
+    event = _event(message.text("act", limit=16))
+    if event is Event.LABEL:
+        labelling, revoke = read_labelling(message)
+        return Selection(event, _devices(message), labelling=labelling, revoke=revoke)
+    labels = read_labels(message) if "labels" in message else None
     return Selection(
-        event=_event(message.text("act", limit=16)),
-        devices=[_selected(entry) for entry in message.objects("devices", most=MAX_SELECTED)],
+        event=event,
+        devices=_devices(message),
         tier=Tier.parse(message.text("tier", limit=16)) if "tier" in message else None,
         site=Site(message.text("site", limit=64)) if "site" in message else None,
-        labels=None if labels is None else {name: labels.text(name, limit=1024) for name, _ in labels.items()},
+        labels=labels,
     )
+
+
+def _devices(message: Members) -> list[Selected]:
+    return [_selected(entry) for entry in message.objects("devices", most=MAX_SELECTED)]
 
 
 def _selected(entry: Members) -> Selected:

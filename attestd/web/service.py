@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from attestd.callers import Callers
@@ -13,6 +13,7 @@ from attestd.issuance.enrollment import Enrollment
 from attestd.issuance.lifecycle import Lifecycle
 from attestd.operations import Operations
 from attestd.operations.authority import Authority
+from attestd.operations.certifying import Certifying
 from attestd.operations.fleet import Fleet
 from attestd.operations.news import Newsroom
 from attestd.operations.oidc import Oidc
@@ -22,6 +23,7 @@ from attestd.operations.sign_in import SignIn
 from attestd.operations.touch import Touch
 from attestd.publication import Publication
 from attestd.registry.engine import Registry
+from attestd.web.pace import Pace
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Service:
     attestations: Attestations
     lifecycle: Lifecycle
     operations: Operations
+    certifying: Certifying
     fleet: Fleet
     selections: Selections
     authority: Authority
@@ -46,3 +49,4 @@ class Service:
     publication: Publication
     clock: Callable[[], datetime]
     entropy: Callable[[int], bytes]
+    attesting_pace: Pace = field(default_factory=Pace)

@@ -103,7 +103,7 @@ class WatchMetrics:
             )
 
     def _ends(self, found: Gauges, now: int) -> dict[str, float]:
-        keys = authorities(self._service.operations.hierarchy)
+        keys = authorities(self._service.certifying.hierarchy)
         ends = {which: certificate.not_valid_after_utc.timestamp() for which, certificate in keys.items()}
         if found.makers_first is not None:
             ends["makers_first"] = found.makers_first

@@ -76,11 +76,14 @@ class Failed:
 def carry_out(request: Request, api: Api, seed: Seed, act: Act) -> Response | Failed:
     """Does it, or begins the touch that it needs. A session that is over raises Refused, as for any page."""
     done = answered(request, api, act)
-    if not isinstance(done, dict):
-        return done
-    response = redirect(local(act.then), code=303)
+    return leave(seed, act.then, act.said) if isinstance(done, dict) else done
+
+
+def leave(seed: Seed, then: str, said: str) -> Response:
+    """After an act: to the page where this sentence is shown."""
+    response = redirect(local(then), code=303)
     assert isinstance(response, Response)  # noqa: S101 - Flask's own kind, which Werkzeug's annotation does not know
-    sessions.say(response, seed, act.said)
+    sessions.say(response, seed, said)
     return response
 
 

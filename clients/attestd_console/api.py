@@ -28,6 +28,7 @@ _TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
 _LISTEN: Final = httpx.Timeout(30.0, connect=5.0, read=15.0)  # an event stream says something every second
 _TYPE: Final = "urn:attestd:problem:"
 _ADDRESS: Final = "attestd.address"  # the request extension that carries the browser's address
+UNATTENDED: Final = "Attestd-Unattended"  # nobody asked for this: it keeps no session alive
 _NONCES: Final = frozenset({"nonce-invalid", "nonce-expired", "call-nonce-spent"})
 
 Query = Mapping[str, object]
@@ -168,6 +169,7 @@ class Api:
     key: SoftwareKey | None = None
     address: str = ""  # the browser's
     agent: str = ""
+    unattended: bool = False  # the page looks again by itself
 
     def get(self, path: str, query: Query | None = None, /, **more: object) -> dict[str, Any]:
         """Members of the query that are None or empty are left out. Raises Refused, Unreachable."""
@@ -215,6 +217,8 @@ class Api:
         told = dict(headers)
         if body:
             told["Content-Type"] = content_type
+        if self.unattended:
+            told[UNATTENDED] = "1"
         if self.key is not None:
             told["Authorization"] = self._authorization(self.key, method, path, body)
         client = self.service.client

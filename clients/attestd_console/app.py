@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from itertools import groupby
 from os import urandom
 from typing import Final
@@ -19,6 +18,7 @@ from attestd_console.console import Console
 from attestd_console.pages import always, failures
 from attestd_console.security import secure
 from attestd_console.sessions import FormNotOurs, Seed
+from attestd_console.visible import unsteered
 
 MAX_BODY: Final = 640 * 1024  # octets: a policy with its form around it
 MAX_STRANGERS_BODY: Final = 64 * 1024
@@ -36,7 +36,7 @@ class Page:
     key: str = ""
 
 
-# In the navigation's order, part by part. One that is not built yet is left out.
+# In the navigation's order, part by part.
 PAGES: Final = (
     Page("overview", "Overview", "/", key="o"),
     Page("fleet", "Fleet", "/fleet", key="f"),
@@ -47,6 +47,7 @@ PAGES: Final = (
     Page("policies", "Policies", "/policies", "Trust", key="p"),
     Page("reference", "Reference values", "/reference", "Trust"),
     Page("authority", "Authority", "/authority", "Trust"),
+    Page("brake"),
     Page("audit", "Audit", "/audit", "Record", key="u"),
     Page("people", "People and sessions", "/people", "Record"),
     Page("signing_in"),
@@ -75,7 +76,7 @@ def create_app(console: Console) -> Flask:
     )
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = False
-    app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
+    app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True, "finalize": unsteered}
 
     def guard() -> None:
         """1. The address is of a sane length. 2. Who may look is signed in. 3. A change comes from a form of ours."""
@@ -95,20 +96,16 @@ def create_app(console: Console) -> Flask:
     app.before_request(guard)
     app.after_request(secure)
     _furnish(app, console)
-    for page in _built():
+    for page in PAGES:
         app.register_blueprint(import_module(f"attestd_console.pages.{page.module}").routes(console))
     app.register_blueprint(always.routes(console))
     failures.register(app, console)
     return app
 
 
-def _built() -> list[Page]:
-    return [page for page in PAGES if find_spec(f"attestd_console.pages.{page.module}") is not None]
-
-
 def _navigation() -> list[tuple[str, list[Page]]]:
     """By part, in the table's order."""
-    return [(part, list(pages)) for part, pages in groupby((p for p in _built() if p.label), lambda p: p.part)]
+    return [(part, list(pages)) for part, pages in groupby((p for p in PAGES if p.label), lambda p: p.part)]
 
 
 def _furnish(app: Flask, console: Console) -> None:
@@ -153,7 +150,6 @@ def _furnish(app: Flask, console: Console) -> None:
         new_id=new_id,
         changed_query=query,
         navigation=_navigation(),
-        has_page=lambda path: any(page.path == path for page in _built() if page.path),
         theme=lambda: _one_of("__Host-attestd-theme", ("light", "dark")),
         keys_off=lambda: request.cookies.get("__Host-attestd-keys") == "off",
     )

@@ -26,7 +26,7 @@ from flask import Response, g, make_response, render_template, request
 from attestd.errors import Unauthenticated
 from attestd_console import acts, sessions
 from attestd_console.acts import Act, Failed
-from attestd_console.api import Api, Refused, Service, Unreachable
+from attestd_console.api import UNATTENDED, Api, Refused, Service, Unreachable
 from attestd_console.sessions import Seed
 
 RANKS: Final = {"viewer": 1, "operator": 2, "admin": 3}
@@ -88,7 +88,14 @@ class Console:
         return self._api(None)
 
     def _api(self, key: Any) -> Api:
-        return Api(self.service, key, request.remote_addr or "", self.browser()["agent"])
+        return Api(
+            self.service,
+            key,
+            request.remote_addr or "",
+            self.browser()["agent"],
+            # What a script of ours says of a page that it fetches again. A person's own look says nothing.
+            unattended=UNATTENDED in request.headers,
+        )
 
     @staticmethod
     def browser() -> dict[str, str]:
@@ -120,7 +127,7 @@ class Console:
                 return self._counts
             self._counted = time.monotonic()
         try:
-            devices = self.api().get("/v1/admin/overview").get("devices") or {}
+            devices = self.api().get("/v1/admin/counts").get("devices") or {}
             self._counts = {"fleet": sum(devices.values()), "approvals": int(devices.get("pending", 0))}
         except (Refused, Unreachable):
             self._counts = {}
@@ -145,16 +152,18 @@ class Console:
         template: str,
         *,
         topics: tuple[str, ...] = (),
+        about: str = "",
         failed: Failed | None = None,
         status: int | None = None,
         **shown: Any,
     ) -> Response:
-        """A page inside the shell. `topics`: what makes it look again; `failed`: an act that was not done."""
+        """A page inside the shell. `topics`: what makes it look again, of the device `about` alone if it is about one;
+        `failed`: an act that was not done."""
         who = self.who()
         seed = self.seed()
         said = sessions.said(request, seed)
         text = render_template(
-            template, who=who, counts=self.counts(), topics=topics, failed=failed, said=said, **shown
+            template, who=who, counts=self.counts(), topics=topics, about=about, failed=failed, said=said, **shown
         )
         response = make_response(text, status or (failed.status if failed is not None else 200))
         if request.cookies.get(sessions.SAID):

@@ -7,11 +7,12 @@ Nothing here is markup: a template draws it. Every line of the picture is also a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import sqrt
-from typing import Any, Final
+from typing import Final
 
 from attestd_console.figures import count, share, span
+from attestd_console.traffic import Flow, Place, Said, clouds_of, places_of, rank, told_of
 
 ROWS: Final = 4  # sites that are drawn one by one
 OTHERS: Final = "\N{BULLET}others"  # no site is called so
@@ -23,8 +24,6 @@ _ORDER: Final = {"device": 0, "edge": 1, "cloud": 2}
 _LABELS: Final = 3  # lines from one box that have words; the table has all
 _SPREAD: Final = 24  # between lines that begin at one box
 _LONGEST: Final = 26  # characters of a name in a box
-
-Said = Mapping[str, Any]
 
 
 @dataclass(slots=True)
@@ -117,40 +116,14 @@ class Tier:
     marked: bool
 
 
-@dataclass(slots=True)
-class _Flow:
-    allowed: int = 0
-    refused: int = 0
-
-    @property
-    def all(self) -> int:
-        return self.allowed + self.refused
-
-    def add(self, one: Said) -> None:
-        self.allowed += int(one["allowed"])
-        self.refused += int(one["refused"])
-
-
-@dataclass(slots=True)
-class _Place:
-    """What is known of a site."""
-
-    weight: float = 0.0
-    silent: bool = False
-    stale: int = 0
-    edges: set[str] = field(default_factory=set)
-    count: int = 0
-    crossings: int = 0
-
-
 def draw(page: Said, *, now: float, rows: int = ROWS) -> Drawn:
     """From the answer about boundaries."""
-    told = [each for each in page["boundaries"] if each["from"] and each["to"]]
-    places = _places(told, page["edges"])
+    told = told_of(page)
+    places = places_of(told, page["edges"])
     # A site is drawn in a row of its own across both of the lower tiers; the cloud's sites stand for themselves.
-    ranked = sorted(places, key=lambda name: _rank(places[name], name))
+    ranked = sorted(places, key=lambda name: rank(places[name], name))
     shown = ranked if len(ranked) <= rows + 1 else ranked[:rows]
-    clouds = _clouds(told)
+    clouds = clouds_of(told)
     heights = max(rows + 1, len(shown) + 1)
     kept = list(clouds) if len(clouds) <= heights else list(clouds)[: heights - 1]
 
@@ -160,11 +133,11 @@ def draw(page: Said, *, now: float, rows: int = ROWS) -> Drawn:
             return tier, named if named in kept else OTHERS
         return tier, named if named in shown else OTHERS
 
-    flows: dict[tuple[tuple[str, str], tuple[str, str]], _Flow] = {}
+    flows: dict[tuple[tuple[str, str], tuple[str, str]], Flow] = {}
     for one in told:
         start, end = one["from"], one["to"]
         key = spot(start["tier"], start, one["site"]), spot(end["tier"], end, one["site"])
-        flows.setdefault(key, _Flow()).add(one)
+        flows.setdefault(key, Flow()).add(one)
     boxes = _boxes(flows, shown, kept, places, page)
     used = max((box.y for box in boxes.values()), default=_TOP)
     return Drawn(
@@ -179,47 +152,11 @@ def draw(page: Said, *, now: float, rows: int = ROWS) -> Drawn:
     )
 
 
-def _places(told: Iterable[Said], edges: Iterable[Said]) -> dict[str, _Place]:
-    found: dict[str, _Place] = {}
-    for one in told:
-        for end in (one["from"], one["to"]):
-            if end["tier"] == "cloud":
-                continue
-            place = found.setdefault(str(end.get("site") or one["site"]), _Place())
-            whole = one["allowed"] + one["refused"]
-            place.crossings += whole
-            place.weight += one["refused"] ** 2 / whole if whole else 0.0
-            place.stale = max(place.stale, one["stale_for"] or 0)
-            if str(end.get("site") or one["site"]) == one["site"]:
-                place.silent |= bool(one["states"].get("silent"))
-                place.edges |= set(one["guards"])
-                place.count = max(place.count, one["edges"], len(place.edges))
-    for edge in edges:
-        if (known := found.get(edge["site"])) is not None and edge["state"] == "silent":
-            known.silent = True
-    return found
-
-
-def _rank(place: _Place, name: str) -> tuple[bool, float, int, str]:
-    return not (place.silent or place.stale), -place.weight, -place.crossings, name
-
-
-def _clouds(told: Iterable[Said]) -> dict[str, int]:
-    """Sites of the cloud tier, the busiest first."""
-    found: dict[str, int] = {}
-    for one in told:
-        for end in (one["from"], one["to"]):
-            if end["tier"] == "cloud":
-                name = str(end.get("site") or one["site"])
-                found[name] = found.get(name, 0) + one["allowed"] + one["refused"]
-    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
-
-
 def _boxes(
-    flows: Mapping[tuple[tuple[str, str], tuple[str, str]], _Flow],
+    flows: Mapping[tuple[tuple[str, str], tuple[str, str]], Flow],
     shown: Sequence[str],
     kept: Sequence[str],
-    places: Mapping[str, _Place],
+    places: Mapping[str, Place],
     page: Said,
 ) -> dict[tuple[str, str], Box]:
     wanted = {spot for key in flows for spot in key}
@@ -237,7 +174,7 @@ def _boxes(
                 continue
             y = round(_TOP + (first + number) * _STEP)
             if name == OTHERS:
-                left = len(places) - len(shown) if tier != "cloud" else len(_clouds(_told_of(page))) - len(kept)
+                left = len(places) - len(shown) if tier != "cloud" else len(clouds_of(told_of(page))) - len(kept)
                 box = Box(tier, x, y, width, _others(left), _others(left), "all together")
             else:
                 box = Box(tier, x, y, width, _cut(name), name, "", href=name if tier != "cloud" else "")
@@ -246,11 +183,7 @@ def _boxes(
     return found
 
 
-def _told_of(page: Said) -> list[Said]:
-    return [each for each in page["boundaries"] if each["from"] and each["to"]]
-
-
-def _describe(box: Box, tier: str, place: _Place | None, edge: Said | None) -> None:
+def _describe(box: Box, tier: str, place: Place | None, edge: Said | None) -> None:
     if tier != "edge" or place is None:
         box.sub = {"device": "devices of this site", "edge": "edge tier", "cloud": "cloud tier"}[tier]
         return
@@ -262,7 +195,7 @@ def _describe(box: Box, tier: str, place: _Place | None, edge: Said | None) -> N
 
 
 def _lines(
-    flows: Mapping[tuple[tuple[str, str], tuple[str, str]], _Flow], boxes: Mapping[tuple[str, str], Box]
+    flows: Mapping[tuple[tuple[str, str], tuple[str, str]], Flow], boxes: Mapping[tuple[str, str], Box]
 ) -> list[Line]:
     most = max((flow.all for flow in flows.values()), default=0)
     found = []
@@ -273,7 +206,7 @@ def _lines(
     return found
 
 
-def _line(start: Box, end: Box, flow: _Flow, most: int, *, same: bool) -> Line:
+def _line(start: Box, end: Box, flow: Flow, most: int, *, same: bool) -> Line:
     width = round(THINNEST + (WIDEST - THINNEST) * sqrt(flow.all / most), 1) if most else THINNEST
     trouble = bool(flow.refused and flow.refused / flow.all >= TROUBLE)
     turn, start.drawn = start.drawn, start.drawn + 1
@@ -340,34 +273,34 @@ def _cuts(boxes: Mapping[tuple[str, str], Box], edges: Iterable[Said], now: floa
     return found
 
 
-def _lanes(page: Said, places: Mapping[str, _Place]) -> list[Lane]:
+def _lanes(page: Said, places: Mapping[str, Place]) -> list[Lane]:
     edges = sum(page["states"].get(state, 0) for state in ("current", "behind", "silent", "never"))
     words = {
         "device": _many(len(places), "site"),
         "edge": _many(edges, "edge"),
-        "cloud": _many(len(_clouds(_told_of(page))), "site"),
+        "cloud": _many(len(clouds_of(told_of(page))), "site"),
     }
     return [Lane(tier, x - 14, width + 28, x + 4, x + width - 4, words[tier]) for tier, (x, width) in _LANES.items()]
 
 
-def _stack(page: Said, places: Mapping[str, _Place]) -> list[Tier]:
+def _stack(page: Said, places: Mapping[str, Place]) -> list[Tier]:
     """Tier below tier, with what goes down from each to the next."""
-    sums: dict[tuple[str, str], _Flow] = {}
+    sums: dict[tuple[str, str], Flow] = {}
     for way in page["ways"]:
         if way["from"] and way["to"]:
-            sums.setdefault((way["from"], way["to"]), _Flow()).add(way)
+            sums.setdefault((way["from"], way["to"]), Flow()).add(way)
     most = max((flow.all for flow in sums.values()), default=0)
     silent = page["states"].get("silent", 0)
     edges = sum(page["states"].get(state, 0) for state in ("current", "behind", "silent", "never"))
     subs = {
         "device": _many(len(places), "site"),
         "edge": _many(edges, "edge"),
-        "cloud": ", ".join(list(_clouds(_told_of(page)))[:2]) or "nothing goes there",
+        "cloud": ", ".join(list(clouds_of(told_of(page)))[:2]) or "nothing goes there",
     }
     found = []
     for number, (tier, below) in enumerate((("device", "edge"), ("edge", "cloud"), ("cloud", ""))):
-        flow = sums.get((tier, below), _Flow())
-        past = sums.get(("device", "cloud"), _Flow()) if tier == "device" else _Flow()
+        flow = sums.get((tier, below), Flow())
+        past = sums.get(("device", "cloud"), Flow()) if tier == "device" else Flow()
         crossed = f"{count(flow.all)} crossings" if flow.all else "nothing crossed"
         if past.all:
             crossed += f", {count(past.all)} on to the cloud"

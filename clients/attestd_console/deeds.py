@@ -83,6 +83,23 @@ DEEDS: Final[Mapping[str, Deed]] = {
             said="It is quarantined.",
         ),
         Deed(
+            name="label",
+            label="Label",
+            states=frozenset({"approved", "active", "quarantined"}),
+            touch=True,
+            question="Change the labels of {}?",
+            effects=(
+                ("clock", "It is asked to attest. Reference values that are for its new labels judge it then."),
+                ("cert", "Its next certificate says the new labels; every edge goes by them from then on."),
+                ("none", "The certificate that it has says the old ones until it ends, unless you revoke it here."),
+                _WRITTEN,
+            ),
+            do="Touch passkey and change",
+            leave="Leave its labels",
+            said="Its labels are changed. Its next certificate says so.",
+            asks_why=False,
+        ),
+        Deed(
             name="replace",
             label="Replace TPM",
             states=frozenset({"approved", "active", "quarantined", "retired"}),
@@ -129,6 +146,8 @@ def predicted(deed: Deed, device: Mapping[str, Any], newest: Mapping[str, Any] |
         if status == "affirming":
             return "Its newest attestation was good."
         return "No reference values affirmed its newest attestation, and none contradicted it."
+    if deed.name == "label" and device["state"] == "quarantined":
+        return "It is quarantined, and stays so: it gets no certificate until it is released."
     if deed.name == "quarantine" and status == "affirming":
         return "Its newest attestation was good. Nobody but an operator will release it."
     if deed.name == "demand" and device["state"] == "quarantined":

@@ -74,9 +74,10 @@ def why(
     runs: Sequence[Mapping[str, Any]],
     entries: Sequence[Mapping[str, Any]],
     *,
+    held: bool = False,
     now: float,
 ) -> Why:
-    """Why the device stands as it does, by its newest result and by what operators did."""
+    """Why the device stands as it does, by its newest result and by what operators did. `held`: by the brake."""
     state, newest = str(device["state"]), runs[0] if runs else None
     shown = look(state)
     found, ordered = list(newest["reasons"]) if newest else [], False
@@ -96,7 +97,11 @@ def why(
         heading = headline or "Its result must not be trusted"
         return Why("bad", "quar", heading, f"{when}{since} Its certificate is suspended.")
     if state == "active" and newest is not None and newest["status"] == "contraindicated":
-        return Why("bad", "bad", headline, f"{when} The brake holds this result: the device stays active for now.")
+        if held:
+            return Why("bad", "bad", headline, f"{when} The brake holds this result: the device stays active for now.")
+        return Why(
+            "bad", "bad", headline, f"{when} An operator let it stay active all the same; its next result counts."
+        )
     if state in ("retired", "rejected"):
         because = visible(device.get("state_reason") or "no reason was given")
         return Why("none", shown.shape, f"{shown.word}: {because}", "It holds no credential that counts.")
@@ -108,6 +113,21 @@ def why(
     if newest["status"] == "affirming":
         return Why("ok", "ok", "Everything that reference values speak of is as they say", when)
     return Why(result.tone, result.shape, headline or "Nothing was affirmed", when)
+
+
+def edges(found: Mapping[str, Any], now: float) -> tuple[str, str]:
+    """Which edges refuse the device, as far as they said: the look of it, and a sentence. Empty where there is none."""
+    total, refuse, others = int(found["edges"]), int(found["refuse"]), found["others"]
+    if not total:
+        return "none", ""
+    if refuse == total:
+        who = "The one edge that there is refuses" if total == 1 else f"All {total:,} edges refuse"
+        return "affirming", f"{who} the device, by what {'it' if total == 1 else 'they'} reported."
+    first = others[0]
+    heard = f"last reported {figures.ago(first['heard_at'], now)}" if first["heard_at"] else "has never reported"
+    more = f", and {total - refuse - 1:,} more" if total - refuse > 1 else ""
+    known = f"{refuse:,} of {total:,} edges {'refuses' if refuse == 1 else 'refuse'} the device, by what they reported."
+    return "warning", f"{known} Not known yet of {visible(first['name'], 64)}, which {heard}{more}."
 
 
 def past_actor(actor: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlencode
+from zlib import crc32
 
 from attestd_console import figures, reasons, words
 
@@ -29,6 +30,21 @@ class Todo(NamedTuple):
     meaning: str
     href: str
     label: str
+    about: str  # the same, as long as it is the same thing
+
+    @property
+    def id(self) -> str:
+        """By which a page that looks again knows it."""
+        return f"todo-{crc32(f'{self.state} {self.about}'.encode()):08x}"
+
+
+class Fact(NamedTuple):
+    """How the service itself stands in one respect; `href`: where more is said."""
+
+    name: str
+    value: str
+    detail: str
+    href: str = ""
 
 
 class Lead(NamedTuple):
@@ -51,6 +67,8 @@ def lead(found: Members) -> Lead:
         said.append(f"With a warning: {figures.count(total['warning'])}.")
     if total["none"]:
         said.append(f"Nothing to compare with: {figures.count(total['none'])}.")
+    if held := int(found["service"]["brake"]["held"]):
+        said.append(f"Held by the brake: {figures.count(held)}.")
     if waiting := int(found["devices"].get("pending", 0)):
         said.append(f"Waiting to join: {figures.count(waiting)}.")
     return Lead(total["affirming"], total["devices"], " ".join(said))
@@ -80,7 +98,7 @@ def _brake(brake: Members, now: float) -> list[Todo]:
         return []
     held = f"{_devices(brake['held'])} {_be(brake['held'])} held back" if brake["held"] else "None is held back yet"
     meaning = f"Since {figures.ago(brake['engaged_at'], now)} no result quarantines a device. {held}."
-    return [Todo("warning", "The brake on quarantines is engaged", meaning, "/audit?act=engage-brake", "See why")]
+    return [Todo("warning", "The brake on quarantines is engaged", meaning, "/brake", "Decide", "brake")]
 
 
 def _quarantined(causes: Sequence[Members], now: float) -> list[Todo]:
@@ -96,7 +114,9 @@ def _quarantined(causes: Sequence[Members], now: float) -> list[Todo]:
         count = sum(cause["count"] for group in left for cause in group)
         query = "/fleet?state=quarantined&group=cause"
         more = f"{_devices(count)} {_be(count)} quarantined for {len(left)} other reasons"
-        found.append(Todo("quarantined", more, "Each reason has a line in the fleet's list.", query, "Group by cause"))
+        found.append(
+            Todo("quarantined", more, "Each reason has a line in the fleet's list.", query, "Group by cause", "others")
+        )
     return found
 
 
@@ -104,20 +124,21 @@ def _one_cause(group: Sequence[Members], now: float) -> Todo:
     count = sum(cause["count"] for cause in group)
     since = min(cause["since"] for cause in group)
     why, by = str(group[0]["why"]), group[0]["by"]
-    said = words.sentence(f"An operator decided this: “{why}”" if by == "operator" and why else reasons.told(why))
+    said = words.sentence(f"An operator decided this: “{why}”" if by == "operator" and why else reasons.line(why))
     said = said or "No reason was given."
+    about = f"{by} {why}"
     site = str(group[0]["site"])
     where = f"at {site}" if len(group) == 1 and site else f"at {len(group)} sites" if len(group) > 1 else ""
     if count == 1:
         example = str(group[0]["example"])
         heading = f"{figures.short(example)} {where} is quarantined".replace("  ", " ")
         meaning = f"{said} Since {figures.ago(since, now)}."
-        return Todo("quarantined", heading, meaning, f"/fleet/{quote(example, safe='')}", "See why")
+        return Todo("quarantined", heading, meaning, f"/fleet/{quote(example, safe='')}", "See why", about)
     heading = f"{_devices(count)} {where} were quarantined for the same reason".replace("  ", " ")
     query = {"state": "quarantined", "site": site if len(group) == 1 else "", "group": "cause"}
     href = "/fleet?" + urlencode({name: value for name, value in query.items() if value})
     meaning = f"{said} The first {figures.ago(since, now)}."
-    return Todo("quarantined", heading, meaning, href, f"Compare the {count:,}")
+    return Todo("quarantined", heading, meaning, href, f"Compare the {count:,}", about)
 
 
 def _overdue(needs: Members, total: int, now: float) -> list[Todo]:
@@ -128,7 +149,7 @@ def _overdue(needs: Members, total: int, now: float) -> list[Todo]:
     if rest > 0 and others > 0:
         heading = f"{_devices(rest)} at {others:,} other {'site' if others == 1 else 'sites'} {_be(rest)} overdue"
         meaning = "Their results no longer count, so nothing is renewed for them until they attest."
-        found.append(Todo("overdue", heading, meaning, "/fleet?overdue=yes", "Show them"))
+        found.append(Todo("overdue", heading, meaning, "/fleet?overdue=yes", "Show them", "others"))
     return found
 
 
@@ -137,7 +158,7 @@ def _overdue_site(site: Members, now: float) -> Todo:
     heading = f"{_devices(site['count'])} {'at ' + where if where else 'without a site'} {_be(site['count'])} overdue"
     since = f"The first since {figures.ago(site['since'], now)}."
     href = "/fleet?" + urlencode({"overdue": "yes", **({"site": where} if where else {})})
-    return Todo("overdue", heading, f"{_edges(site['edges'], now)} {since}", href, "Open site")
+    return Todo("overdue", heading, f"{_edges(site['edges'], now)} {since}", href, "Open site", str(where))
 
 
 def _edges(edges: Sequence[Members], now: float) -> str:
@@ -160,7 +181,7 @@ def _waiting(count: int) -> list[Todo]:
         return []
     heading = f"{_devices(count)} {'waits' if count == 1 else 'wait'} for approval"
     meaning = "They get nothing before somebody says where they belong."
-    return [Todo("pending", heading, meaning, "/approvals", "Review")]
+    return [Todo("pending", heading, meaning, "/approvals", "Review", "approvals")]
 
 
 def _devices(count: int) -> str:
@@ -211,14 +232,14 @@ def finding(bars: Sequence[Mapping[str, int]]) -> str:
 def refusals(found: Sequence[Members]) -> list[dict[str, Any]]:
     """By reason, with where."""
     return [
-        {
-            "heading": words.refusal(reasons.told(str(each["why"]))),
-            "count": int(each["count"]),
-            "where": _where(each),
-            "tone": "bad",
-        }
+        {"heading": _why(str(each["why"])), "count": int(each["count"]), "where": _where(each), "tone": "bad"}
         for each in found
     ]
+
+
+def _why(why: str) -> str:
+    """A problem's name, or sentences of a result."""
+    return reasons.line(why) if " " in why else reasons.refusal(why).removesuffix(".")
 
 
 def _where(refusal: Members) -> str:
@@ -268,8 +289,8 @@ def endings(found: Members, now: float) -> list[dict[str, str]]:
     return rows
 
 
-def health(found: Members, now: float) -> list[tuple[str, str, str]]:
-    """Name, figure, detail."""
+def health(found: Members, now: float) -> list[Fact]:
+    """Each figure with the time or the thing that it is for."""
     service = found["service"]
     audit, edges, brake = service["audit"], service["edges"], service["brake"]
     bundle = found["bundle"]
@@ -281,22 +302,37 @@ def health(found: Members, now: float) -> list[tuple[str, str, str]]:
     lately = [each["count"] for each in found["results"] if now - STEP * 2 < each["at"] <= now - STEP]
     on = brake["engaged_at"] is not None
     held = f"{brake['held']:,} held back" if on else f"{brake['recent']:,} quarantined in the last minute"
+    database = service["database"]
     return [
-        ("Results", f"{sum(lately) / STEP:.1f} a second", "over the last whole half hour"),
-        ("Database", f"{max(service['database']['microseconds'] / 1000, 0.1):.1f} ms", service["database"]["kind"]),
-        (
+        Fact("Results", f"{sum(lately) / STEP:.1f} a second", "over the last whole half hour"),
+        _pace(service["attestations"], now),
+        Fact("Database", _milliseconds(database["microseconds"]), f"{database['kind']}, one question just now"),
+        Fact(
             "Audit seal",
             "up to date" if not audit["unsealed"] else f"{figures.span(audit['lag'])} behind",
             f"{audit['size']:,} rows sealed",
         ),
-        (
+        Fact(
             f"Edges on bundle {bundle['version']:,}" if bundle else "Edges",
             f"{edges['newest']:,} of {edges['count']:,}" if edges["count"] else "none",
             late,
         ),
-        ("Brake", "Engaged" if on else "Off" if brake["enabled"] else "Not used", held),
-        ("Signing key", service["signing_key"].capitalize(), "of the issuing CA"),
+        Fact("Brake", "Engaged" if on else "Off" if brake["enabled"] else "Not used", held, "/brake"),
+        Fact("Signing key", service["signing_key"].capitalize(), "of the issuing CA"),
     ]
+
+
+def _pace(pace: Members, now: float) -> Fact:
+    """How long attestations take, as the process that answered this has seen it."""
+    if pace["microseconds"] is None:
+        return Fact("Attestations", "none lately", "at the process that answers this")
+    over = figures.span(max(now - pace["since"], 1))
+    took = f"95 of 100 at most; {pace['count']:,} in {over}, one process"
+    return Fact("Attestations", _milliseconds(pace["microseconds"]), took)
+
+
+def _milliseconds(microseconds: int) -> str:
+    return f"{max(microseconds / 1000, 0.1):.1f} ms"
 
 
 def worries(found: Members) -> list[str]:

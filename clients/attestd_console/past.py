@@ -110,6 +110,7 @@ _ACTS: Final[Mapping[str, tuple[str, str, str]]] = {
     "retire": ("none", "dash", "Retired by {}"),
     "replace-tpm": ("warn", "person", "TPM replaced by {}"),
     "demand": ("none", "person", "Asked to attest now by {}"),
+    "label": ("none", "person", "Labels changed by {}"),
     "hold": ("warn", "warn", "A contraindicated result was held by the brake"),
     "rekey": ("none", "cert", "A new credential key"),
     "revoke": ("bad", "bad", "Certificate revoked by {}"),
@@ -214,8 +215,24 @@ def _detail(name: str, detail: Mapping[str, Any]) -> str:
     said = [f"“{visible(detail['reason'])}”"] if detail.get("reason") else []
     if name == "approve" and detail.get("tier"):
         said.append(f"as {visible(detail['tier'], 64)} at {visible(detail.get('site', ''), 64)}")
+    if name == "label":
+        said.append(_relabelled(detail.get("old") or {}, detail.get("new") or {}))
     if detail.get("was") and name != "enroll":
         said.append(f"was {visible(detail['was'], 40)}")
+    return ", ".join(said)
+
+
+def _relabelled(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What is different now, with what it was."""
+    said = []
+    for name in sorted({*old, *new}):
+        was, now = (visible(labels.get(name), 64) for labels in (old, new))
+        if name not in new:
+            said.append(f"{visible(name, 64)} removed (was {was})")
+        elif name not in old:
+            said.append(f"{visible(name, 64)}={now}")
+        elif old[name] != new[name]:
+            said.append(f"{visible(name, 64)}={now} (was {was})")
     return ", ".join(said)
 
 

@@ -163,6 +163,9 @@ REFUSALS: Final[Mapping[str, str]] = {
     "device-quarantined": "The device is quarantined: enrolling again does not end that.",
     "enrollment-rejected": "An operator rejected this device.",
     "endorsement-key-blocked": "This TPM was replaced by another.",
+    "ak-not-restricted": "The attestation key may sign anything, so its word means nothing.",
+    "signature-invalid": "A signature is wrong.",
+    "others": "Other reasons.",
 }
 
 
@@ -221,6 +224,19 @@ def headline(reasons: Sequence[str], *, ordered: bool = False) -> str:
     return _capital(text)
 
 
+def line(why: str) -> str:
+    """The same from a text in which the sentences stand one after the other. What is not of this kind, as an operator's
+    own words, stays as it is."""
+    found = [f"{part.removesuffix('.')}." for part in why.split("; ")]
+    return headline(found) if all(map(_is_understood, found)) else visible(why)
+
+
+def _is_understood(reason: str) -> bool:
+    return bool(_VALUE.fullmatch(reason) or _FILE.fullmatch(reason)) or any(
+        re.fullmatch(pattern, reason) for pattern, _ in WHOLE
+    )
+
+
 _FACTS: Final = tuple(FACTS)
 # Facts that stand for a PCR where its value as a whole is meant.
 _FACT_OF_PCR: Final = {0: "firmware_version", 1: "boot_options", 2: "drivers", 4: "loaders", 7: "secure_boot"}
@@ -235,15 +251,6 @@ def _place(reason: str) -> int:
     if pcr := _PCR.fullmatch(what):
         what = _FACT_OF_PCR.get(int(pcr["pcr"]), "grub_commands")
     return _FACTS.index(what) if what in FACTS else len(_FACTS)
-
-
-def told(text: str) -> str:
-    """Reasons that the service wrote into one line, as it does of what it quarantined and refused. A line that is
-    anything else, such as an operator's words, stays as it is."""
-    parts = [f"{part.rstrip('.')}." for part in text.split("; ")]
-    if all(cause(part) != visible(part.rstrip(".")) for part in parts):
-        return headline(parts)
-    return visible(text)
 
 
 def in_order(reasons: Sequence[str], differences: Sequence[Mapping[str, Any]]) -> list[str]:

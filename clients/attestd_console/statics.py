@@ -66,7 +66,7 @@ def answer(asked: str, name: str) -> Response | None:
     kind = _TYPES.get(name.rpartition(".")[2])
     if content is None or kind is None:
         return None
-    packed = "gzip" in request.accept_encodings
+    packed = request.accept_encodings["gzip"] > 0
     response = Response(_packed()[name] if packed else content, content_type=f"{kind}; charset=utf-8")
     response.headers["Vary"] = "Accept-Encoding"
     if packed:

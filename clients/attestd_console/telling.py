@@ -43,6 +43,7 @@ ACTS: Final[Mapping[str, Words]] = {
     "retire": Words("retired", DEVICE),
     "replace-tpm": Words("replaced the TPM of", DEVICE),
     "demand": Words("asked for an attestation of", DEVICE),
+    "label": Words("changed the labels of", DEVICE),
     "export-evidence": Words("exported the evidence of", DEVICE),
     "hold": Words("held back the quarantine of", DEVICE, "because the brake is engaged"),
     "import-inventory": Words("imported an inventory", NOTHING),

@@ -6,11 +6,26 @@ turns the direction of writing, hides or moves what stands beside it, or is no c
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Any, Final
 
 MOST: Final = 300  # characters
 _HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+# What steers the text around it: directions of writing, terminals, lines of its own. Line ends of forms are left.
+_STEERING: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+
+
+def unsteered(value: Any) -> Any:
+    """What every value goes through that a template writes: whoever forgets `visible` shows no reordered text.
+
+    What a template or a filter made markup of has been through it.
+    """
+    if type(value) is not str or value.isprintable():
+        return value
+    return _STEERING.sub(lambda found: _named(found[0]), value)
 
 
 def visible(value: Any, most: int = MOST) -> str:
@@ -19,7 +34,11 @@ def visible(value: Any, most: int = MOST) -> str:
     shown = text if len(text) <= most else text[: most - 1] + "…"
     if shown.isascii() and shown.isprintable():
         return shown
-    return "".join(f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in _HIDDEN else _marked(c) for c in shown)
+    return "".join(_named(c) if unicodedata.category(c) in _HIDDEN else _marked(c) for c in shown)
+
+
+def _named(c: str) -> str:
+    return f"⟨U+{ord(c):04X}⟩"
 
 
 def _marked(c: str) -> str:

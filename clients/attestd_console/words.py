@@ -67,27 +67,6 @@ def look(name: str | None) -> Look:
     return found or Look("none", "none", name[:1].upper() + name[1:].replace("-", " ").replace("_", " "))
 
 
-# Why evidence was refused, by the problem's name. A contraindicated result has sentences of its own.
-_REFUSALS: Final[Mapping[str, str]] = {
-    "ak-not-restricted": "The attestation key may sign anything, so its word means nothing",
-    "event-log-mismatch": "The event log does not replay to the quote",
-    "evidence-contraindicated": "The evidence shows a state that must not be trusted",
-    "nonce-mismatch": "Quote signed for another nonce",
-    "endorsement-key-blocked": "A TPM that was replaced came back",
-    "device-quarantined": "A quarantined device tried to enroll again",
-    "enrollment-rejected": "A rejected device asked again",
-    "signature-invalid": "A signature is wrong",
-    "others": "Other reasons",
-}
-
-
-def refusal(why: str) -> str:
-    """A refusal's reason: a problem's name, or sentences of a result."""
-    if why in _REFUSALS:
-        return _REFUSALS[why]
-    return why if " " in why else why[:1].upper() + why[1:].replace("-", " ")
-
-
 def sentence(text: str) -> str:
     """With its full stop."""
     text = text.strip()
@@ -113,10 +92,39 @@ SIGN_IN: Final[Mapping[str, tuple[str, str]]] = {
     "caller-unknown": ("You were signed out.", "Sessions are short on purpose. Sign in again to go on."),
     "caller-disabled": ("Your access was ended.", "An admin of this instance can say why."),
     "operator-disabled": ("Your access was ended.", "An admin of this instance can say why."),
-    "ceremony-over": ("That took too long.", "A sign-in has to be finished within two minutes. Try again."),
-    "challenge-late": ("That took too long.", "A sign-in has to be finished within two minutes. Try again."),
+    "ceremony-over": (
+        "That took too long, or was begun in another browser.",
+        "A sign-in has to be finished within minutes, where it was begun. Try again.",
+    ),
+    "challenge-late": ("That took too long.", "A sign-in has to be finished within minutes. Try again."),
     "ceremony-spent": ("This sign-in was finished already.", "Begin again."),
     "challenge-foreign": ("This sign-in was begun elsewhere.", "Begin again, here."),
+    "code-refused": (
+        "Your identity provider does not know this sign-in.",
+        "Its answer was used already, is too old, or belongs to another one. Begin again.",
+    ),
+    "id-token-refused": (
+        "What your identity provider says does not prove who you are.",
+        "Begin again. If it stays so, an admin finds the reason in the service’s log.",
+    ),
+    "not-invited": (
+        "Nobody here is known by that identity.",
+        "Ask an admin for an invitation, and choose this provider on the page that its link opens; or for a role for "
+        "one of your groups.",
+    ),
+    "provider-unreachable": (
+        "Your identity provider does not answer as it should.",
+        "Try again in a while, or use a passkey.",
+    ),
+    "provider-odd": (
+        "Your identity provider is not what this instance expects.",
+        "An admin has to correct its settings. A passkey works meanwhile.",
+    ),
+    "unknown-provider": ("That identity provider is not known here.", "Choose one of those below."),
+    "return-elsewhere": (
+        "The service expects the console at another address.",
+        "An admin sets console.origin in attestd.toml to the one that you use.",
+    ),
     "cancelled": ("No passkey was used.", "The browser’s window was closed, or it found no passkey. Try again."),
     "invitation-over": (
         "This link was used already, or is over.",

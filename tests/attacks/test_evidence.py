@@ -26,7 +26,7 @@ from attestd.errors import EvidenceRefused, MalformedInput
 from attestd.issuance import appraising
 from attestd.operations import Act
 from attestd.protocol.encoding import b64decode, read_object, write_object
-from attestd.registry import brake, devices, evidence, references
+from attestd.registry import brake, devices, evidence, references, transitions
 from attestd.registry.states import Event, State
 from attestd.tpm.chain import UntrustedMaker
 from tests import ek_ca, ima_lists
@@ -475,7 +475,7 @@ def test_released_by_an_operator_while_an_older_good_quote_is_under_way(
     def decide() -> None:
         for event in (Event.QUARANTINE, Event.RELEASE):
             with world.registry.acting() as c:
-                devices.change_state(c, world.row(device).id, event, reason="", now=int(world.clock().timestamp()))
+                transitions.change_state(c, world.row(device).id, event, reason="", now=int(world.clock().timestamp()))
 
     nonce = world.nonce()
     meanwhile(monkeypatch, decide)

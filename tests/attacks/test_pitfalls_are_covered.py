@@ -463,6 +463,12 @@ COVERED: Final[dict[tuple[str, str], tuple[str, ...]]] = {
         f"{WEB}logs.py::test_no_secret_of_a_device_s_whole_life_is_logged",
         f"{EVIDENCE}::test_evidence_leaves_for_operators_alone",
     ),
+    ("a page that refreshes itself keeps its session from idling out", "OWASP, Session Management, idle timeout"): (
+        f"{ATTACK}idle_sessions.py::test_a_page_that_only_refreshes_itself_does_idle_out",
+        f"{ATTACK}idle_sessions.py::test_its_twin_that_somebody_opens_lives_on",
+        f"{WEB}sessions.py::test_whatever_that_header_says_it_never_makes_a_session_longer",
+        "e2e/test_console_live.py::test_what_a_page_asks_by_itself_says_so",
+    ),
     # ---- Default-allow branches
     ("an unhandled message type skips authorisation", "CVE-2026-30836"): (
         f"{WEB}access.py::test_a_route_that_is_not_in_the_table_is_denied_to_everybody",

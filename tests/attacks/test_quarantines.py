@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from attestd.config import AttestationSettings, ReferenceSettings
-from attestd.registry import audit, devices, issued, recovery
+from attestd.registry import audit, devices, issued, recovery, transitions
 from attestd.registry.states import Event, State
 from tests.forger import Forger
 from tests.service import PCRS, SITE, SoftDevice, World, meanwhile, problem
@@ -61,7 +61,7 @@ def test_an_operator_s_word_under_way_counts(world: World, monkeypatch: pytest.M
     def decide() -> None:
         for event in (Event.RELEASE, Event.QUARANTINE):
             with world.registry.acting() as c:
-                devices.change_state(c, world.row(device).id, event, reason="", now=int(world.clock().timestamp()))
+                transitions.change_state(c, world.row(device).id, event, reason="", now=int(world.clock().timestamp()))
 
     nonce = world.nonce()
     meanwhile(monkeypatch, decide)

@@ -27,7 +27,7 @@ from attestd.ids import DeviceId, EkHash, Site, Tier
 from attestd.issuance.challenges import RequestNonce
 from attestd.protocol.messages import RenewalRequest
 from attestd.protocol.signed import sign_flattened
-from attestd.registry import admission, devices
+from attestd.registry import admission, devices, transitions
 from attestd.registry.acts import perform
 from attestd.registry.engine import Registry
 from attestd.registry.inventory import InventoryEntry
@@ -182,7 +182,7 @@ class Fleet:
             for forger in forgers:
                 device = devices.by_ek_hash(c, EkHash.of(forger.ek.public))
                 assert device is not None
-                enrolled = devices.activation(
+                enrolled = transitions.activation(
                     device.id,
                     was=device.state,
                     expected_version=device.state_version,

@@ -192,7 +192,7 @@ def test_an_answer_that_is_lost_with_the_agent_is_missed_at_once(
     worker = threading.Thread(target=daemon.run)
     worker.start()
     try:
-        until(lambda: not agent.state.unanswered, "it has asked", patience=20)
+        until(lambda: not agent.state.unanswered, "it has asked", patience=60)
     finally:
         stop.stop()
         worker.join(30)

@@ -55,7 +55,7 @@ class Stand:
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
         act = Act(actor="operator:test", now=datetime.now(UTC), request_id="0", reason="")
-        chain = self.instance.service.operations.add_proxy("edge", Site("berlin"), public.decode(), act)
+        chain = self.instance.service.certifying.add_proxy("edge", Site("berlin"), public.decode(), act)
         (folder / "proxy.pem").write_text(chain)
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -70,11 +70,6 @@ def path(world: World, device: SoftDevice) -> str:
     return f"/fleet/{world.row(device).id}"
 
 
-def complaints(page: Any) -> list[str]:
-    """What the browser's console said, but for an event stream that this world may not have."""
-    return [text for text in page.complaints if "404" not in text]
-
-
 def test_a_tampered_device_says_why(world: World, tampered: SoftDevice, page: Any) -> None:
     page.goto(path(world, tampered))
     why = page.locator("#why")
@@ -98,7 +93,7 @@ def test_a_tampered_device_says_why(world: World, tampered: SoftDevice, page: An
     assert "reset count" in tree.first.inner_text()
     assert violations(page) == []
     assert overflow(page) <= 0
-    assert complaints(page) == []
+    assert page.complaints == []
 
 
 def test_the_other_pages_of_a_device(world: World, tampered: SoftDevice, page: Any) -> None:
@@ -107,4 +102,4 @@ def test_the_other_pages_of_a_device(world: World, tampered: SoftDevice, page: A
         assert page.get_by_role("heading", level=1).count() == 1
         assert violations(page) == []
         assert overflow(page) <= 0
-    assert complaints(page) == []
+    assert page.complaints == []

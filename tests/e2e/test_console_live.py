@@ -13,7 +13,7 @@ from attestd.config import Settings
 from attestd.registry.engine import Registry
 from attestd.registry.states import State
 from attestd_console.sessions import Seed
-from tests.browser import Browser, violations
+from tests.browser import Browser, overflow, violations
 from tests.e2e.console import origin, seed_of
 from tests.e2e.test_serving import Served, attestd, serve
 from tests.unit.registry.conftest import Fleet
@@ -72,15 +72,113 @@ def unmoved(page: Any, born: float) -> None:
     assert page.complaints == []
 
 
-def test_a_page_changes_when_a_device_is_quarantined_elsewhere(served: Served, page: Any) -> None:
-    device = device_of(served)
+@pytest.fixture(params=[False, True], ids=["wide", "phone"])
+def overview(request: pytest.FixtureRequest, served: Served, browser: Browser) -> Any:
+    """The same, on a large screen and on a phone."""
+    page = browser.page(origin(served), seed=seed_of(served), phone=request.param)
+    page.set_default_timeout(PATIENCE)
+    page.add_init_script(SHIFTS)
+    return page
+
+
+def heights(page: Any) -> list[float]:
+    """Where each part of the page begins."""
+    found = page.evaluate("[...document.querySelectorAll('main section')].map(s => s.getBoundingClientRect().top)")
+    return [float(each) for each in found]
+
+
+def test_nothing_moves_when_a_thing_to_do_joins_and_leaves(served: Served, overview: Any) -> None:
+    """What the page says first changes at once; what is new to do stands in its room, or waits in its place."""
+    page, before, device = overview, device_of(served), device_of(served)
+    attestd(served.folder, "devices", "quarantine", before, "--reason", "Its seal is broken")
     page.goto("/")
     live(page)
-    born = page.evaluate("window.born")
-    attestd(served.folder, "devices", "quarantine", device, "--reason", "seen at the wrong door")
-    page.locator("#lead", has_text="1 quarantined").wait_for()
-    assert page.evaluate("window.born") == born  # what moves in it when it has more to say is its own business
+    born, places, lead = page.evaluate("window.born"), heights(page), page.locator("#lead .lede").inner_text()
+    first = page.locator("#you .todo li").first.inner_text()
+    attestd(served.folder, "devices", "quarantine", device, "--reason", f"Seen at the wrong door by {device}")
+    page.locator("#lead .lede", has_not_text=lead).wait_for()
+    more = page.get_by_role("button", name="Changed, show")
+    page.locator("#you", has_text=device).or_(more).first.wait_for()
+    assert page.locator("#you .todo li").first.inner_text().splitlines()[0] == first.splitlines()[0]
+    unmoved(page, born)
+    assert heights(page) == places
+    if more.is_visible():
+        more.click()
+    page.locator("#you .todo", has_text=device).wait_for()
+    assert page.evaluate("window.born") == born
+    page.evaluate("window.moved.length = 0")
+
+    places = heights(page)
+    attestd(served.folder, "devices", "release", device, "--reason", "looked at")
+    page.locator("#you .todo", has_text="No longer needs you").wait_for()
+    unmoved(page, born)
+    assert heights(page) == places
+    for each in (before, device):
+        attestd(served.folder, "devices", "retire", each, "--reason", "scrapped")
+    page.get_by_text("Nothing needs you now.").or_(more).first.wait_for()
+    unmoved(page, born)
+    assert heights(page) == places
+    assert violations(page) == []
+
+
+def test_the_first_thing_to_do_has_its_room(served: Served, overview: Any) -> None:
+    """Who looks at a page on which all is well sees what comes without pressing anything."""
+    page, device = overview, device_of(served)
+    page.goto("/")
+    page.get_by_text("Nothing needs you now.").wait_for()
+    live(page)
+    born, places = page.evaluate("window.born"), heights(page)
+    attestd(served.folder, "devices", "quarantine", device, "--reason", "Its seal is broken")
+    page.locator("#you .todo", has_text="Its seal is broken").wait_for()
+    unmoved(page, born)
+    assert heights(page) == places
+    attestd(served.folder, "devices", "retire", device, "--reason", "scrapped")
+    page.get_by_text("Nothing needs you now.").wait_for()
+    unmoved(page, born)
+    assert heights(page) == places
+
+
+def test_what_a_page_asks_by_itself_says_so(served: Served, page: Any) -> None:
+    """So that the service does not take it for somebody who is there; what a person opens says nothing."""
+    asked: list[tuple[str, str, bool]] = []
+
+    def note(request: Any) -> None:
+        path = request.url.removeprefix(origin(served))
+        if not path.startswith("/static/"):
+            asked.append((request.resource_type, path.partition("?")[0], "attestd-unattended" in request.headers))
+
+    page.on("request", note)
+    page.goto("/")
+    live(page)
+    attestd(served.folder, "devices", "quarantine", device_of(served), "--reason", "Seen")
+    page.locator("#you .todo, #you [data-show]", has_text=re.compile("Seen|Changed")).first.wait_for()
+    assert ("document", "/", False) in asked
+    assert ("xhr", "/", True) in asked
+    assert {said for kind, _, said in asked if kind != "document"} == {True}
+    assert {said for kind, _, said in asked if kind == "document"} == {False}
+
+
+def test_the_brake_is_seen_and_decided(served: Served, chrome: Browser) -> None:
+    """Engaged on the command line, the open page says so by itself; it can be read in light, dark and on a phone."""
+    page = chrome.page(origin(served), seed=seed_of(served))
+    page.set_default_timeout(PATIENCE)
+    page.goto("/brake")
+    page.get_by_role("heading", name="The brake is off", level=1).wait_for()
+    live(page)
+    page.evaluate("window.same = true")
+    attestd(served.folder, "brake", "engage", "--reason", "new reference values")
+    page.get_by_role("heading", name="The brake is engaged", level=1).wait_for()
+    assert page.evaluate("window.same") is True
+    assert "new reference values" in page.locator("#lead").inner_text()
     assert page.complaints == []
+    for theme, phone in (("light", False), ("dark", False), ("light", True)):
+        other = chrome.page(origin(served), seed=seed_of(served), theme=theme, phone=phone)
+        other.goto("/brake")
+        assert violations(other) == []
+        assert overflow(other) == 0
+    attestd(served.folder, "brake", "release", "--dismiss", "--reason", "all is well")
+    page.get_by_role("heading", name="The brake is off", level=1).wait_for()
+    chrome.close_pages()
 
 
 def test_new_rows_wait_until_they_are_wanted(served: Served, page: Any, tmp_path: Path) -> None:

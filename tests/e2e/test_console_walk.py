@@ -138,7 +138,7 @@ def _approve(day: Day, page: Any) -> str:
 
 
 def _learn(day: Day, page: Any) -> None:
-    """What the device booted is what is good: watched first, then promoted. The brake keeps results from quarantining."""
+    """What the device booted is good: watched first, then promoted. The brake keeps results from quarantining."""
     day.play.ask_for_logs(day.play.berlin)
     file = day.play.learned(day.play.berlin)
     watched = day.play.references("add", str(file), "--stage", "monitor")

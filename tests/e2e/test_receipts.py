@@ -214,7 +214,7 @@ def test_a_new_key_of_the_edge(world, site):
     fresh.__dict__.update(site.__dict__)
     key = ec.generate_private_key(ec.SECP256R1())
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-    fresh.certificate.write_text(world.service.operations.add_proxy("edge-2", Site("shop-1"), public, world.act))
+    fresh.certificate.write_text(world.service.certifying.add_proxy("edge-2", Site("shop-1"), public, world.act))
     fresh.key = SoftwareKey(key)
     fresh.open()
     fresh.cross(1)

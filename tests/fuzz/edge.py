@@ -19,8 +19,7 @@ from google.protobuf.message import DecodeError
 from attestd.credentials.dpop import EdgeNonces, ReplayCache
 from attestd.errors import MalformedInput
 from attestd.ids import Site, Tier
-from attestd.policy import default_policy
-from attestd.policy.decisions import Boundary
+from attestd.policy import Boundary, default_policy
 from attestd.web.streams import event
 from attestd_edge.asgi import read_headers, read_peer
 from attestd_edge.decide import Request, TokenRules, judge

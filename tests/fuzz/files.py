@@ -15,7 +15,7 @@ from attestd.ca.sealing import SealingKey, SealingKeys, sealing_file
 from attestd.cli.appraise.quote import read_pcrs
 from attestd.config import Settings
 from attestd.credentials.requests import SoftwareKey
-from attestd.operations.instance import read_public_key
+from attestd.operations.certifying import read_public_key
 from attestd.policy import PolicySet, default_policy, edge_tokens_policy
 from attestd.registry.inventory import parse_inventory
 from attestd.tpm.advisories import Advisories

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from attestd.ca.signer import CertificateFileMalformed, load_certificate
 from attestd.cli.api import CredentialUnusable, pinned_root
 from attestd.credentials.requests import SoftwareKey, UnusableKey
-from attestd.operations.instance import UnusablePublicKey, read_public_key
+from attestd.operations.certifying import UnusablePublicKey, read_public_key
 from attestd_agent.transport import RootMalformed, read_roots
 from attestd_edge.identity import ProxyIdentity, ProxyIdentityWrong, read_certificates
 from tests import authority as a

@@ -359,7 +359,7 @@ class Protocol(RuleBasedStateMachine):
         """As an edge fetches it, never going back."""
         answer = self.world.proxy.get("/v1/bundle")
         if answer.status_code != 200:  # the proxy slept past its own certificate
-            self.world.service.operations.renew_proxy("proxy-1", self.world.act)
+            self.world.service.certifying.renew_proxy("proxy-1", self.world.act)
             answer = self.world.proxy.get("/v1/bundle")
         root = self.world.hierarchy.root.public_bytes(Encoding.DER)
         copy = Copy.read(answer.data)

@@ -14,7 +14,7 @@ from attestd.credentials.bundle import Bundle, verify_copy
 from attestd.credentials.copies import Copy
 from attestd.credentials.status import Status
 from attestd.publication import Publication
-from attestd.registry import devices
+from attestd.registry import transitions
 from attestd.registry.states import Event
 from tests.service import TRUST_DOMAIN, World
 
@@ -52,7 +52,7 @@ def test_a_quarantine_is_in_the_next_bundle(world: World) -> None:
     assert index is not None
     assert fetch(world).status[index] is Status.VALID
     with world.registry.acting() as c:
-        devices.change_state(c, world.row(device).id, Event.QUARANTINE, reason="x", now=1)
+        transitions.change_state(c, world.row(device).id, Event.QUARANTINE, reason="x", now=1)
     assert fetch(world).status[index] is Status.SUSPENDED
 
 

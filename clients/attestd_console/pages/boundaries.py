@@ -42,7 +42,7 @@ def routes(console: Console) -> Blueprint:
         badly = [edge for edge in found["edges"] if edge["state"] not in ("current", "disabled")]
         return console.page(
             "boundaries.html",
-            topics=("proxies", "policy", "trust"),
+            topics=("proxies", "edges", "policy", "trust"),
             found=found,
             drawn=draw(found, now=console.now) if found["boundaries"] else None,
             shown=shown,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any, Final
 
 from flask import Blueprint, Response, abort, request
 
-from attestd_console import opened, past
+from attestd_console import labelling, opened, past
 from attestd_console.acts import Act, Failed
 from attestd_console.api import Api, Refused, at
 from attestd_console.console import Console
@@ -18,8 +17,10 @@ from attestd_console.visible import visible
 _ENTRIES: Final = 20  # of the timeline on one page
 _ROUNDS: Final = 5  # pages of the service's that are asked for, where most tell nothing here
 _RUNS: Final = 128  # for the strip
+_REFUSED: Final = ("quarantined", "retired")  # by edges that know
 _ROWS: Final = 200  # events or files on a page of them
-TOPICS: Final = ("devices", "attestations", "receipts")
+LABELS: Final = "/v1/admin/labels"  # what goes by them
+TOPICS: Final = ("devices", "attestations", "receipts", "brake")
 
 
 def routes(console: Console) -> Blueprint:
@@ -36,22 +37,25 @@ def routes(console: Console) -> Blueprint:
         number = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 16 else _newest(runs)
         answer = _attestation(api, id, number, asked=bool(asked))
         shown, restarted = found["device"], past.restarts(runs)
+        told = api.get(at("v1", "admin", "devices", id, "edges")) if shown["state"] in _REFUSED else None
         return console.page(
             "device.html",
-            topics=TOPICS,
+            topics=TOPICS if told is None else (*TOPICS, "edges"),
+            about=shown["id"],
             device=shown,
             title=_title(shown),
+            edges=None if told is None else opened.edges(told, console.now),
             view=None if answer is None else opened.view(answer),
             number=number,
             newest=number == _newest(runs),
-            why=opened.why(shown, answer, runs, entries, now=console.now),
+            why=opened.why(shown, answer, runs, entries, held=found["held"] is not None, now=console.now),
+            held=found["held"] is not None,
             strip=past.strip(runs, now=console.now, until=shown["attestation_good_until"]),
             entries=[past.told(entry, f"/fleet/{shown['id']}", restarted) for entry in entries],
             before=before,
             credential=_credential(found["credentials"], shown, console.now),
             endorsement=_endorsement(api, id),
             deeds=[deed for deed in DEEDS.values() if deed.fits(shown) and console.who().may("operator")],
-            references=find_spec("attestd_console.pages.reference") is not None,
         )
 
     @page.get("/fleet/<id>/attestations/<number>/events")
@@ -96,7 +100,7 @@ def routes(console: Console) -> Blueprint:
         api = console.api()
         failed: Failed | None = None
         if request.method == "POST":
-            done = console.carry_out(_act(deed, id))
+            done = console.carry_out(_act(deed, id, api))
             if isinstance(done, Response):
                 return done
             failed = done
@@ -110,19 +114,26 @@ def routes(console: Console) -> Blueprint:
             deed=deed,
             fits=deed.fits(shown),
             prediction=predicted(deed, shown, runs[0] if runs else None),
+            labels=labelling.written(shown["labels"]),
+            asked_for=labelling.asked_for(api.get(LABELS), shown) if deed.name == "label" else (),
             form=request.form if request.method == "POST" else {},
         )
 
     return page
 
 
-def _act(deed: Deed, id: str) -> Act:
+def _act(deed: Deed, id: str, api: Api) -> Act:
     """What the form asks for. Of a device that changed since the form was shown, the service refuses it."""
     message: dict[str, Any] = {"reason": request.form.get("reason", "").strip()}
     version = request.form.get("version", "")
     message["expected_version"] = int(version) if version.isascii() and version.isdigit() and len(version) < 16 else 1
     if deed.name == "replace":
         message["ek_hash"] = request.form.get("ek_hash", "").strip().lower()
+    if deed.name == "label":
+        old = api.get(at("v1", "admin", "devices", id))["device"]["labels"]
+        new = request.form.get("labels")
+        message |= labelling.change(old, old if new is None else labelling.read(new))
+        message["revoke"] = request.form.get("revoke") == "yes"
     return Act("POST", at("v1", "admin", "devices", id, deed.name), message, then=at("fleet", id), said=deed.said)
 
 

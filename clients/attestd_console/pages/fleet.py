@@ -24,10 +24,10 @@ _SHOWN: Final = 50  # devices of a page
 _EXPORTED: Final = 1000  # devices of one call
 _MOST: Final = 200  # characters of a filter
 _EK_HASH: Final = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
-_TOPICS: Final = ("devices", "attestations", "approvals")
+_TOPICS: Final = ("devices", "attestations", "approvals", "brake")
 _COLUMNS: Final = (
     *("id", "serial_number", "state", "state_reason", "result", "tier", "site", "manufacturer", "model"),
-    *("firmware_version", "labels", "attested_at", "attestation_good_until", "overdue", "spiffe_id"),
+    *("firmware_version", "labels", "attested_at", "attestation_good_until", "overdue", "held", "spiffe_id"),
 )
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -88,20 +88,21 @@ def _to(address: str) -> Response:
 
 
 def _list(console: Console, filters: dict[str, str], after: str, failed: acts.Failed | None = None) -> Response:
-    found: dict[str, Any] = {"devices": [], "after": None, "total": 0, "ended_by": 0}
+    found: dict[str, Any] = {"devices": [], "held": [], "after": None, "total": 0, "ended_by": 0}
     try:
         found = console.api().get("/v1/admin/devices", {**filters, "after": after, "limit": _SHOWN})
     except Refused as error:
         if error.status in (401, 403):
             raise
         failed = acts.Failed.of(error)
+    held = _held(found)
     return console.page(
         "fleet.html",
         topics=_TOPICS,
         failed=failed,
         filters=filters,
         chips=_chips(filters),
-        rows=[_row(device, int(found["ended_by"])) for device in found["devices"]],
+        rows=[_row(device, held.get(device["id"]), int(found["ended_by"])) for device in found["devices"]],
         total=found["total"],
         after=found["after"],
         first=bool(after),
@@ -129,7 +130,7 @@ def _causes(console: Console, filters: dict[str, str]) -> Response:
         total=None,
         after=None,
         first=False,
-        causes=[{**cause, "why": reasons.told(str(cause["why"] or ""))} for cause in found["causes"]],
+        causes=[{**each, "why": reasons.line(str(each["why"]))} for each in found["causes"]],
         more=found["more"],
         query=urlencode(filters),
     )
@@ -144,15 +145,22 @@ def _chips(filters: Mapping[str, str]) -> list[tuple[str, str, str]]:
     ]
 
 
-def _row(device: Mapping[str, Any], ended_by: int) -> dict[str, Any]:
+def _held(found: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What the brake holds against devices of this page, by their ids."""
+    return {str(each["device_id"]): each for each in found["held"]}
+
+
+def _row(device: Mapping[str, Any], held: Mapping[str, Any] | None, ended_by: int) -> dict[str, Any]:
+    """A held result is what is newest of the device, and is shown, though the one before still counts."""
     labels = device.get("labels") or {}
     ends = device.get("attestation_good_until")
     active = device["state"] == "active"
-    overdue = active and ends is not None and ends <= ended_by
-    result = device.get("result") or {}
-    found = reasons.headline([str(reason) for reason in result.get("reasons") or ()])
+    held = held if active else None
+    overdue = active and held is None and ends is not None and ends <= ended_by
+    result = (held or device).get("result") or {}
+    found = reasons.headline(result.get("reasons") or ())
     shown = "overdue" if overdue else str(result.get("status") or "none") if active else device["state"]
-    said = reasons.told(str(device.get("state_reason") or ""))
+    said = reasons.line(device.get("state_reason") or "")
     why = said if not active else "Its last result no longer counts" if overdue else found
     name = labels.get("name") or device.get("serial_number") or device["id"]
     tpm = " ".join(str(device.get(part) or "") for part in ("manufacturer", "model")).strip()
@@ -165,7 +173,8 @@ def _row(device: Mapping[str, Any], ended_by: int) -> dict[str, Any]:
         "site": device.get("site"),
         "tier": device.get("tier"),
         "tpm": ", ".join(part for part in (tpm, figures.firmware(str(device.get("firmware_version") or ""))) if part),
-        "attested_at": device.get("attested_at"),
+        "attested_at": device.get("attested_at") if held is None else held["at"],
+        "held": held is not None,
         "ends": ends if active else None,
     }
 
@@ -177,13 +186,14 @@ def _lines(api: Api, filters: Mapping[str, str], found: Mapping[str, Any]) -> It
     """RFC 4180. Times are UTC; labels are name=value with semicolons between them."""
     yield _line(_COLUMNS)
     while True:
-        yield "".join(_line(_cells(device, int(found["ended_by"]))) for device in found["devices"])
+        held = _held(found)
+        yield "".join(_line(_cells(device, held, int(found["ended_by"]))) for device in found["devices"])
         if found["after"] is None:
             return
         found = api.get("/v1/admin/devices", {**filters, "after": found["after"], "limit": _EXPORTED})
 
 
-def _cells(device: Mapping[str, Any], ended_by: int) -> list[str]:
+def _cells(device: Mapping[str, Any], held: Mapping[str, Any], ended_by: int) -> list[str]:
     ends = device.get("attestation_good_until")
     labels = ";".join(f"{name}={value}" for name, value in sorted((device.get("labels") or {}).items()))
     told = {
@@ -191,6 +201,7 @@ def _cells(device: Mapping[str, Any], ended_by: int) -> list[str]:
         "result": (device.get("result") or {}).get("status"),
         "labels": labels,
         "overdue": "yes" if device["state"] == "active" and ends is not None and ends <= ended_by else "no",
+        "held": "yes" if device["id"] in held else "no",
     }
     for name in ("attested_at", "attestation_good_until"):
         told[name] = None if told.get(name) is None else figures.machine(told[name])

@@ -9,7 +9,7 @@ from flask import Blueprint, Response
 from attestd_console import first_run, outlook
 from attestd_console.console import Console
 
-_TOPICS: Final = ("devices", "attestations", "approvals", "brake", "references", "trust", "policy")
+_TOPICS: Final = ("devices", "attestations", "approvals", "brake", "references", "trust", "policy", "proxies", "edges")
 
 
 def routes(console: Console) -> Blueprint:

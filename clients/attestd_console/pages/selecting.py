@@ -9,13 +9,14 @@ from typing import Any, Final
 
 from flask import Blueprint, Response, abort, request
 
-from attestd_console import selection
+from attestd_console import labelling, selection
 from attestd_console.acts import Act, Failed
 from attestd_console.console import Console
 from attestd_console.selection import Picked
 
 PATH: Final = "/v1/admin/devices/selection"
 _SHOWN: Final = 12  # devices that a preview names
+_LABELS: Final = ("labels", "remove", "revoke")  # what the form about labels says
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,17 @@ DEEDS: Final[Mapping[str, Deed]] = {
         "asked to attest",
         (("clock", "each attests at its next check-in; one that does not is overdue soon"), _ROW),
     ),
+    "label": Deed(
+        "Change the labels of",
+        "Touch passkey and change",
+        "Leave their labels",
+        "labelled",
+        (
+            ("clock", "each is asked to attest; reference values that are for its new labels judge it then"),
+            ("cert", "the next certificate of each says the new labels; edges go by them from then on"),
+            _ROW,
+        ),
+    ),
     "reject": Deed(
         "Reject",
         "Touch passkey and reject",
@@ -85,7 +97,7 @@ def routes(console: Console) -> Blueprint:
     page = Blueprint("selecting", __name__)
 
     def preview(act: str, picked: Sequence[Picked], failed: Failed | None = None) -> Response:
-        seen = console.api().post(PATH, selection.message(act, picked, dry_run=True))
+        seen = console.api().post(PATH, selection.message(act, picked, dry_run=True, **_more(act)))
         return console.page(
             "selecting.html",
             failed=failed,
@@ -97,16 +109,29 @@ def routes(console: Console) -> Blueprint:
             again=still_refused(seen["done"]) if act == "release" else 0,
             shown=_SHOWN,
             reason=request.form.get("reason", ""),
+            more=[(name, request.form[name]) for name in _LABELS if act == "label" and request.form.get(name)],
+            changes=changes() if act == "label" else (),
         )
+
+    def labels(picked: Sequence[Picked]) -> Response:
+        """Which labels, before anything can be previewed."""
+        asked_for = labelling.asked_for(console.api().get("/v1/admin/labels"))
+        return console.page("selecting_labels.html", picked=picked, deed=DEEDS["label"], asked_for=asked_for)
 
     @page.post("/selection")
     def ask() -> Response:
         act = request.form.get("act", "")
         if act not in DEEDS:
             abort(404)
-        if request.form.get("all") == "yes":
-            return preview(act, selection.matching(console.api(), request.form))
-        return preview(act, selection.read(request.form.getlist("device")))
+        everything = request.form.get("all") == "yes"
+        picked = (
+            selection.matching(console.api(), request.form)
+            if everything
+            else selection.read(request.form.getlist("device"))
+        )
+        if act == "label" and not any(request.form.get(name, "").strip() for name in _LABELS[:2]):
+            return labels(picked)
+        return preview(act, picked)
 
     @page.post("/selection/<act>")
     def decide(act: str) -> Response:
@@ -118,7 +143,7 @@ def routes(console: Console) -> Blueprint:
             Act(
                 "POST",
                 PATH,
-                selection.message(act, picked, reason=request.form.get("reason", "").strip()),
+                selection.message(act, picked, reason=request.form.get("reason", "").strip(), **_more(act)),
                 then="/approvals" if act == "reject" else "/fleet",
                 said=f"{count:,} {'device' if count == 1 else 'devices'} {DEEDS[act].done}.",
             )
@@ -126,6 +151,28 @@ def routes(console: Console) -> Blueprint:
         return preview(act, picked, done) if isinstance(done, Failed) else done
 
     return page
+
+
+def _more(act: str) -> dict[str, Any]:
+    """What the act takes beside the devices, from its form."""
+    if act != "label":
+        return {}
+    form = request.form
+    return {
+        "labels": labelling.read(form.get("labels", "")),
+        "remove": labelling.names(form.get("remove", "")),
+        "revoke": form.get("revoke") == "yes",
+    }
+
+
+def changes() -> list[str]:
+    """What the form's labels do, in words."""
+    more = _more("label")
+    said = [f"{name}={value} is set" for name, value in sorted(more["labels"].items())]
+    said += [f"{name} is removed, where it is" for name in more["remove"]]
+    ends = "are revoked now: each is refused until it has attested"
+    stay = "say the old labels until they end"
+    return [*said, f"the certificates that they have {ends if more['revoke'] else stay}"]
 
 
 def still_refused(devices: Sequence[Mapping[str, Any]]) -> int:
@@ -156,4 +203,6 @@ HINDRANCES: Final[Mapping[str, str]] = {
     "state-changed": "changed since you selected them",
     "transition-refused": "are in a state in which this can’t be done",
     "unknown-device": "are not known any more",
+    "labels-unchanged": "have these labels already",
+    "malformed-labels": "would have labels that are too long together",
 }

@@ -3,6 +3,7 @@
 // put in the place of what was there, by id. Nothing else moves:
 //
 //   data-live       an element that is replaced whole
+//   data-still      with it: what lies below does not move (still.js)
 //   data-rows       a table's body: its rows are replaced in their places; new ones wait behind "3 new, show" in the
 //                   slot above it, <div data-newer="ID"><button hidden>, until somebody presses it
 //
@@ -11,9 +12,12 @@
 // The stream is read with fetch, not EventSource: the service sends a comment every second, and only so can it be seen
 // that the line still stands; and a refusal has a status, which tells a session that is over from a service that is away.
 import { announce } from "./announce.js";
+import { settle } from "./still.js";
 
 const SILENCE = 8000; // milliseconds without any sign of life
+const UNATTENDED = "Attestd-Unattended"; // says that nobody asked for this: a page left open keeps no session alive
 const LEAST = 2000; // milliseconds between two looks; more where the service takes long to answer
+const OF_ALL = ["edges", "receipts"]; // topics whose news name no devices and may be about any
 const main = document.querySelector("main[data-topics]");
 const topics = new Set(main ? main.dataset.topics.split(" ") : []);
 
@@ -74,6 +78,7 @@ function fetchPage() {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open("GET", location.href);
+    request.setRequestHeader(UNATTENDED, "1");
     request.responseType = "document";
     request.timeout = 30000;
     request.onload = () => resolve(request);
@@ -112,7 +117,8 @@ function swap(fresh) {
   const told = [];
   for (const element of document.querySelectorAll("[data-live][id]")) {
     const other = fresh.getElementById(element.id);
-    if (other && put(element, other) && other.dataset.tell) told.push(other.dataset.tell);
+    const before = element.dataset.tell;
+    if (other && put(element, other) && other.dataset.tell && other.dataset.tell !== before) told.push(other.dataset.tell);
   }
   for (const rows of document.querySelectorAll("[data-rows][id]")) {
     const other = fresh.getElementById(rows.id);
@@ -125,7 +131,9 @@ function put(element, other) {
   if (other.isEqualNode(element)) return false;
   const at = document.activeElement;
   const focused = at !== document.body && element.contains(at) ? at.id : "";
-  element.replaceWith(document.adoptNode(other));
+  if ("still" in element.dataset) {
+    if (!settle(element, other)) return false;
+  } else element.replaceWith(document.adoptNode(other));
   if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
   return true;
 }
@@ -152,6 +160,7 @@ function swapRows(rows, fresh) {
 function concerns(data) {
   try {
     const news = JSON.parse(data);
+    if (OF_ALL.some((topic) => news.topics.includes(topic) && topics.has(topic))) return true;
     const mine = main.dataset.device;
     if (mine && news.devices && !news.devices.includes(mine)) return false;
     return news.topics.some((topic) => topics.has(topic));
@@ -200,7 +209,7 @@ async function listen() {
     try {
       // What happened between the making of this page and now is told first; after that, what was missed is looked at.
       const since = heard ? "" : `?since=${main.dataset.rendered ?? ""}`;
-      const answer = await fetch(`/events${since}`, { signal: line.signal, cache: "no-store" });
+      const answer = await fetch(`/events${since}`, { signal: line.signal, cache: "no-store", headers: { [UNATTENDED]: "1" } });
       if (answer.status === 401) over = true;
       if (!answer.ok || !answer.body) throw new Error("no stream");
       if (heard) stale = true;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,10 +29,14 @@ from tests.unit.attestd_agent.keysmith import enrolled, record
 def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     root = logging.getLogger()
     kept = root.handlers[:], root.level
+    told = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     for name in ("SERVER", "CA", "TCTI", "STATE_DIR", "EK", "EK_CERT", "EVENTLOG", "IMA", "CHECK_IN"):
         monkeypatch.delenv(f"ATTESTD_AGENT_{name}", raising=False)
     yield
     root.handlers[:], root.level = kept
+    for number, handler in told.items():  # `enroll --wait` takes them over for as long as its process lives
+        signal.signal(number, handler)
+    signal.set_wakeup_fd(-1)
 
 
 Run = Callable[..., Result]

@@ -38,6 +38,7 @@ from tests.unit.attestd_agent.fake_service import utc_now
 pytest.importorskip("tpm2_pytss", reason="tpm2-pytss is not installed")
 
 from attestd_agent import device as device_module
+from attestd_agent.commands import Tpm
 from attestd_agent.device import Device
 
 SECRET, CERTIFY, QUOTE = b"s" * 32, b"c" * 32, b"q" * 32
@@ -259,7 +260,7 @@ def test_an_index_that_can_t_be_read_is_absent_but_a_dead_tpm_is_dead(rc: int, a
     from tpm2_pytss import TSS2_Exception
 
     esapi = _Nv(rc)
-    tpm = device_module._Tpm(esapi, ExitStack())
+    tpm = Tpm(esapi, ExitStack())
     if absent:
         assert tpm.nv(0x01C00002) == b""
     else:
@@ -341,7 +342,7 @@ def test_several_banks_in_the_order_that_was_asked(blank_tpm: SoftwareTpm) -> No
 def test_pcrs_that_change_meanwhile_are_read_again(
     device: Device, keys: tuple[TpmKey, TpmKey], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real: Callable[..., Any] = device_module._Tpm.read_pcrs
+    real: Callable[..., Any] = Tpm.read_pcrs
     lies = [1]
 
     def late(self: Any, selection: Any) -> Any:
@@ -351,7 +352,7 @@ def test_pcrs_that_change_meanwhile_are_read_again(
             values["sha256"][0] = b"x" * 32
         return values
 
-    monkeypatch.setattr(device_module._Tpm, "read_pcrs", late)
+    monkeypatch.setattr(Tpm, "read_pcrs", late)
     verified(keys[0], device.quote(keys[0], QUOTE, SELECTION), SELECTION)
     lies[0] = 1000
     with pytest.raises(PcrsKeepChanging):

@@ -28,7 +28,7 @@ def new_key() -> SoftwareKey:
 @pytest.fixture
 def operator(world: World) -> Api:
     key = new_key()
-    world.service.operations.register_operator("ada", Role("operator"), key.public_key, world.act)
+    world.service.certifying.register_operator("ada", Role("operator"), key.public_key, world.act)
     return Api(Service.inside(world.app.wsgi_app, URL), key, "192.0.2.9")
 
 
@@ -55,7 +55,7 @@ def paths(seen: Seen) -> list[str]:
 def test_reads_share_one_nonce_and_each_change_has_its_own(world: World) -> None:
     seen: Seen = []
     key = new_key()
-    world.service.operations.register_operator("ada", Role("admin"), key.public_key, world.act)
+    world.service.certifying.register_operator("ada", Role("admin"), key.public_key, world.act)
     api = Api(Service.inside(noting(world.app.wsgi_app, seen), URL), key)
     for _ in range(3):
         assert api.get("/v1/admin/overview")["devices"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from attestd.registry.acts import perform
 from attestd.registry.inventory import InventoryEntry
 from attestd.registry.tables import devices
 from attestd_console import outlook
+from attestd_console.api import Api
 from attestd_console.pages.fleet import harmless
 from tests.console import Markup, console_client
 from tests.service import World
@@ -73,6 +75,59 @@ def test_the_fleet_is_filtered_by_its_address(world: World) -> None:
     assert 'action="/selection"' in console_client(world, role="viewer").get("/fleet").text
     assert "data-bulk" not in console_client(world, role="viewer", name="v2").get("/fleet").text
     assert "odd" in words(console.get("/fleet?group=cause&state=quarantined").text)
+
+
+def test_the_counts_beside_the_navigation_are_cheap(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page looks at no more of the fleet than it shows."""
+    enroll(world, "gw-1", "gw-2")
+    asked: list[str] = []
+    call = Api.call
+    monkeypatch.setattr(
+        Api, "call", lambda self, method, path, *a, **k: asked.append(path) or call(self, method, path, *a, **k)
+    )
+    page = console_client(world, role="viewer").get("/fleet")
+    assert "/v1/admin/counts" in asked
+    assert "/v1/admin/overview" not in asked
+    assert re.search(r'id="nav-fleet"[^>]*>2<', page.text)
+    assert re.search(r'id="nav-approvals"[^>]*></span>', page.text)  # nobody waits, and there is room for who may
+
+
+def test_the_service_s_own_figures_say_what_they_are_for(world: World) -> None:
+    found = {
+        "bundle": None,
+        "results": [],
+        "service": {
+            "database": {"kind": "SQLite", "microseconds": 420},
+            "attestations": {"count": 1234, "since": 1_800_000_000 - 900, "microseconds": 41_230},
+            "audit": {"size": 1, "unsealed": 0, "lag": 0},
+            "edges": {"count": 0, "newest": 0, "behind": []},
+            "brake": {"enabled": True, "engaged_at": None, "recent": 0, "held": 0},
+            "signing_key": "file",
+        },
+    }
+    facts = {fact.name: fact for fact in outlook.health(found, 1_800_000_000)}
+    assert facts["Attestations"][1:3] == ("41.2 ms", "95 of 100 at most; 1,234 in 15 min, one process")
+    assert facts["Database"][1:3] == ("0.4 ms", "SQLite, one question just now")
+    assert facts["Brake"].href == "/brake"
+    found["service"]["attestations"] = {"count": 0, "since": None, "microseconds": None}  # type: ignore[index]
+    assert outlook.health(found, 1_800_000_000)[1].value == "none lately"
+
+
+def test_a_thing_to_do_keeps_its_id_while_it_is_the_same_thing(world: World) -> None:
+    now = int(world.clock().timestamp())
+
+    def ids() -> dict[str, str]:
+        found = world.viewer.get("/v1/admin/overview").json
+        return {todo.id: todo.heading for todo in outlook.todos(found, now)}
+
+    enroll(world, "q1", state="quarantined", state_reason="The kernel is new", quarantined_at=now)
+    one = ids()
+    enroll(world, "q2", state="quarantined", state_reason="The kernel is new", quarantined_at=now)
+    two = ids()
+    assert one.keys() == two.keys()
+    assert one.values() != two.values()
+    enroll(world, "q3", state="quarantined", state_reason="Stolen", quarantined_at=now)
+    assert len(ids()) == 2
 
 
 def test_a_search_becomes_an_address_and_an_ek_hash_never_does(world: World) -> None:

@@ -11,23 +11,17 @@ import pytest
 from attestd.config import AttestationSettings
 from attestd.protocol.encoding import b64encode
 from attestd.registry import devices
+from attestd_console import opened
 from tests import logwriter as w
 from tests.authenticator import Authenticator
-from tests.booted import BOOT, GOOD_FILES, Machine, enrolled, loaders, refer, runtime
+from tests.booted import BOOT, GOOD_FILES, GRUB_COMMANDS, Machine, enrolled, loaders, refer, runtime
 from tests.console import ConsoleClient, Markup, console_client, signed_in, touch
+from tests.edge_reports import AT, edge_report
 from tests.logwriter import Boot
 from tests.service import SoftDevice, World
 
 pytestmark = pytest.mark.once
 
-GRUB_COMMANDS = [
-    "set prefix=(hd0,gpt2)/grub",
-    "[ -s (hd0,gpt2)/grub/grubenv ]",
-    "insmod ext2",
-    "linux /vmlinuz-6.1 root=/dev/mapper/root ro quiet",
-    "/vmlinuz-6.1 root=/dev/mapper/root ro quiet",
-    "initrd /initrd.img-6.1",
-]
 SELECTION = AttestationSettings(pcrs={"sha256": tuple(range(10))})
 XSS = "\"><script>alert(1)</script><img src=x onerror=alert(1)>'\u202e\x1b[31m"
 
@@ -114,6 +108,52 @@ def test_what_an_operator_decided_is_said_with_the_reason(world: World, console:
     world.operator.post(f"/v1/admin/devices/{world.row(device).id}/quarantine", {"reason": "seen on the street"})
     shown = words(page(console, world, device))
     assert re.search(r"Quarantined by \S+: “seen on the street”", shown)
+
+
+def test_it_looks_again_for_what_happens_to_this_device_alone(world: World, console: ConsoleClient) -> None:
+    device = enrolled(world, Machine(), ima=False)
+    (main,) = Markup(page(console, world, device)).all("main")
+    assert main["data-device"] == device.id
+    assert "data-device" not in Markup(console.get("/fleet").text).all("main")[0]
+
+
+def test_a_quarantined_device_says_which_edges_refuse_it(world: World, console: ConsoleClient) -> None:
+    refer(world, boot=BOOT)
+    device, name = enrolled(world, Machine(), ima=False), "proxy-1"
+    assert world.proxy
+    assert name not in words(page(console, world, device))
+    world.operator.post(f"/v1/admin/devices/{device.id}/quarantine", {"reason": "seen on the street"})
+    text = page(console, world, device)
+    assert f"0 of 1 edges refuse the device, by what they reported. Not known yet of {name}" in words(text)
+    assert "edges" in str(Markup(text).all("main")[0]["data-topics"]).split()
+    epoch, version = world.service.publication.bundle(world.clock()).name.split(".")
+    bundle = {"epoch": int(epoch), "version": int(version), "issued_at": AT}
+    assert world.proxy.post("/v1/proxies/reports", edge_report(1, bundle=bundle)).status_code == 200
+    said = words(page(console, world, device))
+    assert "The one edge that there is refuses the device, by what it reported." in said
+
+
+@pytest.mark.parametrize(
+    ("found", "tone", "expected"),
+    [
+        ({"edges": 0, "refuse": 0, "others": []}, "none", ""),
+        ({"edges": 742, "refuse": 742, "others": []}, "affirming", "All 742 edges refuse the device"),
+        (
+            {"edges": 742, "refuse": 740, "others": [{"name": "e-1", "state": "silent", "heard_at": 60}]},
+            "warning",
+            "740 of 742 edges refuse the device, by what they reported. Not known yet of e-1, which last reported "
+            "1 min ago, and 1 more.",
+        ),
+        (
+            {"edges": 2, "refuse": 1, "others": [{"name": "e-1", "state": "never", "heard_at": None}]},
+            "warning",
+            "1 of 2 edges refuses the device, by what they reported. Not known yet of e-1, which has never reported.",
+        ),
+    ],
+)
+def test_edges_in_words(found: dict[str, Any], tone: str, expected: str) -> None:
+    look, said = opened.edges(found, now=120)
+    assert (look, said.startswith(expected)) == (tone, True), said
 
 
 def test_files_that_are_not_as_expected_are_named(world: World, console: ConsoleClient) -> None:

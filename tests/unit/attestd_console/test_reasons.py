@@ -198,25 +198,23 @@ def test_the_module_says_which_document() -> None:
     assert "docs/measured-boot.md" in inspect.getsource(reasons)
 
 
-# ---- One line of the service's -------------------------------------------------------------------------------------
+PCR_0, PCR_7 = ("sha256 PCR {} is {}, which 'image 12' does not list as good.".format(pcr, "ab" * 32) for pcr in (0, 7))
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("stored", "expected"),
     [
+        (PCR_0, "The firmware is not one that reference values know"),
+        (PCR_0.rstrip("."), "The firmware is not one that reference values know"),
         (
-            "loaders is 'ab', which 'os' does not list as good.; secure_boot is False, which 'os' does not list as good.",
-            "Secure Boot is off, and a boot program ran that no reference value knows",
+            f"{PCR_0}; {PCR_7}",
+            "The firmware is not one that reference values know, and Secure Boot's state or keys are not as reference "
+            "values say",
         ),
-        ("secure_boot is False, which 'os' does not list as good", "Secure Boot is off"),
-        ("stolen from the van", "stolen from the van"),
-        ("secure_boot is False, which 'os' does not list as good; seen in Bremen", None),
+        ("stolen; call 7 is back, which is odd", "stolen; call 7 is back, which is odd"),
+        (f"{PCR_0}; and then it was stolen", f"{PCR_0}; and then it was stolen"),
         ("", ""),
     ],
 )
-def test_what_the_service_joined_is_told_in_words_and_what_a_person_said_stays(text: str, said: str | None) -> None:
-    assert reasons.told(text) == (text if said is None else said)
-
-
-def test_a_line_with_marks_that_turn_text_around_is_shown_without_them() -> None:
-    assert "\u202e" not in reasons.told("stolen\u202e from the van")
+def test_a_stored_line_of_reasons(stored: str, expected: str) -> None:
+    assert reasons.line(stored) == expected

@@ -30,7 +30,7 @@ class Api:
 
     def get(self, path: str, **query: object) -> dict[str, Any]:
         text = "&".join(f"{name}={value}" for name, value in query.items() if value is not None)
-        return dict(self.world.viewer.get(f"/v1/admin{path}?{text}").json)
+        return dict(self.world.viewer.get(f"/v1/admin{path}" + (f"?{text}" if text else "")).json)
 
     def post(self, path: str, message: dict[str, Any]) -> dict[str, Any]:
         answer = self.world.operator.post(f"/v1/admin{path}", message)
@@ -70,9 +70,16 @@ def test_a_brake_s_life(run: Run, world: World) -> None:
     assert "ENGAGED since 2026-06-01 12:00:00Z by operator:operator-1: a new manifest" in shown
     assert device.id in shown
     assert "PCR 7" in shown
+    assert "the first of those ends 2026-06-01 1" in shown
+    listed = run("devices", "list").out
+    assert "affirming, held" in listed or "none, held" in listed
+    assert run("devices", "list", "--json").document[0]["held"] is True
+    assert "held         contraindicated since" in run("devices", "show", device.id).out
     ran = run("brake", "release", "--quarantine", "--reason", "bad")
     assert (ran.code, ran.out) == (0, "The brake is released; 1 devices are quarantined.\n")
     assert world.row(device).state is State.QUARANTINED
+    assert run("devices", "list", "--json").document[0]["held"] is False
+    assert "edges        0 of 0 refuse it" in run("devices", "show", device.id).out
 
 
 def test_dismissing(run: Run, world: World) -> None:

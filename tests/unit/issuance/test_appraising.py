@@ -18,7 +18,7 @@ from attestd.credentials.status import Status
 from attestd.issuance import appraising
 from attestd.issuance.references import References
 from attestd.protocol.demanded import HEADER, Demanded
-from attestd.registry import attestations, audit, devices, evidence, references, tables
+from attestd.registry import attestations, audit, devices, evidence, references, tables, transitions
 from attestd.registry.contents import ContentGone
 from attestd.registry.engine import DatabaseFailed
 from attestd.registry.states import Event, State
@@ -170,7 +170,7 @@ def test_a_tampered_kernel_quarantines_and_comes_back_with_new_references(world:
     refer(world, boot={**BOOT, "loaders": loaders(b"tampered")})
     assert device.attest().status_code == 202, "a good result alone releases nobody, unless policy says so"
     with world.registry.acting() as c:
-        devices.change_state(
+        transitions.change_state(
             c, world.row(device).id, Event.RELEASE, reason="looked at", now=int(world.clock().timestamp())
         )
     assert device.attest().status_code == 200

@@ -16,7 +16,7 @@ from attestd.config import AttestationSettings, ReferenceSettings
 from attestd.credentials.facts import FACTS_OID, tier_of
 from attestd.ids import EkHash, Tier
 from attestd.issuance.challenges import EnrollmentChallenge, RequestNonce
-from attestd.registry import admission, audit, devices, issued, spends, tables, trust
+from attestd.registry import admission, audit, devices, issued, spends, tables, transitions, trust
 from attestd.registry.acts import Step
 from attestd.registry.statements import Statement
 from attestd.registry.states import Event, State
@@ -175,7 +175,7 @@ def test_a_state_that_changes_under_way_issues_nothing(
 
     def happens() -> None:
         with world.registry.acting() as c:
-            devices.change_state(c, row.id, event, reason="meanwhile", now=1)
+            transitions.change_state(c, row.id, event, reason="meanwhile", now=1)
 
     meanwhile(monkeypatch, happens)
     assert device.enroll().status_code == 409

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from attestd.config import AttestationSettings, ReferenceSettings
 from attestd.credentials.requests import SoftwareKey
 from attestd.protocol.encoding import b64decode, b64encode
-from attestd.registry import audit, devices, issued
+from attestd.registry import audit, devices, issued, transitions
 from attestd.registry.states import Event, State
 from tests.service import PCRS, SoftDevice, World, meanwhile, problem
 
@@ -29,7 +29,7 @@ def world(tmp_path: Path) -> World:
 
 def act(world: World, device: SoftDevice, event: Event) -> None:
     with world.registry.acting() as c:
-        devices.change_state(c, world.row(device).id, event, reason="test", now=int(world.clock().timestamp()))
+        transitions.change_state(c, world.row(device).id, event, reason="test", now=int(world.clock().timestamp()))
 
 
 def certificates(world: World, device: SoftDevice) -> list[issued.Issued]:

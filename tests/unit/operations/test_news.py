@@ -10,9 +10,10 @@ from sqlalchemy import insert
 
 from attestd.operations import news as news_module
 from attestd.operations.news import MAX_DEVICES, News, Newsroom
-from attestd.operations.topics import APPROVALS, DEVICES, EVERY, POLICY
+from attestd.operations.topics import APPROVALS, DEVICES, EDGES, EVERY, POLICY
 from attestd.registry import audit
 from attestd.registry.tables import audit as rows
+from tests.edge_reports import edge_report
 from tests.service import World
 
 
@@ -160,3 +161,42 @@ def test_where_very_much_happened_since_everything_may_be_different(
     found = Newsroom(world.registry).recent(at)
     assert found is not None
     assert (found.topics, found.devices) == (EVERY, None)
+
+
+# ---- Edges ------------------------------------------------------------------------------------------------------
+
+
+def report(world: World, sequence: int) -> None:
+    answer = world.proxy.post("/v1/proxies/reports", edge_report(sequence))
+    assert answer.status_code == 200, answer.text
+
+
+def test_that_edges_reported_is_told_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report is no act, so no row tells it; and it concerns no device more than another."""
+    monkeypatch.setattr(news_module, "_REPORTS", 0.0)
+    report(world, 1)
+    newsroom, place = looked(world)
+    assert newsroom.look() == place  # what came before is no news
+    for sequence in (2, 3):
+        report(world, sequence)
+        place, found = newsroom.since(newsroom.look() - 1)
+        assert (found.topics, found.devices) == ({EDGES}, frozenset())
+        assert newsroom.look() == place
+
+
+def test_edges_are_not_asked_about_at_every_look(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(news_module, "_REPORTS", 3600.0)
+    report(world, 1)
+    newsroom, place = looked(world)
+    report(world, 2)
+    assert newsroom.look() == place
+
+
+def test_an_act_and_a_report_are_told_together(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(news_module, "_REPORTS", 0.0)
+    newsroom, place = looked(world)
+    note(world, "quarantine", "till-2")
+    report(world, 1)
+    newsroom.look()
+    found = newsroom.since(place)[1]
+    assert (EDGES in found.topics, DEVICES in found.topics, found.devices) == (True, True, {"till-2"})

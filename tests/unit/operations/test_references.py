@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, update
 
-from attestd.appraisal.learning import Wish
 from attestd.appraisal.manifests import ReferenceManifest, Stage
 from attestd.config import ReferenceSettings
 from attestd.ids import DeviceId
@@ -22,97 +20,17 @@ from attestd.operations.references import (
     AlreadyThere,
     BankNotQuoted,
     NobodyWatched,
-    NothingToLearn,
-    References,
-    TooManyGolden,
     WouldRefuse,
 )
-from attestd.protocol.encoding import write_object
-from attestd.registry import audit, evidence, references
-from attestd.registry.evidence import BAD, GOOD, ImaPart, Kept
+from attestd.registry import references
 from attestd.registry.references import ReferencesRaced, StoredManifest, UnknownManifest
-from attestd.registry.states import State, UnknownDevice
-from attestd.registry.tables import devices, held
-from tests import ima_lists as w
+from attestd.registry.states import State
 from tests.service import PCRS, World, meanwhile
-from tests.unit.registry.conftest import Fleet
+from tests.unit.operations.conftest import GOOD_VALUE, Desk, manifest
 
-GOOD_VALUE = "11" * 32
 DAY = 86400
-
-
-class Desk:
-    """An operator's desk: the verbs, a fleet, and what its devices said last."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.fleet = Fleet(world.registry)
-        self.verbs = References(world.settings, world.registry)
-
-    @property
-    def now(self) -> int:
-        return int(self.world.clock().timestamp())
-
-    def add(self, of: ReferenceManifest | None = None, stage: Stage = Stage.ENFORCE, **options: Any) -> StoredManifest:
-        return self.verbs.add((of or manifest()).at_stage(stage), self.world.act, **options)
-
-    def promote(self, stored: StoredManifest, stage: Stage = Stage.ENFORCE, **options: Any) -> StoredManifest:
-        return self.verbs.promote(stored.number, stage, self.world.act, **options)
-
-    def device(
-        self, *, attested_at: int | None = None, held_by: StoredManifest | None = None, **labels: str
-    ) -> DeviceId:
-        """An active one. It attested at this time, and this manifest held."""
-        device_id = self.fleet.device(State.ACTIVE).id
-        self.say(device_id, attested_at=attested_at, labels=labels)
-        if held_by is not None:
-            policy = f"{held_by.name}@sha256:{held_by.digest}"
-            self.say(device_id, result={"status": "affirming", "policies": [policy]})
-        return device_id
-
-    def say(self, device_id: DeviceId, **values: Any) -> None:
-        with self.world.registry.acting() as c:
-            c.execute(update(devices).where(devices.c.id == device_id).values(**values))
-
-    def brake(self, device_id: DeviceId) -> None:
-        """The brake holds a contraindicated result of it."""
-        row = {"device_id": device_id, "at": self.now, "result": {"status": "contraindicated"}}
-        with self.world.registry.acting() as c:
-            c.execute(insert(held).values(**row))
-
-    def watched(self, device_id: DeviceId, stored: StoredManifest, *reasons: str) -> None:
-        """The device attests, and this is what the watched manifest says of it."""
-        self.say(device_id, attested_at=self.now)
-        self.world.registry.act(*references.watching(device_id, stored.digest, reasons, now=self.now))
-
-    def rows(self) -> list[Any]:
-        with self.world.registry.reading() as c:
-            return [row for row in audit.page(c) if "reference" in row.act]
-
-    def counting(self) -> list[tuple[str, str]]:
-        with self.world.registry.reading() as c:
-            return [(each.name, each.stage) for each in references.in_force(c, now=self.now)]
-
-
-def manifest(**members: Any) -> ReferenceManifest:
-    found = {"name": "bike-4", "stage": "enforce", "pcrs": {"sha256": {"0": [GOOD_VALUE]}}}
-    return ReferenceManifest.from_members(found | members)
-
-
 OTHER = manifest(pcrs={"sha256": {"0": ["22" * 32]}})
 RUNS = manifest(runtime={"digests": ["sha256:" + "33" * 32]})
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path / "instance")
-    yield world
-    world.close()
-
-
-@pytest.fixture
-def desk(world: World) -> Desk:
-    return Desk(world)
 
 
 # ---- Acts and their rows ----------------------------------------------------------------------------------------
@@ -440,7 +358,7 @@ def test_from_the_first_machine_to_enforce_and_to_its_refusal(desk: Desk) -> Non
     """Learned, watched, enforced; then its boot changes, and it is refused."""
     world = desk.world
     device = world.enrolled()
-    draft = learn(desk, DeviceId(device.id), facts=frozenset(), pcrs=frozenset({0, 2})).draft
+    draft = desk.learn(DeviceId(device.id), facts=frozenset(), pcrs=frozenset({0, 2})).draft
     assert draft.manifest.pcrs == of_values().pcrs
     watched = desk.add(draft.manifest, Stage.MONITOR)
     with pytest.raises(WouldRefuse):  # nothing is known of it yet
@@ -484,113 +402,6 @@ def test_what_a_watched_manifest_would_have_refused(desk: Desk) -> None:
     world.clock.advance(seconds=NOTICED + 1)
     assert device.attest().status_code == 200
     desk.promote(held)
-
-
-# ---- Learning ---------------------------------------------------------------------------------------------------
-
-LIST = [w.boot_aggregate(), w.ng("/bin/sh", b"sh")]
-
-
-def keep(desk: Desk, device_id: DeviceId, *, ima: bool = False, entries: int | None = None, **members: Any) -> None:
-    pcrs = w.quote(LIST).pcrs if ima else {"sha256": {0: bytes(32), 2: bytes(32), 10: b"\x0a" * 32}}
-    written = {bank: {str(i): value.hex() for i, value in each.items()} for bank, each in pcrs.items()}
-    found: dict[str, Any] = {
-        "verdict": GOOD,
-        "at": desk.now,
-        "inputs": write_object({"pcrs": written, "and": "more"}),
-        "boot": "1.0",
-        "boot_log": None,
-        "boot_pcrs": None,
-        "boot_facts": {"secure_boot": True, "doubts": []},
-        "ima_entries": entries or (len(LIST) if ima else None),
-        "runtime_state": None,
-        "result": b"{}",
-    }
-    part = ImaPart(0, w.binary(LIST)) if ima else None
-    desk.world.registry.act(*evidence.keeping(device_id, Kept(**found | members), ima=part, new_boot=True))
-
-
-def learn(desk: Desk, *ids: DeviceId, **wish: Any) -> verbs.Learned:
-    return desk.verbs.learn(ids, "bike-4", desk.world.act, wish=Wish(**wish))
-
-
-def test_a_draft_from_kept_evidence(desk: Desk) -> None:
-    one, two = desk.device(), desk.device()
-    for device in (one, two):
-        keep(desk, device)
-    found = learn(desk, one, two)
-    assert found.draft.members["boot"] == {"secure_boot": True}
-    assert set(found.draft.members["pcrs"]["sha256"]) == {"0", "2"}
-    assert found.draft.members["match"] == {"tier": "device", "manufacturer": "IFX", "tpm_model": "SLB9670"}
-    assert [(source.device_id, source.has_log, source.why) for source in found.sources] == [
-        (one, True, ""),
-        (two, True, ""),
-    ]
-    (row,) = desk.rows()
-    assert (row.act, row.subject, row.detail["devices"]) == ("learn-reference", "reference bike-4", [one, two])
-    assert desk.counting() == []
-
-
-def test_what_could_not_be_learned_is_said_device_by_device(desk: Desk) -> None:
-    one, without, none = desk.device(), desk.device(), desk.device()
-    keep(desk, one)
-    keep(desk, without, boot_facts=None)
-    found = learn(desk, one, without, none, runtime=True)
-    why = {source.device_id: source.why for source in found.sources}
-    assert why[one] == "it sent no IMA list, so nothing that ran is learned from it"
-    assert why[without].startswith("it sent no event log")
-    assert why[none].startswith("no evidence is kept of it")
-
-
-def test_devices_without_any_evidence(desk: Desk) -> None:
-    device = desk.device()
-    with pytest.raises(NothingToLearn) as refusal:
-        learn(desk, device)
-    assert str(device) in str(refusal.value.seen)
-    assert 'stage = "learn"' in refusal.value.what_to_do
-    assert desk.rows() == []
-
-
-def test_the_newest_evidence_counts_whatever_it_came_to(desk: Desk) -> None:
-    device = desk.device()
-    keep(desk, device)
-    keep(desk, device, verdict=BAD, at=desk.now + 1, boot_facts={"secure_boot": False})
-    found = learn(desk, device)
-    assert found.draft.members["boot"] == {"secure_boot": False}
-    assert found.sources[0].why == "its newest evidence was contraindicated"
-
-
-def test_what_ran(desk: Desk) -> None:
-    device = desk.device()
-    keep(desk, device, ima=True)
-    assert "/bin/sh" in learn(desk, device, runtime=True, pcrs=frozenset()).draft.members["runtime"]["files"]
-    assert "runtime" not in learn(desk, device, pcrs=frozenset()).draft.members
-
-
-def test_a_list_that_can_t_be_learned_is_said(desk: Desk) -> None:
-    device = desk.device()
-    keep(desk, device, ima=True, inputs=write_object({"pcrs": {"sha256": {"0": "00" * 32, "10": "66" * 32}}}))
-    found = learn(desk, device, runtime=True)
-    assert "its IMA list can't be learned" in found.sources[0].why
-
-
-@pytest.mark.parametrize("count", [0, 33])
-def test_how_many_to_learn_from(desk: Desk, count: int) -> None:
-    with pytest.raises(TooManyGolden):
-        learn(desk, *(DeviceId(f"d-{n}") for n in range(count)))
-
-
-def test_one_device_twice(desk: Desk) -> None:
-    device = desk.device()
-    keep(desk, device)
-    learn(desk, device)
-    with pytest.raises(TooManyGolden):
-        learn(desk, device, device)
-
-
-def test_a_device_that_is_not_there(desk: Desk) -> None:
-    with pytest.raises(UnknownDevice):
-        learn(desk, DeviceId("nobody"))
 
 
 # ---- Banks -------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from attestd.ids import DeviceId, EkHash, Serial, Site, Tier
-from attestd.registry import admission, devices, issued, revision
+from attestd.registry import admission, devices, issued, revision, transitions
 from attestd.registry.acts import perform
 from attestd.registry.devices import Device
 from attestd.registry.engine import Connection, Registry
@@ -83,7 +84,7 @@ class Fleet:
             "good_until": NOW + 3600,
             "now": NOW,
         }
-        perform(c, *devices.activation(device.id, **found | members))
+        perform(c, *transitions.activation(device.id, **found | members))
         return devices.by_id(c, device.id)
 
     def certificate(self, c: Connection, device: Device, *, not_after: int = NOW + 600, **members: Any) -> Serial:
@@ -109,16 +110,16 @@ class Fleet:
             if state is State.PENDING:
                 return device
             if state is State.REJECTED:
-                return devices.change_state(c, device.id, Event.REJECT, reason="unknown", now=NOW)
+                return transitions.change_state(c, device.id, Event.REJECT, reason="unknown", now=NOW)
             device = self.approve(c, device)
             if state is State.APPROVED:
                 return device
             device = self.activate(c, device)
             self.certificate(c, device)
             if state is State.QUARANTINED:
-                device = devices.change_state(c, device.id, Event.QUARANTINE, reason="odd", now=NOW)
+                device = transitions.change_state(c, device.id, Event.QUARANTINE, reason="odd", now=NOW)
             if state is State.RETIRED:
-                device = devices.change_state(c, device.id, Event.RETIRE, reason="scrapped", now=NOW)
+                device = transitions.change_state(c, device.id, Event.RETIRE, reason="scrapped", now=NOW)
         return device
 
     def returning(self) -> Device:
@@ -153,6 +154,29 @@ class Fleet:
 def _migrated(url: str) -> None:
     """Migrating once is enough for all tests but the ones about migrating."""
     Registry.open(url, create=True).close()
+
+
+def race(url: str, contenders: int, act: object) -> list[object]:
+    """Each contender opens the database for itself, as processes do, and acts at the same moment."""
+    start = threading.Barrier(contenders)
+    outcomes: list[object] = []
+
+    def run(number: int) -> None:
+        registry = Registry.open(url)
+        start.wait(10)
+        try:
+            with registry.acting() as c:
+                outcomes.append(act(c, number))  # type: ignore[operator]
+        except Exception as error:  # noqa: BLE001 - the outcome is what the test looks at
+            outcomes.append(type(error))
+        registry.close()
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(contenders)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return outcomes
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from attestd.ids import DeviceId, EkHash, Site, Tier
-from attestd.registry import admission, devices, issued
+from attestd.registry import admission, devices, issued, transitions
 from attestd.registry.admission import EkBlocked, EkTaken, Imported, InventoryConflicts
 from attestd.registry.devices import Device
 from attestd.registry.inventory import InventoryEntry
@@ -142,7 +142,7 @@ def test_approval_without_labels_leaves_them(fleet: Fleet) -> None:
     device = found(fleet, entry.ek_hash)
     assert device is not None
     with fleet.registry.acting() as c:
-        devices.change_state(c, device.id, Event.RETIRE, reason="", now=NOW)
+        transitions.change_state(c, device.id, Event.RETIRE, reason="", now=NOW)
         c.exec_driver_sql("UPDATE devices SET state = 'pending'")
         assert fleet.approve(c, device).labels == {"rack": "2"}
         c.exec_driver_sql("UPDATE devices SET state = 'pending'")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from itertools import count
 
 import pytest
+from sqlalchemy import update
 
 from attestd.errors import Conflict
 from attestd.ids import DeviceId
@@ -15,6 +16,8 @@ from attestd.registry.acts import Step, perform
 from attestd.registry.brake import BrakeEngaged, BrakeLimit, BrakeReleased
 from attestd.registry.engine import Registry
 from attestd.registry.spends import AlreadySpent, spending
+from attestd.registry.states import State
+from attestd.registry.tables import devices
 
 from .conftest import NOW, RESULT, Fleet
 
@@ -226,3 +229,62 @@ def test_a_release_drops_what_is_held(fleet: Fleet) -> None:
     with fleet.registry.acting() as c:
         assert brake.release(c) == 1
         assert brake.count_held(c) == 0
+
+
+# ---- What is held, beside its devices ---------------------------------------------------------------------------
+
+
+def hold(registry: Registry, *ids: DeviceId) -> None:
+    with registry.acting() as c:
+        brake.take(c)
+        for device_id in ids:
+            brake.hold(c, device_id, RESULT, now=NOW)
+
+
+def against(registry: Registry, *ids: DeviceId) -> list[tuple[str, int]]:
+    with registry.reading() as c:
+        found = brake.held_against(c, ids)
+    assert all(found[device_id].device_id == device_id for device_id in found)
+    return sorted((str(held.device_id), held.at) for held in found.values())
+
+
+def test_what_is_held_against_the_devices_of_a_page(registry: Registry, fleet: Fleet) -> None:
+    shown, other, good = (fleet.device(State.ACTIVE).id for _ in range(3))
+    engage(registry)
+    hold(registry, shown, other)
+    assert against(registry, shown, good) == [(shown, NOW)]
+    assert against(registry) == []
+
+
+def test_more_devices_than_one_question_names(
+    registry: Registry, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = sorted(fleet.device(State.ACTIVE).id for _ in range(5))
+    engage(registry)
+    hold(registry, *ids)
+    monkeypatch.setattr(brake, "MAX_PAGE", 2)
+    assert against(registry, *ids) == [(device_id, NOW) for device_id in ids]
+
+
+def test_while_it_is_released_nothing_is_looked_for(registry: Registry, fleet: Fleet) -> None:
+    """A page of devices pays one short question then."""
+    device = fleet.device(State.ACTIVE).id
+    hold(registry, device)
+    assert against(registry, device) == []
+
+
+def test_when_the_first_result_ends_that_a_held_device_lives_on_under(registry: Registry, fleet: Fleet) -> None:
+    def first_end() -> int | None:
+        with registry.reading() as c:
+            return brake.first_end(c)
+
+    soon, late, quarantined = (fleet.device(state) for state in (State.ACTIVE, State.ACTIVE, State.QUARANTINED))
+    fleet.device(State.ACTIVE)  # nothing is held against it
+    assert first_end() is None
+    with registry.acting() as c:
+        for device, ends in ((soon, NOW + 50), (late, NOW + 90), (quarantined, NOW + 10)):
+            c.execute(update(devices).where(devices.c.id == device.id).values(attestation_good_until=ends))
+    hold(registry, late.id, quarantined.id)
+    assert first_end() == NOW + 90
+    hold(registry, soon.id)
+    assert first_end() == NOW + 50

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from attestd.ids import DeviceId, Site, Tier
-from attestd.registry import brake, cohorts, devices
+from attestd.registry import brake, cohorts, transitions
 from attestd.registry.cohorts import Cohort
 from attestd.registry.devices import APPRAISAL, OPERATOR, Device
 from attestd.registry.states import Event, State
@@ -140,5 +140,5 @@ def test_who_quarantined_goes_with_the_quarantine(fleet: Fleet, event: Event) ->
     device = fleet.device(State.QUARANTINED)
     assert (device.quarantined_by, device.quarantined_at) == (OPERATOR, NOW)
     with fleet.registry.acting() as c:
-        seen = devices.change_state(c, device.id, event, reason="", now=NOW)
+        seen = transitions.change_state(c, device.id, event, reason="", now=NOW)
     assert (seen.quarantined_by, seen.quarantined_at) == (None, None)

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import delete, insert, select, text
 
 from attestd.ids import EkHash, Site, Tier
-from attestd.registry import admission, brake, cohorts, counts, devices, policies, recovery
+from attestd.registry import admission, brake, cohorts, counts, devices, policies, recovery, transitions
 from attestd.registry.acts import perform
 from attestd.registry.devices import Device
 from attestd.registry.engine import Connection, Registry
@@ -84,7 +84,7 @@ class Chance:
             found = result(self.random.choice(STATUSES))
             perform(
                 c,
-                *devices.attestation(
+                *transitions.attestation(
                     device.id,
                     expected_version=device.state_version,
                     result=found,
@@ -98,7 +98,7 @@ class Chance:
         event = self.random.choice([Event.REJECT, Event.QUARANTINE, Event.RELEASE, Event.RETIRE])
         states = {Event.REJECT: State.PENDING, Event.QUARANTINE: State.ACTIVE, Event.RELEASE: State.QUARANTINED}
         if device := self.one(c, states.get(event, State.ACTIVE)):
-            devices.change_state(c, device.id, event, reason="chance", now=NOW)
+            transitions.change_state(c, device.id, event, reason="chance", now=NOW)
 
     def replaces(self, c: Connection) -> None:
         device = self.one(c, State.ACTIVE, State.RETIRED, State.QUARANTINED)
@@ -160,7 +160,7 @@ def test_an_attestation_that_finds_the_same_writes_no_change(registry: Registry,
     with registry.acting() as c:
         while counts.fold(c):
             pass
-        step = devices.attestation(
+        step = transitions.attestation(
             device.id,
             expected_version=device.state_version,
             result=RESULT,
@@ -172,7 +172,7 @@ def test_an_attestation_that_finds_the_same_writes_no_change(registry: Registry,
         assert c.execute(select(fleet_changes)).first() is None
         perform(
             c,
-            *devices.attestation(
+            *transitions.attestation(
                 device.id,
                 expected_version=device.state_version,
                 result=result("warning"),

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import update
 
 from attestd.ids import DeviceId, Site, Tier
-from attestd.registry import demands, devices
+from attestd.registry import demands, transitions
 from attestd.registry.acts import perform
 from attestd.registry.demands import Cohort, Demanded, NoCohort
 from attestd.registry.devices import Device
@@ -35,7 +35,7 @@ def open_ones(fleet: Fleet) -> frozenset[str]:
 def attest(fleet: Fleet, device: Device, at: int) -> None:
     said: dict[str, Any] = {"result": RESULT, "clock": CLOCK, "good_until": at + 3600, "now": at}
     with fleet.registry.acting() as c:
-        perform(c, *devices.attestation(device.id, expected_version=device.state_version, **said))
+        perform(c, *transitions.attestation(device.id, expected_version=device.state_version, **said))
 
 
 @pytest.mark.parametrize(("good_until", "then"), [(3600, 900), (900, 900), (899, 899), (-5, -5), (None, None)])
@@ -71,7 +71,7 @@ def test_answered_ones_are_forgotten_and_no_others(fleet: Fleet) -> None:
     answered, silent, gone = (demand(fleet, fleet.device(State.ACTIVE)) for _ in range(3))
     attest(fleet, answered, NOW + 1)
     with fleet.registry.acting() as c:
-        devices.change_state(c, gone.id, Event.RETIRE, reason="", now=NOW)
+        transitions.change_state(c, gone.id, Event.RETIRE, reason="", now=NOW)
         assert demands.count(c) == 3
         assert demands.purge(c, limit=1) == 1
         assert demands.purge(c, limit=9) == 1

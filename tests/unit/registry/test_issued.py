@@ -7,7 +7,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from attestd.ids import DeviceId, Serial
-from attestd.registry import devices, issued, revision
+from attestd.registry import issued, revision, transitions
 from attestd.registry.acts import perform
 from attestd.registry.engine import Registry
 from attestd.registry.issued import AlreadyRevoked, Issued, Revoked, SerialTaken, UnknownCredential
@@ -195,7 +195,7 @@ def test_retiring_revokes_every_certificate(fleet: Fleet) -> None:
     device = fleet.device(State.ACTIVE)
     with fleet.registry.acting() as c:
         made = {fleet.certificate(c, device) for _ in range(3)} | {e.serial for e in issued.page(c)}
-        devices.change_state(c, device.id, Event.RETIRE, reason="scrapped", now=NOW)
+        transitions.change_state(c, device.id, Event.RETIRE, reason="scrapped", now=NOW)
     assert fleet.revoked() == made
 
 

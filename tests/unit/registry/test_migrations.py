@@ -15,7 +15,7 @@ from sqlalchemy import Connection, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
-from attestd.registry import devices, issued, migrations, revision
+from attestd.registry import issued, migrations, revision, transitions
 from attestd.registry.engine import DatabaseDamaged, Registry, SchemaOutdated
 from attestd.registry.pgdrivers import LIBPQ
 from attestd.registry.states import Event
@@ -154,6 +154,6 @@ def test_issuing_holds_the_device_where_transactions_run_side_by_side() -> None:
 
 
 def test_events_are_plain_conditional_updates() -> None:
-    written = devices._change_statement(Event.RETIRE, (), True, False, False).plan(LIBPQ).text
+    written = transitions._change_statement(Event.RETIRE, (), True, False, False).plan(LIBPQ).text
     assert "state_version=(devices.state_version + " in written
     assert "devices.state = " in written

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text, update
 
 from attestd.ids import DeviceId, Site
-from attestd.registry import audit, cohorts, devices, overdue
+from attestd.registry import audit, cohorts, overdue, transitions
 from attestd.registry.acts import perform
 from attestd.registry.devices import Device
 from attestd.registry.engine import Registry
@@ -39,7 +39,7 @@ def device(fleet: Fleet, state: State, good_until: int | None) -> Device:
 def attest(fleet: Fleet, which: Device, good_until: int) -> None:
     said: dict[str, Any] = {"result": RESULT, "clock": CLOCK, "good_until": good_until, "now": good_until - 10}
     with fleet.registry.acting() as c:
-        perform(c, *devices.attestation(which.id, expected_version=which.state_version, **said))
+        perform(c, *transitions.attestation(which.id, expected_version=which.state_version, **said))
 
 
 def test_who_lapsed_before_anybody_looked_is_no_news(fleet: Fleet) -> None:
@@ -91,7 +91,7 @@ def test_who_is_released_is_overdue_from_then_on(fleet: Fleet) -> None:
     other = device(fleet, State.ACTIVE, NOW + 950)
     assert ids(tell(fleet, NOW + 950)) == [other.id]
     with fleet.registry.acting() as c:
-        released = devices.change_state(c, held.id, Event.RELEASE, reason="", now=NOW + 1000)
+        released = transitions.change_state(c, held.id, Event.RELEASE, reason="", now=NOW + 1000)
     assert released.attestation_good_until == NOW + 1000
     assert tell(fleet, NOW + 999) == []
     assert tell(fleet, NOW + 1000) == [Overdue(held.id, "device", "site-1", NOW + 1000)]
@@ -111,7 +111,7 @@ def test_so_is_a_cohort_that_is_released(fleet: Fleet) -> None:
 def test_a_release_shortens_no_result(fleet: Fleet) -> None:
     held = device(fleet, State.QUARANTINED, NOW + 10)
     with fleet.registry.acting() as c:
-        released = devices.change_state(c, held.id, Event.RELEASE, reason="", now=NOW + 9)
+        released = transitions.change_state(c, held.id, Event.RELEASE, reason="", now=NOW + 9)
     assert released.attestation_good_until == NOW + 10
 
 

@@ -12,7 +12,6 @@ from attestd.credentials.bundle import Bundle
 from attestd.credentials.status import Status, StatusList
 from attestd.ids import Serial
 from attestd.registry import (
-    devices,
     identities,
     invitations,
     issued,
@@ -22,6 +21,7 @@ from attestd.registry import (
     recovery,
     revision,
     sessions,
+    transitions,
 )
 from attestd.registry.acts import perform
 from attestd.registry.devices import Device
@@ -60,7 +60,7 @@ def test_an_active_device_is_suspended_until_it_attests(fleet: Fleet) -> None:
     assert fleet.status(after) is Status.SUSPENDED
     before = fleet.revision()
     with fleet.registry.acting() as c:
-        attested = devices.attestation(
+        attested = transitions.attestation(
             device.id,
             expected_version=after.state_version,
             result=RESULT,

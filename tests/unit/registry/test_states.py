@@ -12,10 +12,11 @@ import pytest
 from attestd.credentials.status import Status
 from attestd.errors import Conflict
 from attestd.ids import DeviceId, EkHash
-from attestd.registry import admission, demands, devices
+from attestd.registry import admission, demands, devices, relabelling, transitions
 from attestd.registry.acts import perform
 from attestd.registry.devices import Device
 from attestd.registry.engine import Connection
+from attestd.registry.labels import Labelling
 from attestd.registry.states import TRANSITIONS, Event, State, StateChanged, TransitionRefused, UnknownDevice
 
 from .conftest import CLOCK, NOW, RESULT, Fleet
@@ -32,6 +33,9 @@ ALLOWED = {
     ("active", "demand"): "active",
     ("quarantined", "demand"): "quarantined",
     ("active", "rekey"): "active",
+    ("approved", "label"): "approved",
+    ("active", "label"): "active",
+    ("quarantined", "label"): "quarantined",
     ("active", "quarantine"): "quarantined",
     ("quarantined", "release"): "active",
     ("pending", "retire"): "retired",
@@ -60,7 +64,7 @@ Act = Callable[[Fleet, Connection, Device], Device]
 
 
 def plain(event: Event) -> Act:
-    return lambda fleet, c, device: devices.change_state(
+    return lambda fleet, c, device: transitions.change_state(
         c, device.id, event, reason="a reason", now=NOW, expected_version=device.state_version
     )
 
@@ -72,13 +76,13 @@ def ask(fleet: Fleet, c: Connection, device: Device) -> Device:
 
 def attest(fleet: Fleet, c: Connection, device: Device) -> Device:
     found = {"result": RESULT, "clock": CLOCK, "good_until": NOW + 60, "now": NOW}
-    perform(c, *devices.attestation(device.id, expected_version=device.state_version, **found))
+    perform(c, *transitions.attestation(device.id, expected_version=device.state_version, **found))
     return devices.by_id(c, device.id)
 
 
 def rekey(fleet: Fleet, c: Connection, device: Device) -> Device:
     key = {"ck_public": b"new", "ck_name": b"new name"}
-    perform(c, devices.rekeying(device.id, expected_version=device.state_version, now=NOW, **key))
+    perform(c, transitions.rekeying(device.id, expected_version=device.state_version, now=NOW, **key))
     return devices.by_id(c, device.id)
 
 
@@ -90,6 +94,14 @@ def replace(fleet: Fleet, c: Connection, device: Device) -> Device:
     return admission.replace_ek(c, device.id, EkHash.of(b"another"), reason="broken", now=NOW)
 
 
+def label(fleet: Fleet, c: Connection, device: Device) -> Device:
+    labelling = Labelling({"rack": "9"})
+    done = relabelling.relabel(
+        c, device.id, labelling, revoke=False, by="ada", reason="", now=NOW, expected_version=device.state_version
+    )
+    return done.device
+
+
 ACTS: dict[str, Act] = {
     "ask": ask,
     "approve": lambda fleet, c, device: fleet.approve(c, device, expected_version=device.state_version),
@@ -98,6 +110,7 @@ ACTS: dict[str, Act] = {
     "attest": attest,
     "demand": demand,
     "rekey": rekey,
+    "label": label,
     "quarantine": plain(Event.QUARANTINE),
     "release": plain(Event.RELEASE),
     "retire": plain(Event.RETIRE),
@@ -168,6 +181,7 @@ VERSIONED = {
     "attest": State.ACTIVE,
     "demand": State.ACTIVE,
     "rekey": State.ACTIVE,
+    "label": State.ACTIVE,
     "quarantine": State.ACTIVE,
     "release": State.QUARANTINED,
     "retire": State.ACTIVE,
@@ -203,7 +217,7 @@ def test_a_replacement_decided_on_an_older_version(fleet: Fleet) -> None:
 def test_an_operator_need_not_know_the_version(fleet: Fleet, event: Event) -> None:
     device = fleet.device(State.ACTIVE)
     with fleet.registry.acting() as c:
-        devices.change_state(c, device.id, event, reason="found in the street", now=NOW)
+        transitions.change_state(c, device.id, event, reason="found in the street", now=NOW)
     after = fleet.read(device)
     assert after.state is TRANSITIONS[event].go_to
     assert after.state_reason == "found in the street"
@@ -213,9 +227,9 @@ def test_a_version_that_changed_is_said_before_a_state_that_refuses(fleet: Fleet
     """Who decided on an older version is told so, whatever the state is by now."""
     device = fleet.device(State.ACTIVE)
     with fleet.registry.acting() as c:
-        devices.change_state(c, device.id, Event.RETIRE, reason="scrapped", now=NOW)
+        transitions.change_state(c, device.id, Event.RETIRE, reason="scrapped", now=NOW)
     with pytest.raises(StateChanged), fleet.registry.acting() as c:
-        devices.change_state(c, device.id, Event.RELEASE, reason="", now=NOW, expected_version=device.state_version)
+        transitions.change_state(c, device.id, Event.RELEASE, reason="", now=NOW, expected_version=device.state_version)
 
 
 @pytest.mark.parametrize("event", sorted(set(ACTS) - {"ask"}))
@@ -235,7 +249,7 @@ def test_a_device_that_does_not_exist(fleet: Fleet, event: str) -> None:
 def test_events_with_more_to_them_have_functions_of_their_own(fleet: Fleet, event: Event) -> None:
     device = fleet.device(State.PENDING)
     with pytest.raises(ValueError, match="function of its own"), fleet.registry.acting() as c:
-        devices.change_state(c, device.id, event, reason="", now=NOW)
+        transitions.change_state(c, device.id, event, reason="", now=NOW)
     assert fleet.read(device) == device
 
 

@@ -8,9 +8,10 @@ import pytest
 
 from attestd.ids import DeviceId
 from attestd.operations import fleet
-from attestd.registry import audit, brake, devices
+from attestd.registry import audit, brake, transitions
 from attestd.registry.cohorts import Cohort
 from attestd.registry.states import Event, State
+from tests.described import require_described
 from tests.service import SITE, SoftDevice, World, meanwhile, problem
 
 RESULT: dict[str, Any] = {
@@ -61,6 +62,7 @@ def test_released(world: World) -> None:
         "count": 0,
         "limit": 3,
         "held_count": 0,
+        "first_end": None,
         "held": [],
         "after": None,
     }
@@ -91,13 +93,47 @@ def test_what_is_held_page_by_page(world: World) -> None:
     assert ([entry["device_id"] for entry in rest["held"]], rest["after"]) == (["c"], None)
 
 
+def test_what_is_held_by_its_reasons(world: World) -> None:
+    one, other = world.enrolled(), world.enrolled()
+    engage(world)
+    hold(world, one.id, other.id)
+    answer = world.viewer.get("/v1/admin/brake/causes")
+    require_described("GET", "/v1/admin/brake/causes", answer)
+    (cause,) = answer.json["causes"]
+    assert (cause["kind"], cause["why"], cause["count"]) == ("contraindicated", "because", 2)
+    assert (cause["devices"], answer.json["more"]) == (sorted([one.id, other.id]), False)
+    standing = world.viewer.get("/v1/admin/brake")
+    require_described("GET", "/v1/admin/brake", standing)
+    ends = [world.row(device).attestation_good_until for device in (one, other)]
+    assert standing.json["first_end"] == min(end for end in ends if end is not None)
+
+
+def test_lists_say_of_which_devices_a_result_is_held(world: World) -> None:
+    """The device stays as it was found before: nothing else of it tells."""
+    bad, good = world.enrolled(), world.enrolled()
+    engage(world)
+    hold(world, bad.id)
+    listed = world.viewer.get("/v1/admin/devices")
+    require_described("GET", "/v1/admin/devices", listed)
+    held = {"device_id": bad.id, "at": int(world.clock().timestamp()), "result": RESULT}
+    assert listed.json["held"] == [held]
+    assert {each["state"] for each in listed.json["devices"]} == {"active"}
+    for device, said in ((bad, held), (good, None)):
+        page = world.viewer.get(f"/v1/admin/devices/{device.id}")
+        require_described("GET", "/v1/admin/devices/<id>", page)
+        assert page.json["held"] == said
+    release(world, held="dismiss")
+    assert world.viewer.get("/v1/admin/devices").json["held"] == []
+    assert world.viewer.get(f"/v1/admin/devices/{bad.id}").json["held"] is None
+
+
 @pytest.mark.parametrize(("fate", "state"), [("dismiss", State.ACTIVE), ("quarantine", State.QUARANTINED)])
 def test_releasing_says_what_becomes_of_what_is_held(world: World, fate: str, state: State) -> None:
     device, quarantined = world.enrolled(), int(fate == "quarantine")
     engage(world)
     hold(world, device.id)
     answer = release(world, held=fate, reason="seen it")
-    assert (answer.status_code, answer.json) == (200, {"v": 1, "engaged": False, "quarantined": quarantined})
+    assert (answer.status_code, answer.json) == (200, {"v": 1, "engaged": False, "held": 1, "quarantined": quarantined})
     assert world.row(device).state is state
     (row,) = trail(world, "release-brake")
     assert row.detail == {"fate": fate, "held": 1, "quarantined": quarantined, "reason": "seen it"}
@@ -170,7 +206,7 @@ def test_one_is_retired_under_way(world: World, monkeypatch: pytest.MonkeyPatch)
 
     def retire() -> None:
         with world.registry.acting() as c:
-            devices.change_state(c, world.row(two[0]).id, Event.RETIRE, reason="", now=0)
+            transitions.change_state(c, world.row(two[0]).id, Event.RETIRE, reason="", now=0)
 
     meanwhile(monkeypatch, retire)
     with pytest.raises(fleet.CohortChanged):

@@ -35,7 +35,7 @@ def tell(caller: Caller, sequence: int = 1, **lies: Any) -> None:
 def proxy_at(world: World, name: str, site: str) -> Caller:
     key = SoftwareKey(ec.generate_private_key(ec.SECP256R1()))
     pem = key.public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-    world.service.operations.add_proxy(name, Site(site), pem, world.act)
+    world.service.certifying.add_proxy(name, Site(site), pem, world.act)
     return Caller(world, key)
 
 

@@ -13,8 +13,9 @@ from attestd.config import EdgeSettings
 from attestd.registry import audit, edges, revision
 from attestd.registry.edges import MAX_SUM, MAX_TOTAL, ReportedElsewhere
 from attestd.upkeep.retention import sweep
+from tests.described import require_described
 from tests.edge_reports import AT, LEDGER, edge_report
-from tests.service import World, problem
+from tests.service import SoftDevice, World, problem
 
 HOUR = 3600
 
@@ -378,3 +379,71 @@ def test_a_disabled_edge_alarms_nobody(world: World) -> None:
     text = world.get("/metrics").text
     assert "attestd_edge_oldest_bundle_seconds 0.0" in text
     assert 'attestd_edges{state="silent"} 0.0' in text
+
+
+# ---- Which edges refuse a device --------------------------------------------------------------------------------
+
+
+def edge_of(world: World) -> str:
+    """The name of the one edge that there is, made if there is none."""
+    assert world.proxy
+    (found,) = world.viewer.get("/v1/admin/proxies").get_json()["proxies"]
+    return str(found["name"])
+
+
+def refusing(world: World, device: SoftDevice) -> tuple[int, int, list[str]]:
+    answer = world.viewer.get(f"/v1/admin/devices/{world.row(device).id}/edges")
+    require_described("GET", "/v1/admin/devices/<id>/edges", answer)
+    found = answer.get_json()
+    return found["edges"], found["refuse"], [each["name"] for each in found["others"]]
+
+
+def newest(world: World) -> dict[str, int]:
+    """The bundle that edges get now, as they report it."""
+    epoch, version = world.service.publication.bundle(world.clock()).name.split(".")
+    return {"epoch": int(epoch), "version": int(version), "issued_at": AT}
+
+
+def test_an_edge_refuses_a_device_once_it_reports_a_bundle_that_says_so(world: World) -> None:
+    device, other, name = world.enrolled(), world.enrolled(), edge_of(world)
+    assert refusing(world, device) == (1, 0, [name])  # it never reported
+    before = newest(world)
+    send(world, 1, bundle=before)
+    assert refusing(world, device) == (1, 0, [name])
+    world.operator.post(f"/v1/admin/devices/{device.id}/quarantine", {"v": 1, "reason": "odd"})
+    after = newest(world)
+    assert after["version"] > before["version"]
+    assert refusing(world, device) == (1, 0, [name])  # it may have got it, and did not say so yet
+    send(world, 2, bundle=after)
+    assert refusing(world, device) == (1, 1, [])
+    assert refusing(world, other) == (1, 0, [name])
+    assert refusing(world, world.enrolled()) == (1, 1, [])  # an edge lets nobody cross of whom it has not heard
+    world.operator.post(f"/v1/admin/devices/{device.id}/release", {"v": 1, "reason": "looked at"})
+    send(world, 3, bundle=newest(world))
+    assert refusing(world, device) == (1, 0, [name])
+
+
+@pytest.mark.parametrize("bundle", [None, {"epoch": 1, "version": 999, "issued_at": AT}])
+def test_of_an_edge_whose_bundle_is_not_known_nothing_is_known(world: World, bundle: dict[str, int] | None) -> None:
+    device, name = world.enrolled(), edge_of(world)
+    world.operator.post(f"/v1/admin/devices/{device.id}/quarantine", {"v": 1, "reason": "odd"})
+    newest(world)
+    send(world, 1, bundle=bundle)
+    assert refusing(world, device) == (1, 0, [name])
+
+
+def test_a_retired_device_is_refused_and_a_disabled_edge_does_not_count(world: World) -> None:
+    device, name = world.enrolled(), edge_of(world)
+    world.operator.post(f"/v1/admin/devices/{device.id}/retire", {"v": 1, "reason": "scrapped"})
+    send(world, 1, bundle=newest(world))
+    assert refusing(world, device) == (1, 1, [])
+    world.admin.post(f"/v1/admin/proxies/{name}/disable", {"v": 1})
+    assert refusing(world, device) == (0, 0, [])
+
+
+def test_a_device_that_no_bundle_speaks_of(world: World) -> None:
+    send(world, 1, bundle=newest(world))
+    device = world.device()
+    assert device.enroll().status_code == 202
+    assert refusing(world, device) == (1, 0, [edge_of(world)])
+    assert world.viewer.get("/v1/admin/devices/nobody/edges").status_code == 404

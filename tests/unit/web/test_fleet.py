@@ -81,6 +81,34 @@ def test_the_service_says_how_it_is(world: World) -> None:
     assert seen["signing_key"] == "file"
 
 
+def test_how_many_devices_there_are(world: World) -> None:
+    enroll(world, "a1", "a2")
+    enroll(world, "q1", state="quarantined")
+    answer = world.viewer.get("/v1/admin/counts")
+    require_described("GET", "/v1/admin/counts", answer)
+    assert {state: count for state, count in answer.json["devices"].items() if count} == {"active": 2, "quarantined": 1}
+    assert answer.json["devices"] == world.viewer.get("/v1/admin/overview").json["devices"]
+
+
+def test_how_long_attestations_took(world: World) -> None:
+    def said() -> dict[str, Any]:
+        answer = world.viewer.get("/v1/admin/overview")
+        require_described("GET", "/v1/admin/overview", answer)
+        return dict(answer.json["service"]["attestations"])
+
+    device = world.enrolled()
+    assert said() == {"count": 0, "since": None, "microseconds": None}
+    at = int(world.clock().timestamp())
+    assert device.attest().status_code == 200
+    found = said()
+    assert (found["count"], found["since"]) == (1, at)
+    assert found["microseconds"] > 0
+    nonce = world.nonce()
+    world.clock.advance(minutes=16)
+    assert device.attest(nonce=nonce).status_code >= 400  # a refused one is no attestation
+    assert said()["count"] == 0
+
+
 def test_devices_by_filters(world: World) -> None:
     enroll(world, "gw-1", "gw-2", "gw-3", result_status="affirming", manufacturer="Norvik")
     enroll(world, "sensor-1", state="quarantined", state_reason="odd")

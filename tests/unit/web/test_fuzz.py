@@ -220,6 +220,7 @@ def bodies(cast: Cast) -> dict[str, bytes]:
         "POST /v1/receipts": write_object({"v": 1, "chain": "a" * 32, "receipts": []}),
         "POST /v1/admin/devices/import": inventory,
         "POST /v1/admin/devices/<id>/approve": write_object(approval),
+        "POST /v1/admin/devices/<id>/label": write_object({"v": 1, "labels": {"a": "b"}, "remove": ["c"]}),
         "POST /v1/admin/devices/<id>/reject": act,
         "POST /v1/admin/devices/<id>/quarantine": act,
         "POST /v1/admin/devices/<id>/release": act,

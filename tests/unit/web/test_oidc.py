@@ -20,12 +20,10 @@ from attestd.operations.oidc import role_by_claims
 from attestd.protocol.encoding import b64encode, write_object
 from attestd.registry import audit, identities, operators
 from tests.authenticator import BROWSER, SIGN_IN, Authenticator, Browser, Person, invite
-from tests.openid_provider import CLIENT, SECRET, OpenIdProvider, rsa_key, unsigned
+from tests.openid_provider import ADA, CLIENT, ROLES, SECRET, OpenIdProvider, configure, rsa_key, unsigned
 from tests.service import URL, World, problem
 
 RETURN = f"{URL}/sign-in/return"
-ADA = {"sub": "00u1", "preferred_username": "Ada@example.org", "groups": ["fleet-ops", "all"]}
-ROLES = {"admin": ("fleet-admins",), "operator": ("fleet-ops",), "viewer": ("all", "everybody")}
 
 
 def refused(answer: Any) -> tuple[int, str]:
@@ -38,22 +36,6 @@ def provider(world: World) -> Iterator[OpenIdProvider]:
     configure(world, provider)
     yield provider
     provider.close()
-
-
-def configure(world: World, *providers: OpenIdProvider, **members: Any) -> None:
-    """One table for each, called sso, sso-1, …; roles by groups unless it is said otherwise."""
-    secret = world.settings.dir / "sso.secret"
-    if not secret.exists():
-        secret.touch(0o600)
-        secret.write_text(f"{SECRET}\n")
-    given = {"client_secret_file": "sso.secret", "roles_claim": "groups", "roles": ROLES, **members}
-    names = ["sso", *(f"sso-{n}" for n in range(1, len(providers)))]
-    world.configure(
-        providers=tuple(
-            OidcSettings(name, each.issuer, CLIENT, label="Harbour SSO", **given)
-            for name, each in zip(names, providers, strict=True)
-        )
-    )
 
 
 def begin(browser: Browser, provider: str = "sso", **more: Any) -> dict[str, Any]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 import subprocess
 import sys
+from collections import Counter
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 import pytest
 
-from attestd.web import openapi
+from attestd.web import description, openapi
 from attestd.web.access import DOORS, Who
-from attestd.web.openapi import DESCRIBED, describe
-from attestd.web.schemas import SCHEMAS
+from attestd.web.description import DESCRIBED, SCHEMAS
+from attestd.web.openapi import describe
 from tests.described import document, operation, require_described
 from tests.service import World
 
@@ -25,6 +28,15 @@ def operations() -> list[dict[str, Any]]:
 
 def test_every_door_is_described_and_nothing_else() -> None:
     assert set(DESCRIBED) == set(DOORS)
+
+
+@pytest.mark.parametrize("what", ["DESCRIBED", "SCHEMAS"])
+def test_each_part_is_in_the_whole_and_none_hides_another_s(what: str) -> None:
+    parts = [
+        import_module(f"{description.__name__}.{each.name}") for each in pkgutil.iter_modules(description.__path__)
+    ]
+    named = Counter(name for part in parts for name in getattr(part, what, ()))
+    assert named == Counter(list(getattr(description, what)))
 
 
 def test_a_door_without_a_description_breaks_it(monkeypatch: pytest.MonkeyPatch) -> None:

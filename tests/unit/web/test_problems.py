@@ -35,9 +35,9 @@ EXACT = {problems.MethodNotTaken: 405, problems.ContentTypeWrong: 415, problems.
 
 
 def every_error() -> Iterator[type[AttestdError]]:
-    """All error classes of the service, from all of its modules."""
+    """All error classes of the service, from all of its modules but those that make a program of the process."""
     for module in pkgutil.walk_packages(attestd.__path__, "attestd."):
-        if not module.name.endswith("__main__") and ".migrations." not in module.name:
+        if not module.name.endswith(("__main__", ".cli.preloaded")) and ".migrations." not in module.name:
             importlib.import_module(module.name)
     waiting: list[type[AttestdError]] = [AttestdError]
     while waiting:

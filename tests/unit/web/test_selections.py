@@ -97,6 +97,35 @@ def test_who_is_active_can_be_demanded_or_quarantined(world: World, act: str) ->
     assert (act == "quarantine") == (list(states(world).values()) == ["quarantined"])
 
 
+FULL = {f"l{number}": "x" * 100 for number in range(4)}
+
+
+def test_many_are_labelled_and_who_can_not_be_is_told(world: World) -> None:
+    plain, full, same = (world.enrolled(labels=labels) for labels in ({"a": "1"}, FULL, {"ring": "x" * 90}))
+    waiting(world, 1)
+    body = message("label", seen(world), labels={"ring": "x" * 90}, remove=["a"], reason="moved")
+    told = post(world, {**body, "dry_run": True}).json
+    assert [one["labels"] for one in told["done"]] == [{"a": "1"}]
+    done = post(world, body).json
+    assert [(one["id"], one["labels"]) for one in done["done"]] == [(plain.id, {"ring": "x" * 90})]
+    assert told["left"] == done["left"]
+    problems = {one["id"]: one["problem"] for one in done["left"]}
+    assert problems.pop(full.id) == "malformed-labels"
+    assert problems.pop(same.id) == "labels-unchanged"
+    assert list(problems.values()) == ["transition-refused"]
+    with world.registry.reading() as c:
+        rows = [row for row in audit.page(c) if row.act == "label"]
+    assert [(row.subject, row.detail["old"], row.detail["reason"]) for row in rows] == [(plain.id, {"a": "1"}, "moved")]
+
+
+@pytest.mark.parametrize("revoke", [False, True])
+def test_certificates_of_many_end_where_that_is_asked(world: World, revoke: bool) -> None:
+    world.enrolled()
+    assert post(world, message("label", seen(world), labels={"a": "b"}, revoke=revoke)).json["left"] == []
+    credentials = world.viewer.get("/v1/admin/credentials").json["credentials"]
+    assert [one["revoked_at"] is not None for one in credentials if one["device_id"]] == [revoke]
+
+
 @pytest.mark.parametrize(
     ("body", "slug"),
     [
@@ -110,6 +139,11 @@ def test_who_is_active_can_be_demanded_or_quarantined(world: World, act: str) ->
         (message("reject", [("a", 0)]), "malformed-json"),
         (message("reject", [("a", 1 << 53)]), "malformed-json"),
         (message("reject", [("a", 1)], force=True), "malformed-json"),
+        (message("label", [("a", 1)]), "no-label-named"),
+        (message("label", [("a", 1)], labels={"a b": "c"}), "malformed-labels"),
+        (message("label", [("a", 1)], labels={"a": "b"}, tier="edge", site="berlin"), "malformed-json"),
+        (message("reject", [("a", 1)], remove=["a"]), "malformed-json"),
+        (message("reject", [("a", 1)], revoke=True), "malformed-json"),
     ],
 )
 def test_what_is_no_selection(world: World, body: dict[str, Any], slug: str) -> None:

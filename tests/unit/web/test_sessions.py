@@ -9,7 +9,7 @@ import pytest
 from attestd.config import ConsoleSettings
 from attestd.registry import audit, operators, sessions
 from attestd.registry.operators import Role
-from attestd.web.access import DOORS, Who
+from attestd.web.access import DOORS, UNATTENDED, Who
 from tests.authenticator import Authenticator, Browser, Person, invite
 from tests.service import World, problem
 
@@ -69,6 +69,33 @@ def test_when_it_was_seen_is_noted_once_a_minute(world: World, ada: Person) -> N
     world.clock.advance(seconds=1)
     ada.get(OVERVIEW)
     assert seen() == began + 60
+
+
+def test_a_look_that_nobody_asked_for_is_no_use_of_a_session(world: World, ada: Person) -> None:
+    """A page that is left open refreshes itself. It lets the session become idle, and is told so."""
+    world.clock.advance(minutes=20)
+    assert ada.get(OVERVIEW, headers={UNATTENDED: "1"}).status_code == 200
+    world.clock.advance(minutes=10)
+    assert refused(ada.get(OVERVIEW, headers={UNATTENDED: "1"})) == (401, "session-over")
+    assert refused(ada.get(OVERVIEW)) == (401, "session-over")
+
+
+@pytest.mark.parametrize("said", ["1", "0", "", "no", "1, 1"])
+def test_whatever_that_header_says_it_never_makes_a_session_longer(world: World, ada: Person, said: str) -> None:
+    """Its twin, the same looks without it, lives on."""
+    other = ada.another_browser()
+    for _ in range(2):
+        world.clock.advance(minutes=20)
+        ada.get(OVERVIEW, headers={UNATTENDED: said})
+        assert other.get(OVERVIEW).status_code == 200
+    assert refused(ada.get(OVERVIEW)) == (401, "session-over")
+
+
+def test_a_person_s_look_counts_beside_those_of_the_page(world: World, ada: Person) -> None:
+    for _ in range(3):
+        world.clock.advance(minutes=20)
+        assert ada.get(OVERVIEW, headers={UNATTENDED: "1"}).status_code == 200
+        assert ada.get(OVERVIEW).status_code == 200
 
 
 def test_signing_out(world: World, ada: Person) -> None:

@@ -1,21 +1,21 @@
-"""What the admin API says of boundaries, and of policies before they are in force."""
+"""The policy: in force, before, and tried before it is."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
 
-from attestd.operations.boundaries import MAX_NAMED
-from attestd.operations.edges import State
-from attestd.operations.guarded import MAX_GUARDED, RECEIPTS
 from attestd.policy.source import MAX_POLICY
 from attestd.policy.trying import Left
 from attestd.registry.policies import MAX_VERSION
-from attestd.web.schema_words import (
+from attestd.web.description.boundaries import END, HOURS
+from attestd.web.description.described import Described
+from attestd.web.description.words import (
     COUNT,
-    SECONDS,
+    LIMIT,
+    NUMBER,
+    REASON,
     SEGMENT,
-    TIER,
     TIMES,
     Schema,
     answer,
@@ -27,83 +27,55 @@ from attestd.web.schema_words import (
     text,
 )
 
-_END: Final = closed({"tier": TIER}, site=SEGMENT)
-_STALENESS: Final = {**SECONDS, "minimum": 1}
-_NAMES: Final = list_of({"type": "string"})
-_NAMED_COUNTS: Final = {"type": "object", "additionalProperties": COUNT}
-_STATES: Final = {"type": "object", "propertyNames": {"enum": [each.value for each in State]}} | {
-    "additionalProperties": COUNT
-}
-_SUMS: Final = closed(dict.fromkeys(("boundaries", "sites", "allowed", "refused"), COUNT))
 _PLACE: Final = {"type": "integer", "minimum": 1}
 _FLAWS: Final = list_of(closed({"line": _PLACE, "column": _PLACE, "message": {"type": "string"}}))
 _VERSION_SEEN: Final = {**COUNT, "maximum": MAX_VERSION, "description": "the one that the author began at"}
-_HOURS: Final = {"type": "integer", "minimum": 1, "maximum": 744, "description": "hours"}
+_NAMES: Final = list_of({"type": "string"})
 
-# What an edge tells of its boundaries.
-GUARDED: Final[Schema] = {
-    "type": "object",
-    "propertyNames": SEGMENT,
-    "maxProperties": MAX_GUARDED,
-    "additionalProperties": closed(
-        {"from": _END, "to": closed({"tier": TIER, "site": SEGMENT})},
-        receipts={"enum": list(RECEIPTS)},
-        max_staleness=_STALENESS,
-        when_stale=SEGMENT,
+DESCRIBED: Final[Mapping[str, Described]] = {
+    "GET /v1/admin/policy": Described("The policy in force", {200: "PolicyInForce"}),
+    "PUT /v1/admin/policy": Described("Put a policy in force", {200: "PolicySet"}, "Policy"),
+    "GET /v1/admin/policy/versions": Described(
+        "The policy's versions, the newest first", {200: "PolicyVersions"}, query={"before": NUMBER, "limit": LIMIT}
+    ),
+    "GET /v1/admin/policy/versions/<number>": Described(
+        "One version of the policy", {200: "PolicyInForce"}, refusals=frozenset({404})
+    ),
+    "POST /v1/admin/policy/rollback": Described(
+        "Put an old policy in force again, as a new version",
+        {200: "PolicyRolledBack"},
+        "PolicyRollback",
+        refusals=frozenset({404, 409}),
+    ),
+    "POST /v1/admin/policy/check": Described(
+        "What is wrong with a policy, by line and column",
+        {200: "PolicyChecked"},
+        "PolicyText",
+        refusals=frozenset({429}),
+    ),
+    "POST /v1/admin/policy/dry-run": Described(
+        "What a policy would change of what was decided lately",
+        {200: "PolicyTried"},
+        "PolicyTrial",
+        refusals=frozenset({404, 429}),
     ),
 }
 
-BOUNDARIES: Final[Mapping[str, Schema]] = {
+SCHEMAS: Final[Mapping[str, Schema]] = {
     "Policy": message(
         {"text": text(MAX_POLICY)}, expected_version=_VERSION_SEEN, reason={"type": "string", "maxLength": 500}
     ),
+    "PolicyInForce": answer(version=COUNT, text={"type": "string"}, created_at=TIMES, created_by={"type": "string"}),
+    "PolicySet": answer(version=COUNT),
+    "PolicyVersion": closed({"version": COUNT, "created_at": TIMES, "created_by": {"type": "string"}}),
+    "PolicyVersions": answer(versions=list_of(ref("PolicyVersion"), 1000), before=or_null(COUNT)),
+    "PolicyRollback": message(
+        expected_version=COUNT,
+        to={"type": "integer", "minimum": 1, "maximum": MAX_VERSION - 1, "description": "left out: the text before"},
+        **REASON,
+    ),
+    "PolicyRolledBack": answer(version=COUNT, of=COUNT),
     "PolicyText": message({"text": text(MAX_POLICY)}),
-    "PolicyTrial": message(
-        text=text(MAX_POLICY),
-        version={"type": "integer", "minimum": 1, "maximum": MAX_VERSION - 1, "description": "in place of a text"},
-        window=_HOURS,
-        site=SEGMENT,
-    ),
-    "BoundariesPage": answer(
-        time=TIMES,
-        since=TIMES,
-        window=_HOURS,
-        site=or_null(SEGMENT),
-        sites=_NAMES,
-        totals=_SUMS,
-        others=_SUMS,
-        ways=list_of(
-            closed(
-                {
-                    "from": or_null(TIER),
-                    "to": or_null(TIER),
-                    **dict.fromkeys(("boundaries", "allowed", "refused"), COUNT),
-                }
-            )
-        ),
-        boundaries=list_of(
-            closed(
-                {
-                    "name": {"type": "string"},
-                    "site": SEGMENT,
-                    "from": or_null(_END),
-                    "to": or_null(_END),
-                    "receipts": {"enum": ["none", *RECEIPTS, None]},
-                    "max_staleness": or_null(_STALENESS),
-                    "when_stale": or_null(SEGMENT),
-                    "allowed": COUNT,
-                    "refused": COUNT,
-                    "reasons": _NAMED_COUNTS,
-                    "stale_for": or_null(COUNT),
-                    "edges": COUNT,
-                    "guards": list_of(SEGMENT, MAX_NAMED),
-                    "states": _STATES,
-                }
-            )
-        ),
-        edges=list_of(ref("EdgeStanding")),
-        states=_STATES,
-    ),
     "PolicyChecked": answer(
         valid={"type": "boolean"},
         policies=list_of(
@@ -119,12 +91,18 @@ BOUNDARIES: Final[Mapping[str, Schema]] = {
         flaws=_FLAWS,
         warnings=_FLAWS,
     ),
+    "PolicyTrial": message(
+        text=text(MAX_POLICY),
+        version={"type": "integer", "minimum": 1, "maximum": MAX_VERSION - 1, "description": "in place of a text"},
+        window=HOURS,
+        site=SEGMENT,
+    ),
     "PolicyTried": answer(
         in_force=COUNT,
         policies=closed({"added": _NAMES, "removed": _NAMES, "changed": _NAMES}),
         source={"enum": ["receipts"]},
         since=TIMES,
-        window=_HOURS,
+        window=HOURS,
         seconds={"type": "number", "minimum": 0},
         judged=COUNT,
         crossed=COUNT,
@@ -142,8 +120,8 @@ BOUNDARIES: Final[Mapping[str, Schema]] = {
             closed(
                 {
                     "boundary": SEGMENT,
-                    "from": _END,
-                    "to": _END,
+                    "from": END,
+                    "to": END,
                     "labels": {"type": "object", "additionalProperties": {"type": "string"}},
                     "becomes": {"enum": ["allow", "deny"]},
                     "before": _NAMES,

@@ -1,4 +1,4 @@
-"""How the fleet stands, and its devices by filters: what the admin API answers (docs/fleet.md)."""
+"""How the fleet stands, its devices by filters, and what happens in it (docs/fleet.md)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from typing import Final
 
 from attestd.operations.edges import State as EdgeState
-from attestd.registry import finding
+from attestd.registry import causes, finding
 from attestd.registry.filters import MAX_TEXT
-from attestd.web.schema_words import (
+from attestd.web.description.described import Described
+from attestd.web.description.words import (
     COUNT,
     DIGEST,
+    LIMIT,
+    NUMBER,
     SEGMENT,
     STATE,
     TIER,
@@ -26,7 +29,6 @@ from attestd.web.schema_words import (
 )
 
 _TEXT: Final[Schema] = {"type": "string"}
-_TIER: Final[Schema] = {"enum": [*TIER["enum"], ""]}
 _SITES: Final = list_of(closed({"site": SEGMENT, "count": COUNT}))
 _EXAMPLES: Final = list_of(SEGMENT, 5)
 _SHARE: Final = closed(
@@ -57,7 +59,34 @@ FILTERS: Final[Mapping[str, Schema]] = {
     "q": {**text(MAX_TEXT), "description": "words: each begins an id, serial number, maker, model, site or label"},
 }
 
-FLEET: Final[Mapping[str, Schema]] = {
+DESCRIBED: Final[Mapping[str, Described]] = {
+    "GET /v1/admin/overview": Described("How the fleet stands", {200: "Overview"}),
+    "GET /v1/admin/counts": Described("How many devices there are, by state", {200: "Counts"}),
+    "GET /v1/admin/devices/<id>/edges": Described(
+        "How many edges refuse a device, by the bundles that they last said they use", {200: "RefusingEdges"}
+    ),
+    "GET /v1/admin/brake/causes": Described("What the brake holds, by why it would quarantine", {200: "Causes"}),
+    "GET /v1/admin/devices": Described(
+        "Devices by any combination of filters, page by page, in the order of their ids",
+        {200: "Devices"},
+        query={**FILTERS, "after": SEGMENT, "limit": LIMIT},
+    ),
+    "GET /v1/admin/causes": Described(
+        "The devices that match, by why they are as they are", {200: "Causes"}, query=FILTERS
+    ),
+    "GET /v1/admin/sites": Described(
+        "Sites that have devices", {200: "Sites"}, query={"after": SEGMENT, "limit": LIMIT}
+    ),
+    "POST /v1/admin/devices/find": Described("The device of an endorsement key", {200: "FoundDevice"}, "FindDevice"),
+    "GET /v1/admin/events": Described(
+        "What happens, as it does: events `changed`, with topics and devices; `since`: and what did before now",
+        {200: ("text/event-stream", {"type": "string"})},
+        query={"since": NUMBER},
+        refusals=frozenset({503}),
+    ),
+}
+
+SCHEMAS: Final[Mapping[str, Schema]] = {
     "Overview": answer(
         trust_domain=_TEXT,
         time=TIMES,
@@ -101,6 +130,10 @@ FLEET: Final[Mapping[str, Schema]] = {
         service=closed(
             {
                 "database": closed({"kind": {"enum": ["SQLite", "PostgreSQL"]}, "microseconds": COUNT}),
+                "attestations": {
+                    **closed({"count": COUNT, "since": or_null(TIMES), "microseconds": or_null(COUNT)}),
+                    "description": "that the answering process served lately; 95 of 100 took so long at most",
+                },
                 "audit": closed(dict.fromkeys(("size", "unsealed", "lag"), COUNT)),
                 "edges": closed({"count": COUNT, "newest": COUNT, "behind": list_of(_EDGE)}),
                 "brake": closed(
@@ -115,8 +148,27 @@ FLEET: Final[Mapping[str, Schema]] = {
             }
         ),
     ),
+    "RefusingEdges": answer(
+        edges={**COUNT, "description": "that are not disabled"},
+        refuse=COUNT,
+        others={
+            **list_of(
+                closed(
+                    {
+                        "name": SEGMENT,
+                        "state": {"enum": [state.value for state in EdgeState]},
+                        "heard_at": or_null(TIMES),
+                    }
+                ),
+                5,
+            ),
+            "description": "the first that are not known to refuse it",
+        },
+    ),
+    "Counts": answer(devices={"type": "object", "propertyNames": STATE, "additionalProperties": COUNT}),
     "Devices": answer(
         devices=list_of(ref("Device"), 1000),
+        held={**list_of(ref("Held"), 1000), "description": "results of these devices that the brake holds"},
         after={**or_null(SEGMENT), "description": "where to go on, even after a page that is not full"},
         total={**or_null(COUNT), "description": "how many match, if that is known exactly"},
         ended_by={**TIMES, "description": "an active device whose result ended by then is overdue"},
@@ -133,7 +185,7 @@ FLEET: Final[Mapping[str, Schema]] = {
                     "since": or_null(TIMES),
                 }
             ),
-            finding.MAX_CAUSES,
+            causes.MAX_CAUSES,
         ),
         more={"type": "boolean", "description": f"only the first {finding.FEW} devices were looked at"},
     ),

@@ -1,4 +1,4 @@
-"""What schemas are written with: the forms that all messages share. `schemas` and its neighbours hold the messages."""
+"""What descriptions are written with: the forms and messages that more parts than one use."""
 
 from __future__ import annotations
 
@@ -26,6 +26,13 @@ TIER: Final[Schema] = {"enum": [tier.value for tier in Tier]}
 STATE: Final[Schema] = {"enum": [state.value for state in State]}
 ROLE: Final[Schema] = {"enum": [role.value for role in Role]}
 STAGE: Final[Schema] = {"enum": [stage.value for stage in Stage]}
+LIMIT: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": 1000}
+NUMBER: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}
+SECONDS: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": MAX_SECONDS}
+LABELS: Final[Schema] = {"type": "object", "additionalProperties": {"type": "string"}}
+JWS: Final[Schema] = {"type": "string", "pattern": r"^[\w-]+\.[\w-]+\.[\w-]+$"}
+LINES: Final[Schema] = {"type": "string"}
+BINARY: Final[Schema] = {}
 PEM: Final[Schema] = {"type": "string", "pattern": "^-----BEGIN CERTIFICATE-----\n"}
 
 
@@ -76,4 +83,46 @@ def message(required: Mapping[str, Schema] | None = None, **optional: Schema) ->
     return closed(required or {}, v=VERSION, **optional)
 
 
-SECONDS: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": MAX_SECONDS}
+REASON: Final[Mapping[str, Schema]] = {"reason": text(500)}
+
+# An attestation result.
+RESULT: Final = closed(
+    {
+        "status": {"enum": ["none", "affirming", "warning", "contraindicated"]},
+        "vector": {"type": "object", "additionalProperties": {"type": "integer", "minimum": -128, "maximum": 127}},
+        "reasons": list_of({"type": "string"}),
+        "attested_at": TIMES,
+    },
+    # Not in results of before these were kept.
+    facts={"type": "object", "additionalProperties": {"type": ["string", "boolean", "integer"]}},
+    policies=list_of({"type": "string"}),
+    monitored=list_of(
+        closed(
+            {
+                "policy": {"type": "string"},
+                "would": {"enum": ["hold", "refuse"]},
+                "reasons": list_of({"type": "string"}),
+            }
+        )
+    ),
+)
+
+SCHEMAS: Final[Mapping[str, Schema]] = {
+    "Nothing": message(),
+    "Reason": message(**REASON),
+    "Named": answer(name=SEGMENT),
+    "Problem": closed(
+        {
+            "type": {"type": "string", "pattern": "^urn:attestd:problem:[a-z0-9-]+$"},
+            "title": text(200, least=1),
+            "status": {"type": "integer", "minimum": 400, "maximum": 599},
+            "detail": text(2000, least=1),
+            "remedy": {"type": "string", "minLength": 1},
+            "request_id": {"type": "string"},
+        },
+        seen=text(2000),
+        expected=text(2000),
+        errors=list_of(closed({"line": COUNT, "what": {"type": "string"}})),
+        more={"type": "boolean"},
+    ),
+}

@@ -1,4 +1,4 @@
-"""What the admin API says of one device's past: its timeline, its attestations opened, by what its TPM is endorsed."""
+"""One device: its page, its past, its attestations opened, by what its TPM is endorsed."""
 
 from __future__ import annotations
 
@@ -6,46 +6,58 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from attestd.appraisal.explanation import MAX_DIFFERENCES, Standing
+from attestd.appraisal.record import MAX_RECORD
 from attestd.appraisal.runtime import MAX_REFUSED
 from attestd.appraisal.stages import Stage
-from attestd.protocol.evidence import BANKS
+from attestd.operations.timeline import KINDS
+from attestd.protocol.evidence import BANKS, MAX_CERTIFICATE
 from attestd.tpm.eventnames import MAX_NAME
-from attestd.web.schema_words import (
+from attestd.web.description.described import Described
+from attestd.web.description.words import (
     COUNT,
     DIGEST,
+    LABELS,
+    LIMIT,
+    NUMBER,
+    RESULT,
     SEGMENT,
     SERIAL,
     STAGE,
+    STATE,
+    TIER,
     TIMES,
     Schema,
+    answer,
     closed,
     list_of,
+    octets,
     or_null,
+    ref,
     text,
 )
-from attestd.web.schema_words import answer as _answer
 
-RESULT: Final = closed(
-    {
-        "status": {"enum": ["none", "affirming", "warning", "contraindicated"]},
-        "vector": {"type": "object", "additionalProperties": {"type": "integer", "minimum": -128, "maximum": 127}},
-        "reasons": list_of({"type": "string"}),
-        "attested_at": TIMES,
-    },
-    # Not in results of before these were kept.
-    facts={"type": "object", "additionalProperties": {"type": ["string", "boolean", "integer"]}},
-    policies=list_of({"type": "string"}),
-    monitored=list_of(
-        closed(
-            {
-                "policy": {"type": "string"},
-                "would": {"enum": ["hold", "refuse"]},
-                "reasons": list_of({"type": "string"}),
-            }
-        )
-    ),
-)
-
+# As lists have it; its own page tells more.
+_DEVICE: Final[Mapping[str, Schema]] = {
+    "id": SEGMENT,
+    "state": STATE,
+    "state_version": {"type": "integer", "minimum": 1},
+    "state_reason": {"type": ["string", "null"]},
+    "tier": or_null(TIER),
+    "site": or_null(SEGMENT),
+    "spiffe_id": {"type": ["string", "null"], "pattern": "^spiffe://"},
+    "serial_number": {"type": ["string", "null"]},
+    "labels": LABELS,
+    "manufacturer": {"type": ["string", "null"]},
+    "model": {"type": ["string", "null"]},
+    "firmware_version": {"type": ["string", "null"]},
+    "endorsement": {"type": ["string", "null"]},
+    "attested_at": or_null(TIMES),
+    "attestation_good_until": or_null(TIMES),
+    "result": or_null(RESULT),
+    "source": {"type": "string"},
+    "created_at": TIMES,
+    "updated_at": TIMES,
+}
 _STANDING: Final = {"enum": [standing.value for standing in Standing]}
 _STAGE: Final = {"enum": [stage.value for stage in Stage]}
 _HEX: Final = {"type": "string", "pattern": "^([0-9a-f]{2})*$"}
@@ -143,9 +155,7 @@ _LOG: Final = closed(
     {
         "events": COUNT,
         "standings": {"type": "object", "additionalProperties": COUNT},
-        "folded": list_of(
-            {"oneOf": [closed(_EVENT), closed({"first": COUNT, "last": COUNT, "standing": or_null(_STANDING)})]}
-        ),
+        "folded": list_of({"oneOf": [closed(_EVENT), _STRETCH]}),
     }
 )
 _REFUSAL: Final = closed({"entry": COUNT, "path": {"type": "string"}, "digest": text(200), "why": {"type": "string"}})
@@ -199,18 +209,67 @@ _EXPLANATION: Final = closed(
     }
 )
 
-DEVICE_PAGES: Final[Mapping[str, Schema]] = {
-    "Timeline": _answer(entries=list_of(_ENTRY), before=or_null(text(80))),
-    "AttestationPage": _answer(number=COUNT, at=TIMES, run=_RUN, result=RESULT, explanation=or_null(_EXPLANATION)),
-    "BootEvents": _answer(events=list_of(closed(_EVENT)), after=or_null(COUNT)),
-    "RanFiles": _answer(
+DESCRIBED: Final[Mapping[str, Described]] = {
+    "GET /v1/admin/devices/<id>": Described("One device", {200: "DevicePage"}),
+    "GET /v1/admin/devices/<id>/evidence": Described(
+        "A device's evidence with all that its result rests on: what `attestd appraise bundle` reads",
+        {200: "EvidenceBundle"},
+        query={"verdict": {"enum": ["good", "bad"]}},
+    ),
+    "GET /v1/admin/devices/<id>/history": Described(
+        "What happened to a device, the newest first: results, certificates, crossings and acts in one order",
+        {200: "Timeline"},
+        query={"before": text(80), "limit": LIMIT, "only": {"enum": list(KINDS)}},
+    ),
+    "GET /v1/admin/devices/<id>/attestations/<number>": Described(
+        "What an attestation came to, and what differs from reference values", {200: "AttestationPage"}
+    ),
+    "GET /v1/admin/devices/<id>/attestations/<number>/events": Described(
+        "All events of its boot, in the log's order",
+        {200: "BootEvents"},
+        query={"after": NUMBER, "limit": LIMIT},
+    ),
+    "GET /v1/admin/devices/<id>/attestations/<number>/files": Described(
+        "What ran since its boot, as it was judged",
+        {200: "RanFiles"},
+        query={"after": NUMBER, "limit": LIMIT, "only": {"enum": ["differing"]}},
+    ),
+    "GET /v1/admin/devices/<id>/endorsement": Described(
+        "By which certificates a device's TPM is endorsed", {200: "EndorsementChain"}
+    ),
+}
+
+SCHEMAS: Final[Mapping[str, Schema]] = {
+    "Device": closed(_DEVICE),
+    "DevicePage": answer(
+        device=closed(_DEVICE, ek_hash={**DIGEST, "description": "for operators and admins"}),
+        held={**or_null(ref("Held")), "description": "a result of it that the brake holds"},
+        credentials=list_of(ref("Credential"), 20),
+        audit=list_of(ref("AuditRow"), 20),
+    ),
+    "EvidenceBundle": answer(
+        kind={"const": "attestd-evidence"},
+        record=octets(MAX_RECORD, least=2),
+        result=octets(MAX_RECORD, least=2),
+        certificates=list_of(octets(MAX_CERTIFICATE), 16),
+        missing=list_of(DIGEST, 16),
+        documents=closed(
+            {"references": list_of({"type": "string"}, 256), "advisories": {"type": "string"}},
+            eventlog={"type": "string"},
+            ima={"type": "string"},
+        ),
+    ),
+    "Timeline": answer(entries=list_of(_ENTRY), before=or_null(text(80))),
+    "AttestationPage": answer(number=COUNT, at=TIMES, run=_RUN, result=RESULT, explanation=or_null(_EXPLANATION)),
+    "BootEvents": answer(events=list_of(closed(_EVENT)), after=or_null(COUNT)),
+    "RanFiles": answer(
         entries=list_of(
             closed({"number": COUNT, "path": {"type": "string"}, "digest": text(200), "why": {"type": "string"}})
         ),
         total=COUNT,
         after=or_null(COUNT),
     ),
-    "EndorsementChain": _answer(
+    "EndorsementChain": answer(
         kind={"enum": ["certificate", "iak", "inventory"]},
         certificates=list_of(
             closed(
