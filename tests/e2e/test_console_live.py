@@ -26,7 +26,8 @@ SHIFTS = """
 window.moved = [];
 new PerformanceObserver((list) => {
   for (const entry of list.getEntries()) {
-    if (!entry.hadRecentInput) window.moved.push([entry.value, ...entry.sources.map((s) => s.node?.parentElement?.outerHTML.slice(0, 200) ?? "?")]);
+    const where = (source) => source.node?.parentElement?.outerHTML.slice(0, 200) ?? "?";
+    if (!entry.hadRecentInput) window.moved.push([entry.value, ...entry.sources.map(where)]);
   }
 }).observe({ type: "layout-shift", buffered: true });
 window.born = Math.random();
