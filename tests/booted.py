@@ -21,6 +21,14 @@ from tests.logwriter import Boot, digests_of, exit_boot_services, firmware, grub
 from tests.service import SoftDevice, World
 
 GOOD_FILES = ("/usr/bin/init", "/usr/bin/sh", "/usr/bin/vim")
+GRUB_COMMANDS = [
+    "set prefix=(hd0,gpt2)/grub",
+    "[ -s (hd0,gpt2)/grub/grubenv ]",
+    "insmod ext2",
+    "linux /vmlinuz-6.1 root=/dev/mapper/root ro quiet",
+    "/vmlinuz-6.1 root=/dev/mapper/root ro quiet",
+    "initrd /initrd.img-6.1",
+]
 PCRS = range(10)  # those that are quoted, besides IMA's
 
 

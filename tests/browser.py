@@ -18,7 +18,7 @@ import ssl
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,8 +54,11 @@ class Browser:
     playwright_browser: Any
     contexts: list[Any] = field(default_factory=list)
 
-    def page(self, origin: str, *, seed: Seed | None = None, theme: str = "light", phone: bool = False) -> Any:
-        """A page that reports what its console said, and fails nothing by itself: see `complaints`."""
+    def page(
+        self, origin: str, *, seed: Seed | None = None, theme: str = "light", phone: bool = False, **more: Any
+    ) -> Any:
+        """A page that reports what its console said, and fails nothing by itself: see `complaints`. `more`: how else
+        the browser is, as Playwright's `new_context` takes it."""
         context = self.playwright_browser.new_context(
             base_url=origin,
             viewport=PHONE if phone else WIDE,
@@ -63,6 +66,7 @@ class Browser:
             reduced_motion="reduce",
             timezone_id="UTC",
             locale="en-GB",
+            **more,
         )
         self.contexts.append(context)
         if seed is not None:
@@ -153,16 +157,17 @@ class Authenticator:
         self.session.send("WebAuthn.setUserVerified", {"authenticatorId": self.id, "isUserVerified": yes})
 
 
-def violations(page: Any) -> list[str]:
-    """What axe finds against WCAG 2.2 A and AA, and good practice: `rule: element`."""
+def violations(page: Any, *, rules: Sequence[str] = ()) -> list[str]:
+    """What axe finds against WCAG 2.2 A and AA, and good practice, or against these rules alone: `rule: element`."""
     from axe_playwright_python.sync_playwright import Axe
 
     page.context.set_default_timeout(60_000)
-    found = Axe().run(page, options={"resultTypes": ["violations"], "runOnly": {"type": "tag", "values": RULES}})
+    only = {"type": "rule", "values": list(rules)} if rules else {"type": "tag", "values": RULES}
+    if not page.evaluate("Boolean(window.axe)"):
+        page.evaluate(Axe().axe_script)
+    found = page.evaluate("(options) => axe.run(options)", {"resultTypes": ["violations"], "runOnly": only})
     return [
-        f"{violation['id']}: {node['html'][:160]}"
-        for violation in found.response["violations"]
-        for node in violation["nodes"]
+        f"{violation['id']}: {node['html'][:160]}" for violation in found["violations"] for node in violation["nodes"]
     ]
 
 
@@ -210,7 +215,8 @@ def _certificate(folder: Path) -> bytes:
     now = datetime.datetime.now(datetime.UTC)
     hour = datetime.timedelta(hours=1)
     keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
-    names = [x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]) for name in ("test root", "localhost")]
+    called = (f"test root {folder.name}"[:64], "localhost")  # a browser's store knows certificates by their names
+    names = [x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]) for name in called]
 
     def sign(subject: int, ca: bool) -> x509.Certificate:
         builder = x509.CertificateBuilder(names[0], names[subject], keys[subject].public_key(), 1 + subject)

@@ -11,22 +11,25 @@ markup in a site's name, is written past them where it is shown all the same: a 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from sqlalchemy import update
 
 from attestd.config import AttestationSettings
+from attestd.policy import default_policy
 from attestd.registry import audit
 from attestd.registry.tables import METADATA
 from tests import ek_ca
 from tests import logwriter as w
-from tests.booted import BOOT, GOOD_FILES, Machine, enrolled, refer, runtime
+from tests.booted import BOOT, GOOD_FILES, GRUB_COMMANDS, Machine, enrolled, refer, runtime
 from tests.console import Markup
 from tests.edge_reports import edge_report
 from tests.logwriter import Boot
 from tests.receipt_site import ReceiptSite
-from tests.service import SoftDevice, World
+from tests.service import SITE, SoftDevice, World
 
 # Without control characters, as the strictest doors take it; `EVIL` has those, too.
 PRINTABLE: Final = (
@@ -61,13 +64,14 @@ class Hostile:
     def __init__(self, folder: Path) -> None:
         selection = AttestationSettings(pcrs={"sha256": tuple(range(10))})
         self.world = world = World(folder / "instance", attestation=selection)
-        refer(world, boot=BOOT | {"grub_commands": [PRINTABLE]}, runtime=runtime(*GOOD_FILES))
-        refer(world, "monitor", name="watched", match={"labels": {"ring": PRINTABLE[:100]}})
+        refer(world, boot=BOOT | {"grub_commands": [*GRUB_COMMANDS, PRINTABLE]}, runtime=runtime(*GOOD_FILES))
+        refer(world, "monitor", name="watched", match={"labels": {"ring": PRINTABLE[:100]}}, boot={"secure_boot": True})
         self.device = self._tampered()
         self.active = enrolled(world, Machine())
         self.pending = self._stranger()
         self._crossings(folder)
         self._people()
+        self._policy()
         self._trail()
         self._registry()
 
@@ -112,11 +116,21 @@ class Hostile:
         self.site.cross()
         self.site.deliver()
         counts = {"field": {"allowed": 1, "refused": {"no-credential": 5}}}
-        self.world.proxy.post("/v1/proxies/reports", edge_report(counts=counts))
+        here = {"tier": "edge", "site": SITE}
+        guarded = {"from": {"tier": "device", "site": SITE}, "to": here, "receipts": "all"}
+        report = edge_report(counts=counts, boundaries={"field": guarded})
+        assert self.world.proxy.post("/v1/proxies/reports", report).status_code == 200
 
     def _people(self) -> None:
         invited = {"v": 1, "name": "grace", "role": "viewer"}
         self.invitation = self.world.admin.post("/v1/admin/invitations", invited).json
+
+    def _policy(self) -> None:
+        """Whoever wrote it copied a comment and a name from somewhere."""
+        quoted = PRINTABLE.replace("\\", "").replace('"', "")
+        self.policy = f'// {PRINTABLE}\n@id("{quoted}")\nforbid (principal, action, resource);\n{default_policy()}'
+        put = self.world.admin.put("/v1/admin/policy", {"v": 1, "text": self.policy})
+        assert put.status_code == 200, put.text
 
     def _trail(self) -> None:
         with self.world.registry.acting() as c:
@@ -150,10 +164,11 @@ class Hostile:
         self._write("policies", created_by=EVIL)
         self._write("demands", reason=EVIL)
         self._write("receipts", boundary=EVIL, edge=EVIL)
-        self._write("edge_counts", reason=EVIL)
+        self._write("edge_counts", where={"reason": "no-credential"}, reason=EVIL)
         self._write("invitations", created_by=EVIL)
         self._write("issued", profile=EVIL)
 
-    def _write(self, table: str, **values: Any) -> None:
+    def _write(self, table: str, *, where: Mapping[str, str] = MappingProxyType({}), **values: Any) -> None:
+        rows = METADATA.tables[table]
         with self.world.registry.acting() as c:
-            c.execute(update(METADATA.tables[table]).values(values))
+            c.execute(update(rows).where(*(rows.c[name] == value for name, value in where.items())).values(values))

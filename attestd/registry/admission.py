@@ -322,8 +322,8 @@ class _Known:
             return "this EK was replaced and never enrolls again"
         same = self.by_ek.get(entry.ek_hash)
         if same is not None and not (same.state is State.PENDING and same.status_index is None):
-            other = "labels" if _but_labels(same, entry) else "values"
-            return f"this EK stands for device {same.id} already, with other {other}"
+            what = "labels" if _but_labels(same, entry) else "values"
+            return f"this EK stands for device {same.id} already, with other {what}"
         if entry.device_id is not None and (other := self.by_id.get(entry.device_id)) not in (None, same):
             return f"the id {other.id} belongs to another device"
         return None

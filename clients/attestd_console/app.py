@@ -9,7 +9,7 @@ from os import urandom
 from typing import Final
 from urllib.parse import urlencode
 
-from flask import Flask, request
+from flask import Flask, g, request
 
 from attestd.errors import InputTooLarge
 from attestd.protocol.encoding import b64encode
@@ -127,8 +127,18 @@ def _furnish(app: Flask, console: Console) -> None:
         text = urlencode([(name, value) for name, values in kept.items() for value in values])
         return f"{request.path}?{text}" if text else request.path
 
+    def new_id() -> str:
+        """An element's id, another one each time: as many as one page needs, and the same when it is rendered again."""
+        g.ids = g.get("ids", 0) + 1
+        return f"f{g.ids}"
+
     app.jinja_env.filters.update(
-        count=figures.count, share=figures.share, short=figures.short, span=figures.span, exact=figures.exact
+        count=figures.count,
+        share=figures.share,
+        short=figures.short,
+        firmware=figures.firmware,
+        span=figures.span,
+        exact=figures.exact,
     )
     app.jinja_env.globals.update(
         asset=statics.address,
@@ -137,6 +147,7 @@ def _furnish(app: Flask, console: Console) -> None:
         now=lambda: console.now,
         form_token=form_token,
         once=lambda: b64encode(urandom(18)),
+        new_id=new_id,
         changed_query=query,
         navigation=_navigation(),
         theme=lambda: _one_of("__Host-attestd-theme", ("light", "dark")),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 THIN = "\N{NARROW NO-BREAK SPACE}"
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_FIRMWARE = re.compile(r"id:(?:([0-9A-Fa-f]{2})([0-9A-Fa-f]{2})|([0-9A-Fa-f]{4})([0-9A-Fa-f]{4}))", re.ASCII)
 _YEARS = 3 * 365  # days from which a span is told in years
 
 
@@ -72,6 +74,12 @@ def clock(unix: float) -> str:
 def day(unix: float, *, year: bool = False) -> str:
     """21 Nov, or 21 Nov 2039."""
     return _moment(unix).strftime("%-d %b %Y" if year else "%-d %b")
+
+
+def firmware(version: str) -> str:
+    """A TPM's: id:00070055 or id:0755 -> 7.85 (TCG EK Credential Profile 2.5, section 3.1.2); others as they are."""
+    said = _FIRMWARE.fullmatch(version)
+    return version if said is None else ".".join(str(int(part, 16)) for part in said.groups() if part)
 
 
 def short(value: str) -> str:

@@ -124,20 +124,20 @@ def _one_cause(group: Sequence[Members], now: float) -> Todo:
     count = sum(cause["count"] for cause in group)
     since = min(cause["since"] for cause in group)
     why, by = str(group[0]["why"]), group[0]["by"]
+    said = words.sentence(f"An operator decided this: “{why}”" if by == "operator" and why else reasons.line(why))
+    said = said or "No reason was given."
     about = f"{by} {why}"
-    said = words.sentence(reasons.line(why)) or "No reason was given."
     site = str(group[0]["site"])
     where = f"at {site}" if len(group) == 1 and site else f"at {len(group)} sites" if len(group) > 1 else ""
-    person = " An operator decided this." if by == "operator" else ""
     if count == 1:
         example = str(group[0]["example"])
-        heading = f"{example} {where} is quarantined".replace("  ", " ")
-        meaning = f"{said}{person} Since {figures.ago(since, now)}."
+        heading = f"{figures.short(example)} {where} is quarantined".replace("  ", " ")
+        meaning = f"{said} Since {figures.ago(since, now)}."
         return Todo("quarantined", heading, meaning, f"/fleet/{quote(example, safe='')}", "See why", about)
     heading = f"{_devices(count)} {where} were quarantined for the same reason".replace("  ", " ")
     query = {"state": "quarantined", "site": site if len(group) == 1 else "", "group": "cause"}
     href = "/fleet?" + urlencode({name: value for name, value in query.items() if value})
-    meaning = f"{said}{person} The first {figures.ago(since, now)}."
+    meaning = f"{said} The first {figures.ago(since, now)}."
     return Todo("quarantined", heading, meaning, href, f"Compare the {count:,}", about)
 
 
@@ -239,14 +239,14 @@ def refusals(found: Sequence[Members]) -> list[dict[str, Any]]:
 
 def _why(why: str) -> str:
     """A problem's name, or sentences of a result."""
-    return reasons.line(why) if " " in why else words.refusal(why)
+    return reasons.line(why) if " " in why else reasons.refusal(why).removesuffix(".")
 
 
 def _where(refusal: Members) -> str:
     sites, devices = refusal["sites"], refusal["devices"]
     verb = "on enrolling" if refusal["verb"] == "enroll" else ""
     place = sites[0]["site"] if len(sites) == 1 else f"{len(sites)} sites, most at {sites[0]['site']}" if sites else ""
-    who = devices[0] if len(devices) == 1 else ""
+    who = figures.short(devices[0]) if len(devices) == 1 else ""
     return ", ".join(part for part in (verb, place, who) if part) or "devices that are not known"
 
 

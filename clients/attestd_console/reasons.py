@@ -163,6 +163,9 @@ REFUSALS: Final[Mapping[str, str]] = {
     "device-quarantined": "The device is quarantined: enrolling again does not end that.",
     "enrollment-rejected": "An operator rejected this device.",
     "endorsement-key-blocked": "This TPM was replaced by another.",
+    "ak-not-restricted": "The attestation key may sign anything, so its word means nothing.",
+    "signature-invalid": "A signature is wrong.",
+    "others": "Other reasons.",
 }
 
 

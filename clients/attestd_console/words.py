@@ -67,27 +67,6 @@ def look(name: str | None) -> Look:
     return found or Look("none", "none", name[:1].upper() + name[1:].replace("-", " ").replace("_", " "))
 
 
-# Why evidence was refused, by the problem's name. A contraindicated result has sentences of its own.
-_REFUSALS: Final[Mapping[str, str]] = {
-    "ak-not-restricted": "The attestation key may sign anything, so its word means nothing",
-    "event-log-mismatch": "The event log does not replay to the quote",
-    "evidence-contraindicated": "The evidence shows a state that must not be trusted",
-    "nonce-mismatch": "Quote signed for another nonce",
-    "endorsement-key-blocked": "A TPM that was replaced came back",
-    "device-quarantined": "A quarantined device tried to enroll again",
-    "enrollment-rejected": "A rejected device asked again",
-    "signature-invalid": "A signature is wrong",
-    "others": "Other reasons",
-}
-
-
-def refusal(why: str) -> str:
-    """A refusal's reason: a problem's name, or sentences of a result."""
-    if why in _REFUSALS:
-        return _REFUSALS[why]
-    return why if " " in why else why[:1].upper() + why[1:].replace("-", " ")
-
-
 def sentence(text: str) -> str:
     """With its full stop."""
     text = text.strip()

@@ -1,4 +1,5 @@
-"""A device with a real TPM in software beside a service in this process (tests/real_machine.py)."""
+"""A device with a real TPM in software beside a service in this process (tests/real_machine.py); and one service with
+its console, and a browser, for whoever only needs people."""
 
 from __future__ import annotations
 
@@ -10,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from attestd_agent.clock import BUILD_TIME
+from tests.browser import Browser, chromium, require_browser
+from tests.database import database_of_an_instance
+from tests.e2e.test_serving import Served, attestd, serve
 from tests.real_machine import Machine
 from tests.service import SITE, World
 from tests.software_tpm import SoftwareTpm, missing_programs
@@ -68,3 +72,35 @@ def machine(world: World, new_tpm: Callable[[], SoftwareTpm], tmp_path: Path) ->
     found.boot(FIRMWARE)
     assert found.steps() == 1
     return found
+
+
+# ---- A service with its console -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A new instance, as `attestd serve` runs it, for all modules of this process: people in it have different names,
+    and who stops it starts it again."""
+    require_browser()
+    folder = tmp_path_factory.mktemp("console") / "instance"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in database_of_an_instance().items():
+            patch.setenv(name, value)
+        attestd(folder, "init", "--trust-domain", "harbour.example")
+        running = serve(folder)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def chrome(served: Served) -> Iterator[Browser]:
+    """It ends with the module: while it runs, no other loop of events can be in this thread."""
+    with chromium((served.folder / "ca" / "root.pem").read_bytes()) as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(chrome: Browser) -> Iterator[Browser]:
+    """Whose pages are closed after each test."""
+    yield chrome
+    chrome.close_pages()

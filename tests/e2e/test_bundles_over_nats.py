@@ -34,7 +34,7 @@ from attestd.distribution import Distribution
 from attestd.errors import AttestdError
 from attestd.ids import DeviceId, TrustDomain
 from attestd.operations import Act
-from attestd.registry.devices import Event
+from attestd.registry.states import Event
 from attestd_edge import refresh
 from tests.distributed import BundleServer, distributed
 from tests.listening import DOMAIN, Fleet, Listening

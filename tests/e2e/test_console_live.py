@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestd.cli.api import AdminApi
 from attestd.config import Settings
 from attestd.registry.engine import Registry
 from attestd.registry.states import State
 from attestd_console.sessions import Seed
-from tests.browser import Browser, chromium, overflow, require_browser, violations
-from tests.database import database_of_an_instance
+from tests.browser import Browser, overflow, violations
+from tests.e2e.console import origin, seed_of
 from tests.e2e.test_serving import Served, attestd, serve
 from tests.unit.registry.conftest import Fleet
 
@@ -35,46 +33,13 @@ window.born = Math.random();
 PATIENCE = 60_000  # milliseconds: the machine may be slow
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    require_browser()
-    folder = tmp_path_factory.mktemp("live") / "instance"
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in database_of_an_instance().items():
-            patch.setenv(name, value)
-        attestd(folder, "init", "--trust-domain", "harbour.example")
-        running = serve(folder)
-        yield running
-        running.stop()
-
-
-@pytest.fixture(scope="module")
-def chrome(served: Served) -> Iterator[Browser]:
-    with chromium((served.folder / "ca" / "root.pem").read_bytes()) as browser:
-        yield browser
-
-
 @pytest.fixture
-def page(served: Served, chrome: Browser) -> Iterator[Any]:
+def page(served: Served, browser: Browser) -> Any:
     """Somebody who may look, and whose page tells what moved."""
-    page = chrome.page(origin(served), seed=seed_of(served))
+    page = browser.page(origin(served), seed=seed_of(served))
     page.set_default_timeout(PATIENCE)
     page.add_init_script(SHIFTS)
-    yield page
-    chrome.close_pages()
-
-
-def origin(served: Served) -> str:
-    return "https://localhost:" + served.url.rpartition(":")[2]
-
-
-def seed_of(served: Served) -> Seed:
-    """A viewer's own key, as a browser would make it from its cookie."""
-    seed = Seed.fresh()
-    key = seed.key.public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-    name = f"viewer-{seed.text[:6].lower().replace('_', 'x').replace('-', 'x')}"
-    AdminApi.connect(served.folder).post("/operators", {"name": name, "role": "viewer", "public_key": key})
-    return seed
+    return page
 
 
 def device_of(served: Served) -> str:
@@ -109,13 +74,12 @@ def unmoved(page: Any, born: float) -> None:
 
 
 @pytest.fixture(params=[False, True], ids=["wide", "phone"])
-def overview(request: pytest.FixtureRequest, served: Served, chrome: Browser) -> Iterator[Any]:
+def overview(request: pytest.FixtureRequest, served: Served, browser: Browser) -> Any:
     """The same, on a large screen and on a phone."""
-    page = chrome.page(origin(served), seed=seed_of(served), phone=request.param)
+    page = browser.page(origin(served), seed=seed_of(served), phone=request.param)
     page.set_default_timeout(PATIENCE)
     page.add_init_script(SHIFTS)
-    yield page
-    chrome.close_pages()
+    return page
 
 
 def all_is_well(served: Served) -> None:
@@ -260,29 +224,16 @@ def test_new_rows_wait_until_they_are_wanted(served: Served, page: Any, tmp_path
     attestd(served.folder, *verify, code=1)
 
 
-def test_the_audit_page_fits_and_can_be_read(served: Served, chrome: Browser) -> None:
-    seed = seed_of(served)
-    for theme, phone in (("light", False), ("dark", False), ("light", True)):
-        page = chrome.page(origin(served), seed=seed, theme=theme, phone=phone)
-        page.goto("/audit")
-        page.get_by_role("link", name=re.compile("^Open row")).first.click()
-        page.get_by_role("heading", name="Proof that it is in the tree").wait_for()
-        assert violations(page) == []
-        assert overflow(page) == 0
-    chrome.close_pages()
-
-
-def test_who_is_disabled_while_looking_is_led_to_the_sign_in(served: Served, chrome: Browser) -> None:
+def test_who_is_disabled_while_looking_is_led_to_the_sign_in(served: Served, browser: Browser) -> None:
     seed = seed_of(served)
     api = AdminApi.connect(served.folder)
-    page = chrome.page(origin(served), seed=seed)
+    page = browser.page(origin(served), seed=seed)
     page.set_default_timeout(PATIENCE)
     page.goto("/audit")
     live(page)
     mine = page.locator(".who b").first.inner_text()
     api.post(f"/operators/{mine}/disable")
     page.wait_for_url("**/sign-in*")
-    chrome.close_pages()
 
 
 def test_a_service_that_is_away_shows_and_comes_back(served: Served, page: Any) -> None:

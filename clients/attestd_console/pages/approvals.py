@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from flask import Blueprint, Response, request
 
-from attestd_console import selection
+from attestd_console import figures, selection
 from attestd_console.acts import Act, Failed
 from attestd_console.console import Console
 from attestd_console.pages.selecting import PATH
@@ -104,7 +104,7 @@ def grouped(devices: Sequence[Mapping[str, Any]]) -> list[Group]:
         found.setdefault((*chip, device["endorsement"], checks), []).append(Waiting(device, checks))
     groups = []
     for (maker, model, firmware, *_), waiting in found.items():
-        named = " ".join(part for part in (maker, model, firmware) if part) or "An unnamed chip"
+        named = " ".join(part for part in (maker, model, figures.firmware(firmware)) if part) or "An unnamed chip"
         heading = "One on its own" if len(waiting) == 1 else f"{len(waiting)} that are alike"
         groups.append(Group(heading, named, waiting))
     return sorted(groups, key=lambda group: (-len(group.waiting), group.detail))

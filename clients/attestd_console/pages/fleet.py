@@ -172,7 +172,7 @@ def _row(device: Mapping[str, Any], held: Mapping[str, Any] | None, ended_by: in
         "why": why or (found if not active else ""),
         "site": device.get("site"),
         "tier": device.get("tier"),
-        "tpm": ", ".join(part for part in (tpm, str(device.get("firmware_version") or "")) if part),
+        "tpm": ", ".join(part for part in (tpm, figures.firmware(str(device.get("firmware_version") or ""))) if part),
         "attested_at": device.get("attested_at") if held is None else held["at"],
         "held": held is not None,
         "ends": ends if active else None,

@@ -64,3 +64,19 @@ def test_an_axis_is_brief(number: int, said: str) -> None:
 def test_a_digest_keeps_both_ends() -> None:
     assert figures.short("0123456789abcdef0123") == "01234567…0123"
     assert figures.short("short") == "short"
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        ("id:00070055", "7.85"),
+        ("id:073E", "7.62"),
+        ("id:0007005", "id:0007005"),
+        ("id:0007005g", "id:0007005g"),
+        ("00070055", "00070055"),
+        ("1.16", "1.16"),
+        ("", ""),
+    ],
+)
+def test_a_chip_s_firmware_is_a_number_that_advisories_use(version: str, said: str) -> None:
+    assert figures.firmware(version) == said

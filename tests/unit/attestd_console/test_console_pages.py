@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from html.parser import HTMLParser
 from importlib.resources import files
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -302,3 +303,50 @@ def test_navigation_names_every_page_once(admin: ConsoleClient) -> None:
     linked = [tag["href"] for tag in page.all("a") if tag.get("data-go") or tag.get("href") == "/people"]
     assert len(linked) == len(set(linked))
     assert len({page.path for page in PAGES if page.path}) == len([page for page in PAGES if page.path])
+
+
+@pytest.mark.parametrize("path", ["/approvals", "/reference", "/authority", "/people", "/fleet", "/audit"])
+def test_every_field_has_a_name_of_its_own_and_its_hint_is_no_part_of_it(
+    path: str, world: World, admin: ConsoleClient
+) -> None:
+    """A screen reader says a field's name first, and each time; a hint describes it."""
+    world.device().enroll()
+    fields = Fields(admin.get(path).text)
+    assert not fields.hints_in_labels
+    shown = {name: fields.described.get(name) for name in fields.labelled}
+    assert len(fields.ids) == len(set(fields.ids))
+    assert all(name in fields.ids for name in shown)
+    assert sorted(hint for hint in shown.values() if hint) == sorted(fields.hints)
+
+
+class Fields(HTMLParser):
+    """Labels by what they are for, hints by their ids, and what each element says that it is described by."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.labelled: list[str] = []
+        self.described: dict[str, str] = {}
+        self.ids: list[str] = []
+        self.hints: list[str] = []
+        self.hints_in_labels = 0
+        self._in_label = False
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        said = {name: value or "" for name, value in attrs}
+        if "id" in said:
+            self.ids.append(said["id"])
+            if "aria-describedby" in said:
+                self.described[said["id"]] = said["aria-describedby"]
+        if said.get("class") == "hint":
+            self.hints.append(said.get("id", "no id"))
+            self.hints_in_labels += self._in_label
+        if tag == "label":
+            self._in_label = True
+            if "for" in said:
+                self.labelled.append(said["for"])
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "label":
+            self._in_label = False

@@ -14,7 +14,7 @@ from attestd.registry import devices
 from attestd_console import opened
 from tests import logwriter as w
 from tests.authenticator import Authenticator
-from tests.booted import BOOT, GOOD_FILES, Machine, enrolled, loaders, refer, runtime
+from tests.booted import BOOT, GOOD_FILES, GRUB_COMMANDS, Machine, enrolled, loaders, refer, runtime
 from tests.console import ConsoleClient, Markup, console_client, signed_in, touch
 from tests.edge_reports import AT, edge_report
 from tests.logwriter import Boot
@@ -22,14 +22,6 @@ from tests.service import SoftDevice, World
 
 pytestmark = pytest.mark.once
 
-GRUB_COMMANDS = [
-    "set prefix=(hd0,gpt2)/grub",
-    "[ -s (hd0,gpt2)/grub/grubenv ]",
-    "insmod ext2",
-    "linux /vmlinuz-6.1 root=/dev/mapper/root ro quiet",
-    "/vmlinuz-6.1 root=/dev/mapper/root ro quiet",
-    "initrd /initrd.img-6.1",
-]
 SELECTION = AttestationSettings(pcrs={"sha256": tuple(range(10))})
 XSS = "\"><script>alert(1)</script><img src=x onerror=alert(1)>'\u202e\x1b[31m"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,29 @@ class Fleet:
 def _migrated(url: str) -> None:
     """Migrating once is enough for all tests but the ones about migrating."""
     Registry.open(url, create=True).close()
+
+
+def race(url: str, contenders: int, act: object) -> list[object]:
+    """Each contender opens the database for itself, as processes do, and acts at the same moment."""
+    start = threading.Barrier(contenders)
+    outcomes: list[object] = []
+
+    def run(number: int) -> None:
+        registry = Registry.open(url)
+        start.wait(10)
+        try:
+            with registry.acting() as c:
+                outcomes.append(act(c, number))  # type: ignore[operator]
+        except Exception as error:  # noqa: BLE001 - the outcome is what the test looks at
+            outcomes.append(type(error))
+        registry.close()
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(contenders)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return outcomes
 
 
 @pytest.fixture

@@ -8,8 +8,7 @@ from attestd.registry import bundles, revision
 from attestd.registry.bundles import BundleGone, BundleHead, StoredBundle
 from attestd.registry.engine import Connection, Registry
 
-from .conftest import NOW
-from .test_devices import race
+from .conftest import NOW, race
 
 
 def store(c: Connection, epoch: int, version: int, *, content: str = "content") -> bool:

@@ -17,10 +17,10 @@ from attestd.registry import revision, sqlite
 from attestd.registry.acts import Step
 from attestd.registry.engine import DatabaseBusy, DatabaseFailed, DatabaseNotWritable, Registry
 from attestd.registry.statements import Statement
+from attestd.registry.states import State
 from attestd.registry.tables import counters, devices
 
 from .conftest import Fleet
-from .test_devices import State
 
 pytestmark = pytest.mark.once
 

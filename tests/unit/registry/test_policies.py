@@ -8,8 +8,7 @@ from attestd.registry import policies, revision
 from attestd.registry.engine import Connection, Registry
 from attestd.registry.policies import PolicyRaced, StoredPolicy, UnknownPolicy
 
-from .conftest import NOW
-from .test_devices import race
+from .conftest import NOW, race
 
 
 def test_versions_grow(registry: Registry) -> None:

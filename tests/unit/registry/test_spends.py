@@ -13,8 +13,7 @@ from attestd.registry.acts import perform
 from attestd.registry.engine import Connection, Registry
 from attestd.registry.spends import AlreadySpent, Spent
 
-from .conftest import NOW, Fleet
-from .test_devices import race
+from .conftest import NOW, Fleet, race
 
 ID = b"0123456789abcdef"
 

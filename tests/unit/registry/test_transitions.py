@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 
 import pytest
@@ -11,10 +10,10 @@ from attestd.ids import DeviceId, EkHash
 from attestd.registry import admission, issued, revision, transitions
 from attestd.registry.acts import perform
 from attestd.registry.devices import Device
-from attestd.registry.engine import Connection, Registry
+from attestd.registry.engine import Connection
 from attestd.registry.states import Event, State, StateChanged, UnknownDevice
 
-from .conftest import CLOCK, NOW, RESULT, Fleet
+from .conftest import CLOCK, NOW, RESULT, Fleet, race
 
 # ---- Keys and results -------------------------------------------------------------------------------------------
 
@@ -134,29 +133,6 @@ def test_requiring_a_device_active(fleet: Fleet, state: State) -> None:
 
 
 # ---- Races ------------------------------------------------------------------------------------------------------
-
-
-def race(url: str, contenders: int, act: object) -> list[object]:
-    """Each contender opens the database for itself, as processes do, and acts at the same moment."""
-    start = threading.Barrier(contenders)
-    outcomes: list[object] = []
-
-    def run(number: int) -> None:
-        registry = Registry.open(url)
-        start.wait(10)
-        try:
-            with registry.acting() as c:
-                outcomes.append(act(c, number))  # type: ignore[operator]
-        except Exception as error:  # noqa: BLE001 - the outcome is what the test looks at
-            outcomes.append(type(error))
-        registry.close()
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(contenders)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return outcomes
 
 
 def test_of_activations_that_saw_the_same_version_one_wins(fleet: Fleet, url: str) -> None:
