@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, select
 
 from attestd.ids import DeviceId
 from attestd.registry import brake, counts, finding
@@ -61,7 +61,7 @@ def of_held(c: Connection) -> tuple[list[Cause], bool]:
         .limit(FEW + 1)
     )
     rows = c.execute(wanted).all()
-    alike: dict[str, list[Any]] = defaultdict(list)
+    alike: dict[str, list[Row[Any, Any, Any, Any]]] = defaultdict(list)
     for row in rows[:FEW]:
         alike[_reasons(row.result)].append(row)
     return _sorted([_held_cause(why, same) for why, same in alike.items()]), len(rows) > FEW
@@ -86,7 +86,7 @@ def _cause(kind: str, why: str, alike: Sequence[Device]) -> Cause:
     return Cause(kind, why, len(alike), _by_site(alike), [device.id for device in alike[:5]], min(times))
 
 
-def _held_cause(why: str, alike: Sequence[Any]) -> Cause:
+def _held_cause(why: str, alike: Sequence[Row[Any, Any, Any, Any]]) -> Cause:
     ids = [str(row.device_id) for row in alike[:5]]
     return Cause(CONTRAINDICATED, why, len(alike), _by_site(alike), ids, min(row.at for row in alike))
 
