@@ -280,7 +280,7 @@ class MadeUp:
         allowed, refused, up, denied = figures
         key = SoftwareKey(ec.generate_private_key(ec.SECP256R1()))
         pem = key.public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-        self.world.service.operations.add_proxy(f"{site}-a", Site(site), pem, self.world.act)
+        self.world.service.certifying.add_proxy(f"{site}-a", Site(site), pem, self.world.act)
         names = (f"{site}-in", f"{site}-up")
         said = ((allowed, refused), (up, denied))
         self._report(
