@@ -40,6 +40,7 @@ from tests.receipt_site import ReceiptSite
 from tests.service import SITE, START, Caller, SoftDevice, World
 
 NOW: Final = START + timedelta(days=6, hours=4, minutes=24)
+_NOW: Final = int(NOW.timestamp())
 KERNEL: Final = "The kernel's digest is not among the reference values for ring stable"
 SUFFIX: Final = """@id("no-orders")
 forbid (principal, action == Action::"cross", resource)
@@ -78,9 +79,8 @@ class MadeUp:
         self._a_week(folder)
         self._rows()
         self._results()
-        self._edges()
         self._people()
-        self._others_wait()
+        self._edges()
         with self.world.registry.acting() as c:
             counts.fold(c)
         viewer = self.world.viewer
@@ -89,6 +89,8 @@ class MadeUp:
         self.last = history["entries"][0]["first"]  # the number of its newest attestation whose evidence is kept
         query = "actor=operator%3Ajonas&act=quarantine&limit=1"
         self.row = viewer.get(f"/v1/admin/audit?{query}").json["audit"][0]["number"]
+        pending = viewer.get("/v1/admin/devices?state=pending").json["devices"]
+        self.waiting = [str(each["id"]) for each in pending]
         self.token = invite(self.world, "kofi", "operator")["token"]
         self.maker = viewer.get("/v1/admin/trust").json["makers"][0]["sha256"]
         self.seed = signed_in(self.world, "admin", "ada", app=self.app).seed
@@ -123,6 +125,10 @@ class MadeUp:
                 Machine().present(device)
                 self._done(device.attest())
         self._cross(folder, good)
+        self.clock.now = NOW - timedelta(hours=3)
+        self._others_wait()
+        self.clock.now = NOW - timedelta(hours=2, minutes=12)
+        self._reports("lis-tower-221", (41, {}, 12, {}), version=1)
         for device in (good, tampered):
             self.clock.now = NOW - timedelta(minutes=50)
             Machine().present(device)
@@ -159,12 +165,7 @@ class MadeUp:
 
     # ---- Rows ---------------------------------------------------------------------------------------------------
 
-    @property
-    def now(self) -> int:
-        return int(self.clock().timestamp())
-
     def _rows(self) -> None:
-        self.clock.now = NOW
         rows = list(self._devices())
         with self.world.registry.acting() as c:
             c.execute(insert(devices), rows)
@@ -216,22 +217,22 @@ class MadeUp:
             "model": "NV20" if norvik else "T2",
             "firmware_version": "1.16" if norvik else "7.4",
             "endorsement": "certificate",
-            "created_at": self.now - 90 * _DAY,
-            "updated_at": self.now - 600,
-            "attested_at": self.now - 900 + left if left < 0 else self.now - 60 * (number % 15) - 20,
-            "attestation_good_until": self.now + left,
-            "result": {**_RESULT, "status": status, "reasons": why, "attested_at": self.now - 600},
+            "created_at": _NOW - 90 * _DAY,
+            "updated_at": _NOW - 600,
+            "attested_at": _NOW - 900 + left if left < 0 else _NOW - 60 * (number % 15) - 20,
+            "attestation_good_until": _NOW + left,
+            "result": {**_RESULT, "status": status, "reasons": why, "attested_at": _NOW - 600},
             "result_status": status,
             "clock": {"clock": 5, "reset_count": 1, "restart_count": 2, "safe": True},
             "state_reason": reason,
             "source": "inventory",
             "quarantined_by": by,
-            "quarantined_at": None if since is None else self.now - since,
+            "quarantined_at": None if since is None else _NOW - since,
         }
 
     def _results(self) -> None:
         """A day: a quiet night, a fault in the morning, and the nine an hour ago."""
-        chance, last = random.Random(4), self.now - self.now % outcomes.STEP
+        chance, last = random.Random(4), _NOW - _NOW % outcomes.STEP
         odd = {44: (3, 0), 40: (1, 1), 31: (2, 0), 26: (4, 0), 25: (2, 0), 17: (1, 1), 9: (3, 0), 1: (1, 9), 0: (0, 1)}
         rows, refused = [], []
         for back in range(47, -1, -1):
@@ -263,8 +264,6 @@ class MadeUp:
             "ham-store-003": (3_402, {"result-too-old": 2}, 402, {"crossing-denied": 1}),
             "osl-store-001": (1_020, {}, 640, {}),
         }
-        self.clock.now = NOW - timedelta(hours=2, minutes=12)
-        self._reports("lis-tower-221", (41, {}, 12, {}), version=1)
         self.clock.now = NOW
         for site, figures in told.items():
             self._reports(site, figures)
@@ -298,10 +297,11 @@ class MadeUp:
     ) -> None:
         with self.world.registry.reading() as c:
             newest = bundles.newest(c)
+        at = int(self.clock().timestamp())
         assert newest is not None, "the edge of the crossings asked for one"
         bundle = {"epoch": newest.epoch, "version": version or newest.version, "issued_at": newest.issued_at}
         report = edge_report(
-            since=self.now - 600, until=self.now, bundle=bundle, counts=dict(sums), boundaries=dict(boundaries),
+            since=at - 600, until=at, bundle=bundle, counts=dict(sums), boundaries=dict(boundaries),
             stale_for={},
         )  # fmt: skip
         self._done(edge.post("/v1/proxies/reports", report))
@@ -309,15 +309,19 @@ class MadeUp:
     # ---- People ---------------------------------------------------------------------------------------------------
 
     def _people(self) -> None:
+        self.clock.now = NOW - timedelta(minutes=14)
         for person in (self.mara, self.jonas):  # their sessions of a week ago are over
             person.key = person.another_browser().key
         Person(self.world, "ines", "viewer")
         for name, role in (("lena", "operator"), ("noor", "viewer")):
+            self.clock.advance(minutes=2)
             self._done(self.mara.confirmed("POST", "/v1/admin/invitations", {"v": 1, "name": name, "role": role}))
+        self.clock.advance(minutes=3)
         act = {"v": 1, "reason": "seen at the wrong door"}
         self._done(self.jonas.post(f"/v1/admin/devices/{self.good}/demand", {"v": 1}))
         self.nowhere = hashlib.md5(b"srv-fra-04", usedforsecurity=False).hexdigest()[:26]
         self._done(self.jonas.post(f"/v1/admin/devices/{self.nowhere}/quarantine", act))
+        self.clock.advance(minutes=4)
         self._done(self.jonas.confirmed("POST", f"/v1/admin/devices/{self.nowhere}/release", {**act, "reason": "ours"}))
 
     def _others_wait(self) -> None:
@@ -329,9 +333,6 @@ class MadeUp:
         certificate = self.world.maker.intermediate.ek_form(form.ek.private.public_key())
         leaf = certificate.with_extension(ek_ca.alternative_name(other)).sign(self.world.maker.intermediate.key)
         self._waits(self.world.device(form, certificates=self.world.maker.chain(leaf)))
-        self.waiting = [
-            str(each["id"]) for each in self.world.viewer.get("/v1/admin/devices?state=pending").json["devices"]
-        ]
 
     def _waits(self, device: SoftDevice) -> None:
         Machine().present(device)

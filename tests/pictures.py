@@ -1,4 +1,4 @@
-"""Pictures of the console for its documentation: `python -m tests.pictures [NAME …]`.
+"""Pictures of the console for its documentation: `python -m tests.pictures [NAME …] [light] [dark] [phone]`.
 
 Of every line of tests/sights.py that is for a picture, over a made-up fleet whose clock stands still, so that a
 picture changes only when the page does. They are kept small: 256 colours are more than these pages need.
@@ -72,11 +72,13 @@ def small(reducer: Any, png: bytes) -> bytes:
 
 def main(wanted: list[str]) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
+    looks = [look for look in LOOKS if look[0] in wanted] or LOOKS
+    names = set(wanted) - {look for look, _, _ in LOOKS}
     with tempfile.TemporaryDirectory() as folder, Stage(Path(folder)) as stage:
         reducer = stage.browser.page("about:blank")
         for sight in SIGHTS:
-            if sight.name in wanted or (sight.picture and not wanted):
-                for look, theme, phone in LOOKS:
+            if sight.name in names or (sight.picture and not names):
+                for look, theme, phone in looks:
                     page = stage.show(sight, theme=theme, phone=phone)
                     if page.locator("main[data-topics]").count():
                         page.locator(".live.on, .live.lost").first.wait_for(state="attached")

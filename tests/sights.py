@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final, Literal
 
 from attestd.ids import DeviceId
 from attestd.registry import brake
 from tests.made_up import NOW, SUFFIX, MadeUp
 
+ALIVE: Final = ": here\n\n"
+_STREAM: Final = re.compile(r"^https://[^/]+/events(\?|$)")
 Scene = Literal["fleet", "empty", "stranger"]
 Done = Callable[[Any, MadeUp], object]
 
@@ -26,6 +29,17 @@ NO_PAGES: Final = frozenset(
         *("/policies", "/sign-in/return"),
     }
 )
+
+
+def hear(page: Any, first: str, later: str = "") -> None:
+    """What each page's event stream says, and, if anything, what it says when the page asks again."""
+
+    def answer(route: Any) -> None:
+        text = first if "since=" in route.request.url else later
+        route.fulfill(body=text, content_type="text/event-stream", status=200 if text else 503)
+
+    page.unroute(_STREAM)
+    page.route(_STREAM, answer)
 
 
 def nothing(page: Any, fleet: MadeUp) -> None:
@@ -96,21 +110,17 @@ def learns(page: Any, fleet: MadeUp) -> None:
 
 def loses_the_line(page: Any, fleet: MadeUp) -> None:
     """The service was heard, and is not any more."""
-    page.get_by_text("Live, 0 s ago").first.wait_for()
-    page.unroute("**/events*")
-    page.route("**/events*", lambda route: route.abort())
-    page.clock.set_fixed_time((NOW.timestamp() + 95) * 1000)
-    page.get_by_text("Reconnecting").first.wait_for()
+    page.locator(".live.on").first.wait_for(state="attached")
+    page.clock.set_fixed_time(NOW + timedelta(seconds=95))
+    page.locator(".live.lost").first.wait_for(state="attached")
 
 
 def is_paused(page: Any, fleet: MadeUp) -> None:
     """Something changed while rows are selected."""
-    page.get_by_text("Live, 0 s ago").first.wait_for()
+    page.locator(".live.on").first.wait_for(state="attached")
     selects_three(page, fleet)
-    page.unroute("**/events*")
-    news = 'event: changed\ndata: {"topics":["devices"],"devices":[]}\n\n'
-    page.route("**/events*", lambda route: route.fulfill(body=news, content_type="text/event-stream"))
-    page.get_by_text("Paused").first.wait_for()
+    hear(page, ALIVE, 'event: changed\ndata: {"topics":["devices"],"devices":[]}\n\n')
+    page.get_by_text("Paused").first.wait_for(state="attached")
 
 
 def engages_the_brake(page: Any, fleet: MadeUp) -> None:

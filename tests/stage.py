@@ -16,10 +16,9 @@ from tests.browser import chromium, served
 from tests.console import console_app, signed_in
 from tests.made_up import NOW, MadeUp
 from tests.service import World
-from tests.sights import Sight
+from tests.sights import ALIVE, Sight, hear
 
 PATIENCE = 60_000  # milliseconds: the machine may be slow
-ALIVE = ": here\n\n"
 
 
 class Stage:
@@ -66,8 +65,8 @@ class Stage:
             page = self.browser.page(origin, seed=seed, theme=theme, phone=phone, **more)
             self._contexts[look] = page.context
         page.set_default_timeout(PATIENCE)
-        page.clock.set_fixed_time(NOW.timestamp() * 1000)
-        page.route("**/events*", lambda route: route.fulfill(body=ALIVE, content_type="text/event-stream"))
+        page.clock.set_fixed_time(NOW)
+        hear(page, ALIVE)
         page.goto(sight.at(self.fleet))
         sight.done(page, self.fleet)
         return page

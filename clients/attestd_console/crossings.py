@@ -188,7 +188,7 @@ def _describe(box: Box, tier: str, place: Place | None, edge: Said | None) -> No
         box.sub = {"device": "devices of this site", "edge": "edge tier", "cloud": "cloud tier"}[tier]
         return
     number = place.count
-    edges = f"{count(number)} {'edge' if number == 1 else 'edges'}" if number else "guarded elsewhere"
+    edges = _many(number, "edge") if number else "guarded elsewhere"
     box.sub = edges if edge is None else f"bundle {count(edge['bundle']['version'])}, {edges}"
     if place.stale:
         box.tone, box.shape, box.words = "warn", "warn", f"stale {span(place.stale)}"
@@ -239,6 +239,7 @@ def _line(start: Box, end: Box, flow: Flow, most: int, *, same: bool) -> Line:
     label_x = (x1 + x2) / 2 if alone else x1 + side
     anchor = "middle" if alone else ("start" if side > 0 else "end")
     refused = f"{share(flow.refused, flow.all)} refused" if flow.refused else ""
+    above = round(y1 - width / 2 - 5, 1)
     return Line(
         path=path(0),
         width=width,
@@ -246,7 +247,7 @@ def _line(start: Box, end: Box, flow: Flow, most: int, *, same: bool) -> Line:
         label=count(flow.all) if turn < _LABELS else "",
         alone=alone,
         label_x=label_x,
-        label_y=round(y1 - width / 2 - 5, 1),
+        label_y=round(y1 + width / 2 + 14, 1) if onward and y2 < y1 else above,  # the line goes up: below it is room
         anchor=anchor,
         said=refused,
         said_y=round(y1 + width / 2 + 18, 1),
@@ -275,9 +276,9 @@ def _cuts(boxes: Mapping[tuple[str, str], Box], edges: Iterable[Said], now: floa
 def _lanes(page: Said, places: Mapping[str, Place]) -> list[Lane]:
     edges = sum(page["states"].get(state, 0) for state in ("current", "behind", "silent", "never"))
     words = {
-        "device": f"{count(len(places))} {'site' if len(places) == 1 else 'sites'}",
-        "edge": f"{count(edges)} {'edge' if edges == 1 else 'edges'}",
-        "cloud": count(len(clouds_of(told_of(page)))) + " sites",
+        "device": _many(len(places), "site"),
+        "edge": _many(edges, "edge"),
+        "cloud": _many(len(clouds_of(told_of(page))), "site"),
     }
     return [Lane(tier, x - 14, width + 28, x + 4, x + width - 4, words[tier]) for tier, (x, width) in _LANES.items()]
 
@@ -292,8 +293,8 @@ def _stack(page: Said, places: Mapping[str, Place]) -> list[Tier]:
     silent = page["states"].get("silent", 0)
     edges = sum(page["states"].get(state, 0) for state in ("current", "behind", "silent", "never"))
     subs = {
-        "device": f"{count(len(places))} sites",
-        "edge": f"{count(edges)} edges",
+        "device": _many(len(places), "site"),
+        "edge": _many(edges, "edge"),
         "cloud": ", ".join(list(clouds_of(told_of(page)))[:2]) or "nothing goes there",
     }
     found = []
@@ -330,7 +331,7 @@ def _told(page: Said) -> str:
         if way["from"] and way["allowed"] + way["refused"]
     ]
     if silent := page["states"].get("silent", 0):
-        parts.append(f"{count(silent)} edges are not heard")
+        parts.append(f"{_many(silent, 'edge')} {'is' if silent == 1 else 'are'} not heard")
     return ". ".join(parts) + "." if parts else "Nothing crossed."
 
 
@@ -339,4 +340,8 @@ def _cut(name: str) -> str:
 
 
 def _others(number: int) -> str:
-    return f"{count(number)} other {'site' if number == 1 else 'sites'}"
+    return _many(number, "other site")
+
+
+def _many(number: int, what: str) -> str:
+    return f"{count(number)} {what}{'' if number == 1 else 's'}"

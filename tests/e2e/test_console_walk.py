@@ -17,7 +17,7 @@ import pytest
 
 from attestd.protocol.messages import WaitAnswer
 from attestd_agent.records import Enrolled
-from attestd_demo.__main__ import REFERENCES_COUNT, Play, Refused
+from attestd_demo.play import REFERENCES_COUNT, Play, Refused
 from attestd_demo.story import Story
 from attestd_demo.world import World
 from tests.browser import Authenticator, Browser, chromium, require_browser

@@ -8,13 +8,13 @@ from typing import Any, Final, NamedTuple
 
 from flask import Blueprint, Response, request
 
-from attestd_console import figures, selection
+from attestd_console import figures, reasons, selection
 from attestd_console.acts import Act, Failed
 from attestd_console.console import Console
 from attestd_console.pages.selecting import PATH
 
 TIERS: Final = ("device", "edge", "cloud")
-_PAGE: Final = 200
+_PAGE: Final = 50
 _MAX_LABELS: Final = 32
 
 
@@ -120,7 +120,8 @@ def checks_of(device: Mapping[str, Any]) -> tuple[Check, ...]:
     status = result.get("status", "none")
     found.append(_WOULD.get(status, _WOULD["none"]))
     if status in ("warning", "contraindicated"):
-        found += [Check(status, reason) for reason in result.get("reasons", ())[:3]]
+        others = [reason for reason in result.get("reasons", ()) if not any(name in reason for name in advisories)]
+        found += [Check(status, reasons.sentence(reason).rstrip(".")) for reason in others[:3]]
     return tuple(found)
 
 

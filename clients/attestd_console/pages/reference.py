@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 
 from flask import Blueprint, Response, abort, request
 
+from attestd_console import reasons
 from attestd_console.acts import Act, Failed
 from attestd_console.api import Refused, at
 from attestd_console.console import Console
@@ -247,7 +248,10 @@ def causes(devices: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     by_reasons: dict[tuple[str, ...], list[str]] = {}
     for device in devices:
         by_reasons.setdefault(tuple(device["reasons"]), []).append(device["id"])
-    found = [{"reasons": list(reasons), "devices": ids, "count": len(ids)} for reasons, ids in by_reasons.items()]
+    found = [
+        {"reasons": [reasons.sentence(reason) for reason in alike], "devices": ids, "count": len(ids)}
+        for alike, ids in by_reasons.items()
+    ]
     return sorted(found, key=lambda cause: (-int(cause["count"]), cause["reasons"]))
 
 

@@ -80,7 +80,7 @@ def test_a_boundary_is_drawn_and_listed(world: World, viewer: ConsoleClient) -> 
     words = Markup(page.text).words
     assert "3 attempts to cross in the last 24 hours; 1 refused (33.3 %)." in words
     assert "No credential was presented" in words
-    assert f"device {SITE} to edge {SITE}" in words
+    assert f"device to edge at {SITE}" in words
     assert "receipts of all" in words
     assert [svg["class"] for svg in Markup(page.text).all("svg") if "map" in (svg.get("class") or "")] == [
         "map map-l",
@@ -175,7 +175,7 @@ def test_versions_are_listed_and_compared(world: World, viewer: ConsoleClient) -
         "/policies/fleet/versions/1",
     ]
     words = Markup(viewer.get("/policies/fleet/versions/1").text).words
-    assert "1 removed" in words
+    assert "1 line removed" in words
     assert 'removed: @id("none") forbid' in words
     assert "An admin can put it in force." in words
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import insert
 
+from attestd.config import AttestationSettings
 from attestd.ids import EkHash
 from attestd.registry.tables import devices
 from tests.booted import BOOT, Machine, enrolled, refer
@@ -26,8 +28,6 @@ PACKED = {"Accept-Encoding": "gzip"}
 def rows(world: World, **values: Any) -> None:
     """A hundred devices, each with a name, a maker and a reason of a usual length."""
     now = int(world.clock().timestamp())
-    reason = values.get("state_reason")
-    result = {"status": "contraindicated", "vector": {}, "policies": [], "reasons": [reason] if reason else []}
     made = [
         {
             **{name: None for name, column in devices.c.items() if column.nullable},
@@ -36,12 +36,20 @@ def rows(world: World, **values: Any) -> None:
             "labels": {"ring": "stable"}, "ek_hash": EkHash.of(b"%d" % number), "manufacturer": "Norvik",
             "model": "NV20", "firmware_version": "1.16", "endorsement": "certificate", "created_at": now - 9_000,
             "updated_at": now, "attested_at": now - 60, "attestation_good_until": now + 900, "source": "request",
-            "result": result, **values,
+            **values,
         }
         for number in range(100)
     ]  # fmt: skip
     with world.registry.acting() as c:
         c.execute(insert(devices), made)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    selection = AttestationSettings(pcrs={"sha256": tuple(range(10))})
+    world = World(tmp_path / "instance", attestation=selection)
+    yield world
+    world.close()
 
 
 def fleet(world: World) -> str:
