@@ -121,6 +121,11 @@ def is_paused(page: Any, fleet: MadeUp) -> None:
     page.get_by_text("Paused").first.wait_for(state="attached")
 
 
+def engages(page: Any, fleet: MadeUp) -> None:
+    fleet.engage()
+    page.reload()
+
+
 SIGHTS: Final = (
     # An instance without a device.
     Sight("first-run", "/", scene="empty", picture=True),
@@ -176,4 +181,8 @@ SIGHTS: Final = (
     Sight("sessions", "/sessions", picture=True),
     Sight("help", "/help", picture=True),
     Sight("not-found", "/nothing"),
+    Sight("brake-off", "/brake"),
+    # From here on the brake is engaged.
+    Sight("brake", "/brake", engages, picture=True),
+    Sight("overview-brake", "/", engages),
 )
