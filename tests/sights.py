@@ -194,7 +194,9 @@ SIGHTS: Final = (
     Sight("yourself", "/people/ada"),
     Sight("sessions", "/sessions", picture=True),
     Sight("help", "/help", picture=True),
-    Sight("brake", "/brake"),
-    Sight("brake-engaged", "/brake", engages_the_brake, picture=True),
     Sight("not-found", "/nothing"),
+    Sight("brake", "/brake"),
+    # From here on the brake is engaged.
+    Sight("brake-engaged", "/brake", engages_the_brake, picture=True),
+    Sight("overview-brake", "/", engages_the_brake),
 )
