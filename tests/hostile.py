@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from sqlalchemy import update
+from sqlalchemy import delete, insert, update
 
 from attestd.config import AttestationSettings
 from attestd.policy import default_policy
@@ -167,6 +167,12 @@ class Hostile:
         self._write("edge_counts", where={"reason": "no-credential"}, reason=EVIL)
         self._write("invitations", created_by=EVIL)
         self._write("issued", profile=EVIL)
+        held = {"status": "contraindicated", "vector": {}, "reasons": [EVIL], "attested_at": 1}
+        rows, device = METADATA.tables["held"], self.world.row(self.active).id
+        with self.world.registry.acting() as c:
+            c.execute(delete(rows))
+            c.execute(insert(rows).values(device_id=device, at=int(self.world.clock().timestamp()), result=held))
+        self._write("brake", engaged_at=int(self.world.clock().timestamp()), engaged_by=EVIL, reason=EVIL)
 
     def _write(self, table: str, *, where: Mapping[str, str] = MappingProxyType({}), **values: Any) -> None:
         rows = METADATA.tables[table]

@@ -118,7 +118,7 @@ class MadeUp:
     def _a_week(self, folder: Path) -> None:
         """Two devices that are well, twice a day; then one of them boots with Secure Boot off."""
         good, tampered = self._enrolled("gw-shop1-01", SITE), self._enrolled("gw-ams014-07", "ams-store-014")
-        self.good, self.tampered, self.well = good.id, tampered.id, good
+        self.good, self.tampered = good.id, tampered.id
         while NOW - self.clock() > timedelta(hours=12):
             self.clock.advance(hours=11, minutes=40)
             for device in (good, tampered):
@@ -162,14 +162,6 @@ class MadeUp:
         self.site.refresher.tick()
         self.site.cross(12)
         self.site.deliver()
-
-    def engage(self) -> None:
-        """The brake holds from now on what would have quarantined the good device."""
-        if not self.world.viewer.get("/v1/admin/brake").json["engaged"]:
-            act = {"v": 1, "reason": "a firmware roll-out"}
-            self._done(self.jonas.confirmed("POST", "/v1/admin/brake/engage", act))
-            Machine(kernel=b"a new one").present(self.well)
-            self._done(self.well.attest())
 
     # ---- Rows ---------------------------------------------------------------------------------------------------
 

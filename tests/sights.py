@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Literal
 
+from attestd.ids import DeviceId
+from attestd.registry import brake
 from tests.made_up import NOW, SUFFIX, MadeUp
 
 ALIVE: Final = ": here\n\n"
@@ -121,9 +123,21 @@ def is_paused(page: Any, fleet: MadeUp) -> None:
     page.get_by_text("Paused").first.wait_for(state="attached")
 
 
-def engages(page: Any, fleet: MadeUp) -> None:
-    fleet.engage()
+def engages_the_brake(page: Any, fleet: MadeUp) -> None:
+    """A roll-out goes wrong meanwhile: the same boot program ran on most, and one machine's keys differ."""
+    world, at = fleet.world, int(NOW.timestamp())
+    active = world.viewer.get("/v1/admin/devices?state=active&result=affirming&limit=12").json["devices"]
+    said = "sha256 PCR {} is {}, which 'gateway-os-5.3@1' does not list as good."
+    with world.registry.acting() as c:
+        if not brake.take(c).engaged:
+            reason = "gateway-os 5.3 goes to the shops"
+            brake.engage(c, by="operator:jonas", reason=reason, now=at - 1260)
+        for place, device in enumerate(active):
+            found = [said.format(4, "4c" * 32)] if place else [said.format(7, "70" * 32)]
+            result = {"status": "contraindicated", "vector": {"executables": 96}, "reasons": found, "attested_at": at}
+            brake.hold(c, DeviceId(device["id"]), result, now=at - 900 + 60 * place)
     page.reload()
+    page.get_by_role("heading", name="The brake is engaged").wait_for()
 
 
 SIGHTS: Final = (
@@ -180,9 +194,7 @@ SIGHTS: Final = (
     Sight("yourself", "/people/ada"),
     Sight("sessions", "/sessions", picture=True),
     Sight("help", "/help", picture=True),
+    Sight("brake", "/brake"),
+    Sight("brake-engaged", "/brake", engages_the_brake, picture=True),
     Sight("not-found", "/nothing"),
-    Sight("brake-off", "/brake"),
-    # From here on the brake is engaged.
-    Sight("brake", "/brake", engages, picture=True),
-    Sight("overview-brake", "/", engages),
 )

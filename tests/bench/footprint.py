@@ -37,7 +37,7 @@ from attestd.protocol.messages import BeginAnswer, BeginRequest, CompleteRequest
 from attestd.registry import admission
 from attestd.registry.engine import Registry
 from attestd.registry.inventory import InventoryEntry
-from attestd_demo.__main__ import Play
+from attestd_demo.play import Play
 from attestd_demo.story import Story
 from attestd_demo.world import World
 from tests import ek_ca

@@ -96,7 +96,7 @@ def test_a_tampered_device_says_why(world: World, tampered: SoftDevice, page: An
 
 
 def test_the_other_pages_of_a_device(world: World, tampered: SoftDevice, page: Any) -> None:
-    for rest in ("/release", "/attestations/6/events", "/attestations/6/files", "?att=2"):
+    for rest in ("/release", "/label", "/attestations/6/events", "/attestations/6/files", "?att=2"):
         page.goto(path(world, tampered) + rest)
         assert page.get_by_role("heading", level=1).count() == 1
     assert page.complaints == []

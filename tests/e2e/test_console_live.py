@@ -24,7 +24,8 @@ SHIFTS = """
 window.moved = [];
 new PerformanceObserver((list) => {
   for (const entry of list.getEntries()) {
-    if (!entry.hadRecentInput) window.moved.push([entry.value, ...entry.sources.map((s) => s.node?.nodeName ?? "?")]);
+    const where = (source) => source.node?.parentElement?.outerHTML.slice(0, 200) ?? "?";
+    if (!entry.hadRecentInput) window.moved.push([entry.value, ...entry.sources.map(where)]);
   }
 }).observe({ type: "layout-shift", buffered: true });
 window.born = Math.random();
@@ -81,6 +82,13 @@ def overview(request: pytest.FixtureRequest, served: Served, browser: Browser) -
     return page
 
 
+def all_is_well(served: Served) -> None:
+    """Nothing of an earlier test needs anybody any more."""
+    api = AdminApi.connect(served.folder)
+    for device in api.get("/devices", state="quarantined")["devices"]:
+        api.post(f"/devices/{device['id']}/retire", {"reason": "of an earlier test"})
+
+
 def heights(page: Any) -> list[float]:
     """Where each part of the page begins."""
     found = page.evaluate("[...document.querySelectorAll('main section')].map(s => s.getBoundingClientRect().top)")
@@ -89,6 +97,7 @@ def heights(page: Any) -> list[float]:
 
 def test_nothing_moves_when_a_thing_to_do_joins_and_leaves(served: Served, overview: Any) -> None:
     """What the page says first changes at once; what is new to do stands in its room, or waits in its place."""
+    all_is_well(served)
     page, before, device = overview, device_of(served), device_of(served)
     attestd(served.folder, "devices", "quarantine", before, "--reason", "Its seal is broken")
     page.goto("/")
@@ -123,6 +132,7 @@ def test_nothing_moves_when_a_thing_to_do_joins_and_leaves(served: Served, overv
 
 def test_the_first_thing_to_do_has_its_room(served: Served, overview: Any) -> None:
     """Who looks at a page on which all is well sees what comes without pressing anything."""
+    all_is_well(served)
     page, device = overview, device_of(served)
     page.goto("/")
     page.get_by_text("Nothing needs you now.").wait_for()

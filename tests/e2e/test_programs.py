@@ -19,7 +19,7 @@ import requests
 from attestd_agent.programs import httpx_auth, requests_auth
 from attestd_agent.programs.presenting import Presenter
 from attestd_agent.programs.voice import PresentationRefused
-from attestd_demo.__main__ import Play
+from attestd_demo.play import Play
 from attestd_demo.story import Story
 from attestd_demo.world import World
 from tests.software_tpm import missing_programs

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from attestd.tpm.objects import parse_public
 from attestd_agent.assemble import Options, assemble
-from attestd_demo.__main__ import Play, Refused
+from attestd_demo.play import Play, Refused
 from attestd_demo.software_tpm import Maker, SoftwareTpm
 from attestd_demo.story import Story
 from attestd_demo.world import World

@@ -32,6 +32,7 @@ ADDRESSES: Mapping[str, Mapping[str, bool]] = {
     "/authority": {"/authority": True},
     "/authority/makers/<sha256>": {"/authority/makers/{maker}": True},
     "/boundaries": {"/boundaries": True, "/boundaries?all=1": True},
+    "/brake": {"/brake": True},
     "/first/<token>": {"/first/{token}": False},
     "/fleet": {"/fleet": True, "/fleet?group=cause": True, "/fleet?state=pending": True},
     "/fleet/<id>": {f"/fleet/{each}": True for each in ("{device}", "{active}", "{pending}", "{device}?att=1")},
