@@ -118,7 +118,7 @@ class MadeUp:
     def _a_week(self, folder: Path) -> None:
         """Two devices that are well, twice a day; then one of them boots with Secure Boot off."""
         good, tampered = self._enrolled("gw-shop1-01", SITE), self._enrolled("gw-ams014-07", "ams-store-014")
-        self.good, self.tampered, self.well = good.id, tampered.id, good
+        self.good, self.tampered = good.id, tampered.id
         while NOW - self.clock() > timedelta(hours=12):
             self.clock.advance(hours=11, minutes=40)
             for device in (good, tampered):
@@ -265,6 +265,7 @@ class MadeUp:
             "osl-store-001": (1_020, {}, 640, {}),
         }
         self.clock.now = NOW
+        self.site.refresher.tick()  # a bundle that knows of everything
         for site, figures in told.items():
             self._reports(site, figures)
         self._report(
