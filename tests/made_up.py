@@ -265,6 +265,7 @@ class MadeUp:
             "osl-store-001": (1_020, {}, 640, {}),
         }
         self.clock.now = NOW
+        self.site.refresher.tick()  # a bundle that knows of everything
         for site, figures in told.items():
             self._reports(site, figures)
         self._report(

@@ -322,7 +322,8 @@ class _Known:
             return "this EK was replaced and never enrolls again"
         same = self.by_ek.get(entry.ek_hash)
         if same is not None and not (same.state is State.PENDING and same.status_index is None):
-            what = "labels" if _but_labels(same, entry) else "values"
+            only_labels = entry.device_id in (None, same.id) and _but_labels(same, entry)
+            what = "labels" if only_labels else "values"
             return f"this EK stands for device {same.id} already, with other {what}"
         if entry.device_id is not None and (other := self.by_id.get(entry.device_id)) not in (None, same):
             return f"the id {other.id} belongs to another device"

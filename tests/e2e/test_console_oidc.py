@@ -84,19 +84,17 @@ def test_a_link_that_somebody_else_began_signs_nobody_in(
     provider.person = dict(ADA)
     origin, browser = opened
     thief = browser.page(origin)
-    kept: list[str] = []
+    asked: list[str] = []
 
-    def keep(route: Any) -> None:
-        kept.append(route.request.url)
+    def stop(route: Any) -> None:
+        asked.append(route.request.url)
         route.abort()
 
-    thief.route("**/sign-in/return?**", keep)
+    thief.route("**/authorize?**", stop)
     thief.goto("/sign-in")
-    thief.get_by_role("button", name="Continue with Harbour SSO").click()
-    thief.wait_for_event(
-        "requestfailed", predicate=lambda request: "/sign-in/return" in request.url
-    ) if not kept else None
-    answer = page.goto(kept[0])
+    with thief.expect_event("requestfailed", lambda request: "/authorize?" in request.url):
+        thief.get_by_role("button", name="Continue with Harbour SSO").click()
+    answer = page.goto(provider.consent(asked[0]))
     assert answer.status == 400
     assert page.get_by_text("begun in another browser").is_visible()
     page.goto("/fleet")

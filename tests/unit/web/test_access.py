@@ -124,6 +124,7 @@ def test_the_table_is_the_protocol_s() -> None:
 def test_dangerous_acts_ask_for_a_fresh_touch() -> None:
     """docs/sign-in.md, written down a second time; and what a view asks for, since it depends on more."""
     assert {name for name, door in DOORS.items() if door.touch} == {
+        "POST /v1/admin/devices/<id>/label",
         "POST /v1/admin/devices/<id>/release",
         "POST /v1/admin/devices/<id>/retire",
         "POST /v1/admin/devices/<id>/replace",
