@@ -160,8 +160,8 @@ def test_what_a_page_asks_by_itself_says_so(served: Served, page: Any) -> None:
     page.on("request", note)
     page.goto("/")
     live(page)
-    attestd(served.folder, "devices", "quarantine", device_of(served), "--reason", "Seen")
-    page.locator("#you .todo, #you [data-show]", has_text=re.compile("Seen|Changed")).first.wait_for()
+    with page.expect_request(lambda request: request.resource_type == "xhr", timeout=PATIENCE):
+        attestd(served.folder, "devices", "quarantine", device_of(served), "--reason", "Seen")
     assert ("document", "/", False) in asked
     assert ("xhr", "/", True) in asked
     assert {said for kind, _, said in asked if kind != "document"} == {True}
