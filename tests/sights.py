@@ -137,7 +137,7 @@ def engages_the_brake(page: Any, fleet: MadeUp) -> None:
             result = {"status": "contraindicated", "vector": {"executables": 96}, "reasons": found, "attested_at": at}
             brake.hold(c, DeviceId(device["id"]), result, now=at - 900 + 60 * place)
     page.reload()
-    page.get_by_role("heading", name="The brake is engaged").wait_for()
+    page.get_by_text(re.compile("^The brake (on quarantines )?is engaged")).first.wait_for()
 
 
 SIGHTS: Final = (
@@ -194,7 +194,9 @@ SIGHTS: Final = (
     Sight("yourself", "/people/ada"),
     Sight("sessions", "/sessions", picture=True),
     Sight("help", "/help", picture=True),
-    Sight("brake", "/brake"),
-    Sight("brake-engaged", "/brake", engages_the_brake, picture=True),
     Sight("not-found", "/nothing"),
+    Sight("brake", "/brake"),
+    # From here on the brake is engaged.
+    Sight("brake-engaged", "/brake", engages_the_brake, picture=True),
+    Sight("overview-brake", "/", engages_the_brake),
 )

@@ -238,7 +238,9 @@ def refusals(found: Sequence[Members]) -> list[dict[str, Any]]:
 
 
 def _why(why: str) -> str:
-    """A problem's name, or sentences of a result."""
+    """A problem's name, or sentences of a result; "others" is what the service counts together."""
+    if why == "others":
+        return "Other reasons"
     return reasons.line(why) if " " in why else reasons.refusal(why).removesuffix(".")
 
 

@@ -164,7 +164,7 @@ REFUSALS: Final[Mapping[str, str]] = {
     "enrollment-rejected": "An operator rejected this device.",
     "endorsement-key-blocked": "This TPM was replaced by another.",
     "ak-not-restricted": "The attestation key may sign anything, so its word means nothing.",
-    "signature-invalid": "A signature is wrong.",
+    "signature-wrong": "A signature is wrong.",
     "others": "Other reasons.",
 }
 

@@ -113,7 +113,7 @@ def test_one_bad_manifest_does_not_take_a_fleet_down(world: World, fallen: list[
 
 def test_carried_out_all_are_suspended(world: World, fallen: list[SoftDevice]) -> None:
     answer = world.operator.post("/v1/admin/brake/release", {"v": 1, "held": "quarantine", "reason": "they are bad"})
-    assert answer.json == {"v": 1, "engaged": False, "quarantined": 90}
+    assert answer.json == {"v": 1, "engaged": False, "held": 90, "quarantined": 90}
     assert {(world.row(device).state, status(world, device)) for device in fallen} == {(State.QUARANTINED, 2)}
     assert problem(fallen[-1].renew()) == "device-quarantined"
     with world.registry.reading() as c:
@@ -125,7 +125,7 @@ def test_carried_out_all_are_suspended(world: World, fallen: list[SoftDevice]) -
 
 def test_dismissed_nobody_is_and_the_next_results_count(world: World, fallen: list[SoftDevice]) -> None:
     answer = world.operator.post("/v1/admin/brake/release", {"v": 1, "held": "dismiss"})
-    assert answer.json == {"v": 1, "engaged": False, "quarantined": 0}
+    assert answer.json == {"v": 1, "engaged": False, "held": 90, "quarantined": 0}
     assert [world.row(device).state for device in fallen[10:]] == [State.ACTIVE] * 90
     world.configure(references=(GOOD,))  # the manifest is mended for all but one
     assert {device.attest().status_code for device in fallen[10:-1]} == {200}
