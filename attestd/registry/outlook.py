@@ -39,7 +39,8 @@ class Behind:
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """Devices of one site that are quarantined for the same reason. `example`: one of them."""
+    """Devices of one site that are quarantined for the same reason. `example`: one of them; `serial_number`: what it
+    calls itself, if it is the only one."""
 
     why: str
     site: str
@@ -47,6 +48,7 @@ class Quarantined:
     count: int
     since: int
     example: str
+    serial_number: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ def quarantined(c: Connection) -> list[Quarantined]:
     """By reason and site, the most frequent first, of the first LOOKED."""
     d = devices.c
     some = (
-        select(d.state_reason, d.site, d.quarantined_by, d.quarantined_at, d.updated_at, d.id)
+        select(d.state_reason, d.site, d.quarantined_by, d.quarantined_at, d.updated_at, d.id, d.serial_number)
         .where(d.state == State.QUARANTINED.value)
         .order_by(d.id)
         .limit(LOOKED)
@@ -93,8 +95,12 @@ def quarantined(c: Connection) -> list[Quarantined]:
     )
     group = (some.c.state_reason, some.c.site, some.c.quarantined_by)
     since = func.min(func.coalesce(some.c.quarantined_at, some.c.updated_at))
-    rows = c.execute(select(*group, func.count(), since, func.min(some.c.id)).group_by(*group))
-    found = [Quarantined(why or "", site or "", by, count, at, example) for why, site, by, count, at, example in rows]
+    example, serial = func.min(some.c.id), func.min(some.c.serial_number)
+    rows = c.execute(select(*group, func.count(), since, example, serial).group_by(*group))
+    found = [
+        Quarantined(why or "", site or "", by, count, at, one, called if count == 1 else None)
+        for why, site, by, count, at, one, called in rows
+    ]
     return sorted(found, key=lambda each: (-each.count, each.why, each.site))
 
 

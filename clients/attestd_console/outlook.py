@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 from zlib import crc32
 
 from attestd_console import figures, reasons, words
+from attestd_console.visible import visible
 
 STEP: Final = 1800  # seconds of one bar
 _BARS: Final = 48
@@ -131,7 +132,8 @@ def _one_cause(group: Sequence[Members], now: float) -> Todo:
     where = f"at {site}" if len(group) == 1 and site else f"at {len(group)} sites" if len(group) > 1 else ""
     if count == 1:
         example = str(group[0]["example"])
-        heading = f"{figures.short(example)} {where} is quarantined".replace("  ", " ")
+        name = visible(group[0]["serial_number"] or figures.short(example), 64)
+        heading = f"{name} {where} is quarantined".replace("  ", " ")
         meaning = f"{said} Since {figures.ago(since, now)}."
         return Todo("quarantined", heading, meaning, f"/fleet/{quote(example, safe='')}", "See why", about)
     heading = f"{_devices(count)} {where} were quarantined for the same reason".replace("  ", " ")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from typing import Any, Final
 
 MOST: Final = 300  # characters
@@ -44,3 +45,8 @@ def _named(c: str) -> str:
 def _marked(c: str) -> str:
     """Marks that pile up on a letter stand on a circle of their own."""
     return "\N{DOTTED CIRCLE}" + c if unicodedata.category(c) in ("Mn", "Me") else c
+
+
+def called(device: Mapping[str, Any]) -> str:
+    """What people call a device: its serial number, or else its id."""
+    return visible(device.get("serial_number") or device["id"], 64)

@@ -106,6 +106,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
                             "count": COUNT,
                             "since": TIMES,
                             "example": SEGMENT,
+                            "serial_number": or_null(_TEXT),
                         }
                     )
                 ),

@@ -12,7 +12,7 @@ from attestd_console.acts import Act, Failed
 from attestd_console.api import Api, Refused, at
 from attestd_console.console import Console
 from attestd_console.deeds import DEEDS, Deed, predicted
-from attestd_console.visible import visible
+from attestd_console.visible import called, visible
 
 _ENTRIES: Final = 20  # of the timeline on one page
 _ROUNDS: Final = 5  # pages of the service's that are asked for, where most tell nothing here
@@ -26,6 +26,7 @@ TOPICS: Final = ("devices", "attestations", "receipts", "brake")
 def routes(console: Console) -> Blueprint:
     page = Blueprint("device", __name__)
     page.app_template_filter("visible")(visible)
+    page.app_template_filter("called")(called)
 
     @page.get("/fleet/<id>")
     def device(id: str) -> Response:
@@ -43,7 +44,7 @@ def routes(console: Console) -> Blueprint:
             topics=TOPICS if told is None else (*TOPICS, "edges"),
             about=shown["id"],
             device=shown,
-            title=_title(shown),
+            title=called(shown),
             edges=None if told is None else opened.edges(told, console.now),
             view=None if answer is None else opened.view(answer),
             number=number,
@@ -77,7 +78,7 @@ def routes(console: Console) -> Blueprint:
         return console.page(
             "device_rows.html",
             device=shown,
-            title=_title(shown),
+            title=called(shown),
             number=number,
             kind=kind,
             found=found,
@@ -110,7 +111,7 @@ def routes(console: Console) -> Blueprint:
             "device_confirm.html",
             failed=failed,
             device=shown,
-            title=_title(shown),
+            title=called(shown),
             deed=deed,
             fits=deed.fits(shown),
             prediction=predicted(deed, shown, runs[0] if runs else None),
@@ -169,11 +170,6 @@ def _endorsement(api: Api, id: str) -> Mapping[str, Any]:
     """The root first, as a chain is read."""
     found = api.get(at("v1", "admin", "devices", id, "endorsement"))
     return {**found, "certificates": list(reversed(found["certificates"]))}
-
-
-def _title(device: Mapping[str, Any]) -> str:
-    """What people call it: its serial number, or else its id."""
-    return visible(device.get("serial_number") or device["id"], 64)
 
 
 def _credential(found: list[Mapping[str, Any]], device: Mapping[str, Any], now: float) -> Mapping[str, Any] | None:

@@ -12,6 +12,7 @@ from attestd.registry import admission, counts, outcomes
 from attestd.registry.acts import perform
 from attestd.registry.inventory import InventoryEntry
 from attestd.registry.tables import devices
+from attestd_console import outlook
 from tests.described import require_described
 from tests.service import World
 
@@ -52,7 +53,19 @@ def test_the_share_that_is_trusted(world: World) -> None:
     assert (seen["sites"], seen["devices"]["retired"]) == (1, 1)
     assert seen["needs"]["quarantined"] == [
         {"why": "Kernel", "site": "ber-plant", "by": "appraisal", "count": 2, "since": now, "example": "q1"}
+        | {"serial_number": None}
     ]
+
+
+def test_who_is_quarantined_alone_is_called_by_its_serial_number(world: World) -> None:
+    enroll(world, "q1", "q2", state="quarantined", state_reason="Kernel", serial_number="SN-1")
+    enroll(world, "q3", state="quarantined", state_reason="Stolen", serial_number="SN-3")
+    answer = world.viewer.get("/v1/admin/overview")
+    require_described("GET", "/v1/admin/overview", answer)
+    found = {each["example"]: each["serial_number"] for each in answer.json["needs"]["quarantined"]}
+    assert found == {"q1": None, "q3": "SN-3"}
+    headings = [todo.heading for todo in outlook.todos(answer.json, int(world.clock().timestamp()))]
+    assert "SN-3 at ber-plant is quarantined" in headings
     assert seen["needs"]["overdue"] == [{"site": "ber-plant", "count": 1, "since": now - 3600, "edges": []}]
     assert (seen["needs"]["quarantined_more"], seen["needs"]["overdue_sites"]) == (False, 1)
 
