@@ -55,6 +55,8 @@ def test_the_share_that_is_trusted(world: World) -> None:
         {"why": "Kernel", "site": "ber-plant", "by": "appraisal", "count": 2, "since": now, "example": "q1"}
         | {"serial_number": None}
     ]
+    assert seen["needs"]["overdue"] == [{"site": "ber-plant", "count": 1, "since": now - 3600, "edges": []}]
+    assert (seen["needs"]["quarantined_more"], seen["needs"]["overdue_sites"]) == (False, 1)
 
 
 def test_who_is_quarantined_alone_is_called_by_its_serial_number(world: World) -> None:
@@ -66,8 +68,6 @@ def test_who_is_quarantined_alone_is_called_by_its_serial_number(world: World) -
     assert found == {"q1": None, "q3": "SN-3"}
     headings = [todo.heading for todo in outlook.todos(answer.json, int(world.clock().timestamp()))]
     assert "SN-3 at ber-plant is quarantined" in headings
-    assert seen["needs"]["overdue"] == [{"site": "ber-plant", "count": 1, "since": now - 3600, "edges": []}]
-    assert (seen["needs"]["quarantined_more"], seen["needs"]["overdue_sites"]) == (False, 1)
 
 
 def test_results_and_refusals_of_a_day(world: World) -> None:
