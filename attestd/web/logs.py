@@ -57,6 +57,8 @@ def configure(stream: TextIO, level: int = logging.INFO) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # It tells each request that the console makes of the API once more, with what somebody searched for.
+    logging.getLogger("httpx").setLevel(max(level, logging.WARNING))
 
 
 def cause_chain(error: BaseException) -> list[dict[str, Any]]:

@@ -52,6 +52,7 @@ def _stay(story: Story, world: World) -> None:
     print(f"  service   {world.url}   (root certificate: {world.dir}/ca/root.pem)")
     print(f"  metrics   {world.url}/metrics      keys {world.url}/v1/jwks      CRL {world.url}/v1/crl")
     print(f"  edge      {world.origin}/readings")
+    print(f"  console   {world.first_link()}   (good once; the browser has to trust the root: docs/console.md)")
     print(f"  operate   {Path(sys.executable).parent}/attestd devices list --dir {world.dir}")
     print("\nUp until Ctrl-C; the device bike-berlin renews by itself.", flush=True)
     while world.service is not None and world.service.poll() is None:

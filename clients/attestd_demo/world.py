@@ -89,6 +89,10 @@ class World:
         """The same, for its JSON."""
         return json.loads(self.attestd(*words, "--json"))
 
+    def first_link(self) -> str:
+        """Where a browser makes its passkey, and signs in to the console as an admin."""
+        return str(self.asked("operators", "invite", "admin", "--role", "admin")["link"])
+
     def start_service(self) -> str:
         """Starts `attestd serve` on a free port (or the instance's) and waits until it answers."""
         self.props.mkdir(mode=0o700, exist_ok=True)

@@ -249,3 +249,13 @@ def test_configuring_sends_every_logger_s_lines_as_json() -> None:
     first, second = map(json.loads, done.stdout.splitlines())
     assert (first["level"], first["logger"], first["message"]) == ("warning", "other", "hello you")
     assert second["cause"][0]["error"] == "ZeroDivisionError"
+
+
+def test_what_the_console_asks_of_the_api_is_not_told_twice() -> None:
+    """httpx would tell whole addresses, with what somebody searched for."""
+    program = (
+        "import logging, sys; from attestd.web import logs; logs.configure(sys.stdout);"
+        "logging.getLogger('httpx').info('GET /v1/admin/devices?q=secret'); logging.getLogger('httpx').warning('odd')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert [json.loads(line)["message"] for line in done.stdout.splitlines()] == ["odd"]
