@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -90,13 +91,10 @@ def test_it_leaves_no_descriptor_behind(door: Door) -> None:
     door.enter("127.0.0.2", 30)
     warden = Warden(door.port, most=20, send_time=1)
     warden.thin_out()
-    before = socket.socket()
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
         warden.thin_out()
-    after = socket.socket()
-    assert after.fileno() - before.fileno() == 1
-    before.close()
-    after.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before  # what other tests left may be closed meanwhile
 
 
 def test_connections_inherit_the_limit_on_sending(door: Door) -> None:
