@@ -232,3 +232,17 @@ def test_terms_follow_the_device(registry: Registry, fleet: Fleet) -> None:
         c.execute(delete(devices.devices))
         assert terms(c) == set()
         assert device.id
+
+
+def test_a_site_counts_once_whether_its_changes_are_added_up_or_wait(registry: Registry, fleet: Fleet) -> None:
+    first = fleet.device(State.APPROVED)
+    with registry.acting() as c:
+        assert counts.count_sites(c) == 1  # it waits
+        while counts.fold(c):
+            pass
+        assert counts.count_sites(c) == 1  # it is added up
+    second = fleet.device(State.APPROVED)  # of the same site
+    with registry.acting() as c:
+        assert counts.count_sites(c) == 1  # both
+        c.execute(delete(devices.devices).where(devices.devices.c.id.in_([first.id, second.id])))
+        assert counts.count_sites(c) == 0
